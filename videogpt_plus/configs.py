@@ -1,0 +1,134 @@
+"""Frozen configs. An experiment is a value; every ablation is a `replace(...)` of another (experiments.py).
+
+Nothing here imports torch: `videogpt-plus tokens` and the report read experiments on a bare laptop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InternVideo2Size:
+    """The architecture of an InternVideo2 tower; its weight file carries none."""
+
+    # Depth of the file. The reference returns the output of block depth-2: the last one never runs.
+    depth: int = 40
+    # Width of a token.
+    width: int = 1408
+    # Attention heads.
+    heads: int = 16
+    # Pixels a patch side.
+    patch: int = 14
+    # Frames a chunk: `pos_embed` is learned for this many.
+    chunk: int = 4
+    # MLP width over token width: hidden = int(width * mlp_ratio).
+    mlp_ratio: float = 48 / 11
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One frozen encoder with its projector. Sizes are checked against the weights when they load."""
+
+    # Name in `encoders.ENCODERS`.
+    encoder: str
+    # Folder or file of the encoder's weights.
+    weights: str
+    # Side of the square input in pixels.
+    pixels: int
+    # Side of the patch grid.
+    grid: int
+    # Width of a patch feature.
+    width: int
+    # Name in `projectors`: "linear", "mlp{n}x_gelu" or "identity".
+    projector: str = "mlp2x_gelu"
+    # Only for encoders whose weight file carries no config.
+    size: InternVideo2Size | None = None
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA on q, k, v, o, gate, up and down of the LLM."""
+
+    # Rank.
+    r: int = 128
+    # Scale times rank.
+    alpha: int = 256
+    # Dropout before the low-rank pair.
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training stage, in the names of transformers' TrainingArguments."""
+
+    # Dataset mixture, a name in `mixtures.MIXTURES`.
+    data: str
+    # Conversation template, a name in `chat.TEMPLATES`.
+    template: str = "qwen2"
+    # Peak learning rate: of the projectors in pre-training, of LoRA in fine-tuning.
+    learning_rate: float = 1e-3
+    # Peak learning rate of the projectors in fine-tuning; None uses `learning_rate`.
+    projector_learning_rate: float | None = None
+    # Samples a device and forward pass.
+    per_device_train_batch_size: int = 16
+    # Forward passes a step.
+    gradient_accumulation_steps: int = 1
+    # Passes over the data.
+    num_train_epochs: float = 1.0
+    # Stops earlier than the epochs say; -1 is no limit.
+    max_steps: int = -1
+    # Schedule after the warm-up.
+    lr_scheduler_type: str = "cosine"
+    # Part of the steps that warm up.
+    warmup_ratio: float = 0.03
+    # AdamW's weight decay.
+    weight_decay: float = 0.0
+    # Gradient norm is clipped to this.
+    max_grad_norm: float = 1.0
+    # Computes in bfloat16 under autocast; weights of the frozen parts are held in bfloat16.
+    bf16: bool = True
+    # TF32 matrix products on a GPU.
+    tf32: bool = True
+    # Recomputes the LLM's layers in the backward pass.
+    gradient_checkpointing: bool = True
+    # Text tokens of a sample at most; longer ones are cut at the end.
+    model_max_length: int = 4096
+    # Batches hold samples of one modality and similar length.
+    group_by_modality_length: bool = False
+    # How a still image becomes square: "pad" with the mean colour, or "crop".
+    image_aspect_ratio: str = "pad"
+    # A checkpoint every so many steps.
+    save_steps: int = 500
+    # Order of the data, initial projectors, LoRA and dropout.
+    seed: int = 42
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One model of a sweep: what it is made of, how it is trained, what it is asked."""
+
+    # Unique name, also of its output folder.
+    name: str
+    # Folder of the LLM and its tokenizer, in Hugging Face's layout.
+    llm: str
+    # Streams by name in token order: the reference puts image tokens before video tokens.
+    streams: tuple[tuple[str, Stream], ...]
+    # Pre-training of each projector, by stream name.
+    pretrain: tuple[tuple[str, Training], ...]
+    # Fine-tuning at the level.
+    finetune: Training
+    # LoRA of the fine-tuning.
+    lora: Lora = Lora()
+    # Name in `adapters.ADAPTERS`.
+    adapter: str = "average"
+    # Pool level: the grid's side is divided by it.
+    level: float = 1
+    # Frames sampled from a clip, in training as in evaluation.
+    num_frames: int = 16
+    # Model family, a name in `models.FAMILIES`.
+    family: str = "dual_encoder"
+    # Benchmark folder in MVBench's layout.
+    benchmark_root: str = ".cache/MVBench"
+    # Tokens of an answer at most.
+    max_new_tokens: int = 64

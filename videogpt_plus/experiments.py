@@ -1,0 +1,128 @@
+"""Named experiments. Each is a `replace(...)` of another; name, level and token count are computed, never retyped."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.types import UserError
+
+CLIP_L_336 = Stream(
+    encoder="clip", weights=".cache/clip-vit-large-patch14-336", pixels=336, grid=24, width=1024
+)
+INTERNVIDEO2_1B = Stream(
+    encoder="internvideo2",
+    weights=".cache/InternVideo2-Stage2_1B-224p-f4/InternVideo2-stage2_1b-224p-f4.pt",
+    pixels=224,
+    grid=16,
+    width=1408,
+    size=InternVideo2Size(),
+)
+
+# The reference's recipes: 8 devices, 256 samples a step.
+PRETRAIN = Training(
+    data="PRETRAINING",
+    template="plain",
+    learning_rate=1e-3,
+    per_device_train_batch_size=16,
+    gradient_accumulation_steps=2,
+)
+FINETUNE = Training(
+    data="MVBench_FINETUNING",
+    learning_rate=2e-4,
+    projector_learning_rate=2e-5,
+    per_device_train_batch_size=4,
+    gradient_accumulation_steps=8,
+    group_by_modality_length=True,
+)
+
+QWEN_1_5B = Experiment(
+    name="qwen1_5b",
+    llm=".cache/qwen2_5/1.5b_instruction",
+    streams=(("image", CLIP_L_336), ("video", INTERNVIDEO2_1B)),
+    pretrain=(("image", PRETRAIN), ("video", PRETRAIN)),
+    finetune=FINETUNE,
+)
+QWEN_3B = replace(QWEN_1_5B, name="qwen3b", llm=".cache/qwen2_5/3b_instruction")
+
+# The embedded default: the real classes at a tiny size, weights in the package, data rendered on demand.
+TOY_WEIGHTS = Path(__file__).parent / "toy" / "weights"
+TOY = Experiment(
+    name="toy",
+    llm=str(TOY_WEIGHTS / "llm"),
+    streams=(
+        ("image", Stream("clip", str(TOY_WEIGHTS / "clip"), pixels=96, grid=12, width=64)),
+        (
+            "video",
+            Stream(
+                "internvideo2",
+                str(TOY_WEIGHTS / "internvideo2.safetensors"),
+                pixels=64,
+                grid=8,
+                width=64,
+                size=InternVideo2Size(depth=4, width=64, heads=4, patch=8),
+            ),
+        ),
+    ),
+    pretrain=(
+        ("image", Training(data="TOY_IMAGES", template="plain", bf16=False, gradient_checkpointing=False)),
+        ("video", Training(data="TOY_VIDEOS", template="plain", bf16=False, gradient_checkpointing=False)),
+    ),
+    finetune=Training(
+        data="TOY_FINETUNING",
+        learning_rate=1e-3,
+        bf16=False,
+        gradient_checkpointing=False,
+    ),
+    lora=Lora(r=16, alpha=32, dropout=0.0),
+    num_frames=8,
+    benchmark_root=".cache/toy/bench",
+    max_new_tokens=16,
+)
+
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B)}
+
+
+def level_text(level: float) -> str:
+    """`4` for 4.0 and `1.5` for 1.5, as levels stand in names."""
+    return f"{level:g}"
+
+
+def at_level(experiment: Experiment, level: float) -> Experiment:
+    """The experiment at another pool level, named for it: `toy` at 4 is `toy_pool4`."""
+    if not level > 0:
+        raise UserError(f"pool level {level_text(level)} is not possible: choose a number above 0, such as 1, 2, 4")
+    base = re.sub(r"_pool[\d.]+$", "", experiment.name)
+    return replace(experiment, name=f"{base}_pool{level_text(level)}", level=level)
+
+
+def with_adapter(experiment: Experiment, adapter: str) -> Experiment:
+    """The experiment with another adapter, named for it unless it is the default: `toy_max_pool4`."""
+    if adapter == experiment.adapter:
+        return experiment
+    base, _, level = experiment.name.partition("_pool")
+    name = f"{base}_{adapter}" + (f"_pool{level}" if level else "")
+    return replace(experiment, name=name, adapter=adapter)
+
+
+def get_experiment(name: str) -> Experiment:
+    """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER` and `_poolLEVEL` behind it as wanted."""
+    from videogpt_plus.adapters import ADAPTERS
+
+    base, _, level = name.partition("_pool")
+    adapter = next((a for a in ADAPTERS if base.endswith(f"_{a}") and base.removesuffix(f"_{a}") in EXPERIMENTS), None)
+    known = base.removesuffix(f"_{adapter}") if adapter else base
+    if known not in EXPERIMENTS or not re.fullmatch(r"([\d.]+)?", level):
+        close = get_close_matches(known, EXPERIMENTS, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise UserError(
+            f"unknown experiment '{name}': {hint}choose from {', '.join(EXPERIMENTS)}, "
+            "with _poolLEVEL behind it for a pool level, such as toy_pool4"
+        )
+    experiment = EXPERIMENTS[known]
+    if adapter:
+        experiment = with_adapter(experiment, adapter)
+    return at_level(experiment, float(level)) if level else experiment

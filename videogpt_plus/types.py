@@ -1,0 +1,62 @@
+"""The values that flow through the pipe, and the letters that name their axes.
+
+    b  samples         t  frames          h w  patch grid        p  pixel side
+    d  width           n  visual tokens   l    text tokens       s  merged length
+
+    path -> Clip -> Visual (pixels a stream) -> grid "t h w d" -> tokens "n d" -> inputs_embeds "b s d"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+    from torch import Tensor
+
+#: Stands in `input_ids` where one frame of a visual goes; `merge.splice` replaces whole runs of it.
+PLACEHOLDER = -200
+#: Label of a position that is not supervised.
+IGNORE = -100
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong. The message is one line: what, which file or value, what to do next.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class ClipError(UserError):
+    """A video, image or frame folder cannot be read. In a benchmark it is one error line, never a crash."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Sampled frames of one video, image or frame folder; every frame is a real one."""
+
+    frames: UInt8[Tensor, "t 3 h w"]
+    #: Time of each frame in seconds from the beginning of the file; 0 for an image.
+    seconds: tuple[float, ...]
+    #: The path it was read from, for messages.
+    source: str
+
+
+class Visual(NamedTuple):
+    """What one `<image>` or `<video>` of a conversation becomes before the encoders."""
+
+    #: Stream name ("image", "video") -> Float "t 3 p p", normalised.
+    pixels: dict[str, Tensor]
+    #: How many PLACEHOLDER ids stand for it in `input_ids`: one for each frame.
+    placeholders: int
+
+
+class Batch(TypedDict):
+    """One padded batch. Samples may hold any number of visuals, none included."""
+
+    input_ids: Int[Tensor, "b l"]  # right-padded; PLACEHOLDER where frames stand
+    attention_mask: Bool[Tensor, "b l"]  # False on padding
+    labels: Int[Tensor, "b l"]  # IGNORE where not supervised
+    visuals: Sequence[Sequence[Visual]]  # for each sample, in the order of its placeholders
