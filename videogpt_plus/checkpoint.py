@@ -1,0 +1,245 @@
+"""Reading and writing of weights: our safetensors, the reference's pickles, and the one table that renames keys.
+
+Knows names of keys and files, no model: encoders and models read through it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State = dict[str, "Tensor"]
+
+#: Prefix in the reference's full state dict -> the part it belongs to. What has none of them is the LLM's.
+REFERENCE_PARTS = {
+    "model.vision_tower.": "internvideo2",
+    "model.image_vision_tower.vision_tower.": "clip",
+    "model.mm_projector.": "projectors",
+    "model.image_mm_projector.": "projectors",
+}
+
+#: Files that may hold projectors, the first one found wins: ours, LoRA fine-tuning's, pre-training's.
+PROJECTOR_FILES = ("projectors.safetensors", "non_lora_trainables.bin", "mm_projector.bin")
+
+
+def projector_key(stream: str) -> str:
+    """The reference's name of a stream's projector: "video" -> "mm_projector", "image" -> "image_mm_projector"."""
+    return "mm_projector" if stream == "video" else f"{stream}_mm_projector"
+
+
+def require(path: str | Path, what: str) -> Path:
+    """`path` if it exists. UserError: it does not."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{what} not found: {path} does not exist; download it there or name another path")
+    return path
+
+
+def read_tensors(path: str | Path) -> State:
+    """The tensors of a `.safetensors` file or of a pickle of tensors (`.pt`, `.bin`), on the CPU.
+
+    A pickle may hold the state dict itself or {"model" or "module": state dict}, as published.
+    UserError: the file is missing, damaged or holds something else than tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = require(path, "weight file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot read weights {path}: {reason}; copy or download the file again") from error
+    if isinstance(state, dict):
+        state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"cannot read weights {path}: it holds no state dict of tensors; name a weight file")
+    return state
+
+
+def read_folder(folder: str | Path) -> State:
+    """All tensors of a Hugging Face model folder: `model.safetensors`, its shards, or `pytorch_model.bin`."""
+    folder = require(folder, "model folder")
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"no weights in {folder}: expected model.safetensors or pytorch_model.bin; download them")
+    return {key: value for file in files for key, value in read_tensors(file).items()}
+
+
+def save_experiment(folder: str | Path, experiment: Experiment) -> None:
+    """Writes the resolved `experiment.json` of a run folder."""
+    write_json(Path(folder) / "experiment.json", asdict(experiment))
+
+
+def load_experiment(folder: str | Path) -> Experiment:
+    """The experiment that a run folder was trained as, equal to what was saved.
+
+    UserError: there is none, it is no JSON, or it has unknown or missing keys.
+    """
+    path = require(Path(folder) / "experiment.json", "the run's experiment")
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}; train again or restore the file") from error
+    top = _keys_checked(Experiment, value, path)
+    top["streams"] = tuple((name, _stream(stream, path)) for name, stream in top["streams"])
+    top["pretrain"] = tuple((name, _made(Training, stage, path)) for name, stage in top["pretrain"])
+    return Experiment(
+        **{**top, "finetune": _made(Training, top["finetune"], path), "lora": _made(Lora, top["lora"], path)}
+    )
+
+
+def _stream(value: Any, path: Path) -> Stream:
+    stream = _made(Stream, value, path)
+    return stream if stream.size is None else replace(stream, size=_made(InternVideo2Size, stream.size, path))
+
+
+def _made(kind: type, value: Any, path: Path) -> Any:
+    return kind(**_keys_checked(kind, value, path))
+
+
+def _keys_checked(kind: type, value: Any, path: Path) -> dict[str, Any]:
+    """A copy of the JSON object with exactly the keys of the dataclass `kind`."""
+    keys = {field.name for field in fields(kind)}
+    if not isinstance(value, dict) or value.keys() != keys:
+        found = value.keys() if isinstance(value, dict) else set()
+        raise UserError(
+            f"{path} does not describe a {kind.__name__}: missing {sorted(keys - found)}, unknown "
+            f"{sorted(found - keys)}; it was written by another version, train again"
+        )
+    return dict(value)
+
+
+def split_reference(state: State) -> dict[str, State]:
+    """A full state dict of the reference, cut into the parts that our loaders read.
+
+    Returns "llm" (Hugging Face's Qwen2 names), "clip" (`vision_model.*`), "internvideo2" (`vision_encoder.*` and
+    `vision_proj.*`, as in the published file) and "projectors" (`mm_projector.*`, `image_mm_projector.*`).
+    """
+    parts: dict[str, State] = {"llm": {}, "clip": {}, "internvideo2": {}, "projectors": {}}
+    for key, value in state.items():
+        prefix = next((p for p in REFERENCE_PARTS if key.startswith(p)), "")
+        part = REFERENCE_PARTS.get(prefix, "llm")
+        parts[part][key.removeprefix("model." if part == "projectors" else prefix)] = value
+    return parts
+
+
+def read_projectors(folder: str | Path) -> State:
+    """Projector tensors of a run folder or a pre-training folder, ours or the reference's.
+
+    Keys come back as `mm_projector.*` and `image_mm_projector.*`, whatever wrappers the file's names carry.
+    UserError: the folder holds none of PROJECTOR_FILES.
+    """
+    folder = require(folder, "run folder")
+    path = next((folder / name for name in PROJECTOR_FILES if (folder / name).exists()), None)
+    if path is None:
+        raise UserError(
+            f"no projectors in {folder}: expected one of {', '.join(PROJECTOR_FILES)}; train them first or name "
+            "the folder that training wrote"
+        )
+    return {_unwrapped(key): value for key, value in read_tensors(path).items()}
+
+
+def _unwrapped(key: str) -> str:
+    """`base_model.model.model.mm_projector.0.weight` -> `mm_projector.0.weight`."""
+    for prefix in ("base_model.model.", "model."):
+        key = key.removeprefix(prefix)
+    return key
+
+
+def load_exactly(
+    module: nn.Module,
+    state: State,
+    source: str | Path,
+    unused: Callable[[str], bool] = lambda key: False,
+    assign: bool = False,
+) -> None:
+    """Loads `state`, read from `source`, into `module`; keys for which `unused` is true are left out.
+
+    With `assign` the module takes the tensors themselves, with their dtypes: for modules built on "meta".
+    UserError: lists missing and unexpected keys and wrong shapes, all at once.
+    """
+    state = {key: value for key, value in state.items() if not unused(key)}
+    own = module.state_dict()
+    check_fit(
+        source,
+        missing=own.keys() - state.keys(),
+        unexpected=state.keys() - own.keys(),
+        shapes=[
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own.keys() & state.keys()
+            if state[key].shape != own[key].shape
+        ],
+    )
+    module.load_state_dict(state, assign=assign)
+
+
+def check_fit(
+    source: str | Path, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str] = ()
+) -> None:
+    """UserError with all lists if any of them holds a key."""
+    lists = {"missing": sorted(missing), "unexpected": sorted(unexpected), "wrong shape": sorted(shapes)}
+    if any(lists.values()):
+        told = "; ".join(f"{name}: {_shortened(keys)}" for name, keys in lists.items())
+        raise UserError(f"weights {source} do not fit the model: {told}; check the file and the experiment's sizes")
+
+
+def _shortened(keys: list[str], limit: int = 8) -> str:
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return (", ".join(keys[:limit]) or "none") + more
+
+
+def save_tensors(path: str | Path, tensors: State) -> None:
+    """Writes safetensors; the file is there whole or not at all, even after a power cut. UserError: cannot write."""
+    from safetensors.torch import save
+
+    # Clones, for safetensors refuses tensors that share memory, such as tied weights.
+    whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    write_bytes(path, save(whole, metadata={"format": "pt"}))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON as safely as `save_tensors` does."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replaces `path` by `data` in one step. UserError: the folder is full, read-only or no folder."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # the same trouble may forbid this, too
+            part.unlink()
+        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

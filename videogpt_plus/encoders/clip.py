@@ -1,0 +1,86 @@
+"""The image stream: CLIP's vision tower, each frame on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from videogpt_plus.checkpoint import load_exactly, read_folder, require
+from videogpt_plus.configs import Stream
+from videogpt_plus.types import Clip, UserError
+
+if TYPE_CHECKING:
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
+
+#: Keys of a whole CLIP that its vision tower has no place for.
+UNUSED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+
+
+class ClipTower(nn.Module):
+    """Patch features of the last layer but one: `hidden_states[-2]` without class token or final norm."""
+
+    def __init__(self, model: CLIPVisionModel):
+        super().__init__()
+        # The last layer's output is never used, so it is not kept.
+        del model.encoder.layers[-1]
+        self.model = model
+
+    def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t h w d"]:
+        b, _, _, p, _ = frames.shape
+        side = p // self.model.config.patch_size
+        tokens = self.model(pixel_values=rearrange(frames, "b t c y x -> (b t) c y x")).last_hidden_state
+        return rearrange(tokens[:, 1:], "(b t) (h w) d -> b t h w d", b=b, h=side)
+
+
+def load(stream: Stream) -> ClipTower:
+    """CLIP from a Hugging Face folder: of the whole CLIP, or of its vision tower alone.
+
+    UserError: files are missing, or config or weights have other sizes than the stream.
+    """
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig.from_pretrained(require(Path(stream.weights) / "config.json", "CLIP config").parent)
+    _check_sizes(stream, config)
+    model = CLIPVisionModel(config)
+    # Up to transformers 4 the keys carry `vision_model.`; `position_ids` was a stored buffer once.
+    state = {key.removeprefix("vision_model."): value for key, value in read_folder(stream.weights).items()}
+    load_exactly(
+        model,
+        state,
+        source=stream.weights,
+        unused=lambda key: key.startswith(UNUSED) or key == "embeddings.position_ids",
+    )
+    return ClipTower(model)
+
+
+def _check_sizes(stream: Stream, config: CLIPVisionConfig) -> None:
+    found = (config.image_size, config.image_size // config.patch_size, config.hidden_size)
+    wanted = (stream.pixels, stream.grid, stream.width)
+    if found != wanted:
+        raise UserError(
+            f"CLIP in {stream.weights} has (pixels, grid, width) {found}, the experiment's stream says {wanted}; "
+            "name other weights or correct the stream"
+        )
+
+
+def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+    """CLIP's processor: shortest side to `pixels` (bicubic), centre crop, CLIP's mean and deviation."""
+    from transformers import CLIPImageProcessorPil  # torchvision's variant is not needed
+
+    file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
+    processor = CLIPImageProcessorPil.from_pretrained(file.parent, local_files_only=True)
+    found = (processor.crop_size["height"], processor.crop_size["width"])
+    if found != (stream.pixels, stream.pixels):
+        raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")
+    return partial(_preprocess, processor)
+
+
+def _preprocess(processor: CLIPImageProcessorPil, clip: Clip) -> Float[Tensor, "t 3 p p"]:
+    frames = list(clip.frames.numpy())
+    return processor(frames, input_data_format="channels_first", return_tensors="pt")["pixel_values"]
