@@ -1,0 +1,320 @@
+"""LLaVA JSON -> samples -> Batch, and the order in which they are seen.
+
+The order is a pure function of (seed, epoch), so that a resumed run finds its place by counting steps. A clip
+that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
+
+from videogpt_plus import chat, encoders, video
+from videogpt_plus.configs import Stream, Training
+from videogpt_plus.mixtures import get_mixture
+from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, Clip, ClipError, UserError, Visual
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: CLIP's mean colour in 0..255, cut to int as the reference does.
+CLIP_MEAN_COLOUR = (122, 116, 104)
+ASPECT_RATIOS = ("pad", "crop")
+MARKERS = {"<image>": "image", "<video>": "video"}
+#: So many unreadable samples in a row mean a wrong folder, not bad luck.
+MOST_IN_A_ROW = 100
+
+
+class Encoded(TypedDict):
+    """One sample, ready to be collated."""
+
+    input_ids: list[int]
+    labels: list[int]
+    visuals: list[Visual]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One checked entry of an annotation file."""
+
+    #: Turns of `from` (human, gpt) and `value`.
+    turns: list[dict[str, str]]
+    #: ("image" | "video", path) in the order of their markers in the text.
+    media: list[tuple[str, str]]
+    start: float | None
+    end: float | None
+    #: "annotations.json: entry 12", counted from 0, for messages.
+    where: str
+
+
+def read_annotations(path: str | Path, media_folder: str | Path) -> list[Entry]:
+    """All entries of a LLaVA JSON file. Raises UserError that names the file and the entry, from 0."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read annotations {path}: {error.strerror}; prepare the data, or take another mixture"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}; download or write it again") from error
+    if not isinstance(raw, list) or not raw:
+        raise UserError(
+            f"{path} holds no list of samples; expected [{{'conversations': [...], 'video': ...}}, ...]"
+        )
+    return [_entry(item, f"{path}: entry {number}", Path(media_folder)) for number, item in enumerate(raw)]
+
+
+def _entry(item: object, where: str, folder: Path) -> Entry:
+    if not isinstance(item, dict):
+        raise UserError(f"{where} is a {type(item).__name__}; expected an object with 'conversations'")
+    turns = _turns(item.get("conversations"), where)
+    bounds = [_seconds(item.get(name), name, where) for name in ("start", "end")]
+    return Entry(turns, _media(item, turns, where, folder), *bounds, where)
+
+
+def _turns(turns: object, where: str) -> list[dict[str, str]]:
+    if not isinstance(turns, list) or not turns:
+        raise UserError(f"{where}: 'conversations' must be a list of turns, not {turns!r:.60}")
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.get("from") not in ("human", "gpt"):
+            raise UserError(
+                f"{where}: a turn must be {{'from': 'human' or 'gpt', 'value': text}}, not {turn!r:.60}"
+            )
+        if not isinstance(turn.get("value"), str):
+            raise UserError(f"{where}: the 'value' of a turn must be text, not {turn.get('value')!r:.60}")
+    speakers = [turn["from"] for turn in turns]
+    if "human" not in speakers or "gpt" not in speakers[speakers.index("human") :]:
+        raise UserError(
+            f"{where}: no 'gpt' turn answers a 'human' turn, so there is nothing to learn; add an answer"
+        )
+    return [{"from": turn["from"], "value": turn["value"]} for turn in turns]
+
+
+def _seconds(value: object, name: str, where: str) -> float | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise UserError(f"{where}: '{name}' must be a number of seconds, not {value!r:.60}")
+    return value
+
+
+def _media(item: dict, turns: list[dict[str, str]], where: str, folder: Path) -> list[tuple[str, str]]:
+    """Gives each marker of the text its file; a file without a marker or the other way round is an error."""
+    files = {kind: _files(item.get(kind), kind, where, folder) for kind in MARKERS.values()}
+    said = " ".join(turn["value"] for turn in turns if turn["from"] == "human")
+    kinds = [MARKERS[marker] for marker in re.findall("|".join(MARKERS), said)]
+    for marker, kind in MARKERS.items():
+        if kinds.count(kind) != len(files[kind]):
+            raise UserError(
+                f"{where}: {kinds.count(kind)} {marker} in the text but {len(files[kind])} in '{kind}'; "
+                "write one marker for each file"
+            )
+    left = {kind: iter(paths) for kind, paths in files.items()}
+    return [(kind, next(left[kind])) for kind in kinds]
+
+
+def _files(value: object, kind: str, where: str, folder: Path) -> list[str]:
+    names = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{where}: '{kind}' must be a path or a list of paths, not {value!r:.60}")
+    return [str(folder / name) for name in names]
+
+
+class Conversations(Dataset[Encoded]):
+    """The samples of a mixture, in the order of its files.
+
+    `streams` are those of the stage: one in projector pre-training, all in fine-tuning. `substituted` is the
+    file that lists replaced samples. A video is sampled as in evaluation; a still image is one frame.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        streams: Sequence[tuple[str, Stream]],
+        tokenizer: PreTrainedTokenizerBase,
+        num_frames: int,
+        substituted: str | Path,
+    ):
+        if training.image_aspect_ratio not in ASPECT_RATIOS:
+            raise UserError(
+                f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; "
+                f"choose from: {', '.join(ASPECT_RATIOS)}"
+            )
+        self.training, self.tokenizer, self.num_frames = training, tokenizer, num_frames
+        self.substituted = Path(substituted)
+        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        self.entries = [
+            e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Encoded:
+        """The sample, or the next readable one behind it if a clip of it cannot be read."""
+        first_error: ClipError | None = None
+        for tried in range(min(len(self), MOST_IN_A_ROW)):
+            replacement = (index + tried) % len(self)
+            try:
+                sample = self.encode(self.entries[replacement])
+            except ClipError as error:
+                first_error = first_error or error
+                continue
+            if first_error is not None:
+                self._list_substitution(index, replacement, first_error)
+            return sample
+        raise UserError(
+            f"no clip of {tried + 1} samples from {self.entries[index].where} on can be read; first error: "
+            f"{first_error}; check that the media of '{self.training.data}' are complete"
+        )
+
+    def encode(self, entry: Entry) -> Encoded:
+        """Reads the clips of one entry and tokenizes its text. Raises ClipError, UserError."""
+        visuals = [self._visual(kind, path, entry) for kind, path in entry.media]
+        counts = [visual.placeholders for visual in visuals]
+        try:
+            input_ids, labels = chat.encode_conversation(
+                self.tokenizer, entry.turns, counts, self.training.template
+            )
+        except UserError as error:
+            raise UserError(f"{entry.where}: {error}") from error
+        return {**self._cut(input_ids, labels, entry), "visuals": visuals}
+
+    def _visual(self, kind: str, path: str, entry: Entry) -> Visual:
+        if kind == "video":
+            clip = video.read_clip(path, self.num_frames, entry.start, entry.end)
+        else:
+            clip = video.read_clip(path, 1)
+        square = kind == "image" and self.training.image_aspect_ratio == "pad"
+        pixels = {
+            stream: preprocess(pad_to_square(clip) if square and stream == "image" else clip)
+            for stream, preprocess in self.preprocessors.items()
+        }
+        return Visual(pixels, placeholders=len(clip.frames))
+
+    def _cut(self, input_ids: list[int], labels: list[int], entry: Entry) -> dict[str, list[int]]:
+        """Cuts the end off a sample that is too long; no frame and not all of the answer may go with it."""
+        length = self.training.model_max_length
+        advice = "raise model_max_length or take the entry out"
+        if PLACEHOLDER in input_ids[length:]:
+            raise UserError(f"{entry.where}: a visual begins or ends behind {length} tokens; {advice}")
+        if all(label == IGNORE for label in labels[:length]):
+            raise UserError(f"{entry.where}: no part of an answer is in its first {length} tokens; {advice}")
+        return {"input_ids": input_ids[:length], "labels": labels[:length]}
+
+    def _list_substitution(self, index: int, replacement: int, error: ClipError) -> None:
+        line = {
+            "sample": index,
+            "where": self.entries[index].where,
+            "replaced_by": replacement,
+            "replacement": self.entries[replacement].where,
+            "error": str(error),
+        }
+        append_once(self.substituted, line)
+
+    def modality_lengths(self) -> list[int]:
+        """Words of each sample, at least 1; negative for text alone. Reads no clip."""
+        return [
+            length if entry.media else -length
+            for entry, length in zip(self.entries, self.lengths(), strict=True)
+        ]
+
+    def lengths(self) -> list[int]:
+        """Words of each sample, at least 1. Reads no clip."""
+        return [max(1, sum(len(turn["value"].split()) for turn in entry.turns)) for entry in self.entries]
+
+
+def pad_to_square(clip: Clip) -> Clip:
+    """The clip in the middle of a square of CLIP's mean colour, as LLaVA's `expand2square` puts it."""
+    count, _, height, width = clip.frames.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = torch.tensor(CLIP_MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
+    square[:, :, top : top + height, left : left + width] = clip.frames
+    return Clip(square, clip.seconds, clip.source)
+
+
+def append_once(path: Path, line: dict) -> None:
+    """Appends the line unless its `sample` is listed. Safe with other processes, and behind a torn line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:  # "a" is O_APPEND
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        text = file.read()
+        if line["sample"] in {old["sample"] for old in _parse_lines(text)}:
+            return
+        separator = b"" if not text or text.endswith(b"\n") else b"\n"
+        file.write(separator + json.dumps(line).encode() + b"\n")
+        os.fsync(file.fileno())
+
+
+def read_substitutions(path: str | Path) -> list[dict]:
+    """The listed substitutions, one for each replaced sample; none if there is no file."""
+    path = Path(path)
+    return _parse_lines(path.read_bytes()) if path.exists() else []
+
+
+def _parse_lines(text: bytes) -> list[dict]:
+    """The whole lines; one torn by a kill is listed again when its sample is met again."""
+    whole = []
+    for line in text.splitlines():
+        try:
+            whole.append(json.loads(line))
+        except ValueError:
+            continue
+    return whole
+
+
+def collate(samples: Sequence[Encoded], pad_id: int) -> Batch:
+    """Right-padded text; visuals stay lists, for each sample may have other numbers of them and of frames."""
+    ids = [torch.tensor(sample["input_ids"]) for sample in samples]
+    labels = [torch.tensor(sample["labels"]) for sample in samples]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_id),
+        "attention_mask": pad_sequence([torch.ones_like(i, dtype=torch.bool) for i in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
+        "visuals": [sample["visuals"] for sample in samples],
+    }
+
+
+def epoch_order(
+    n: int, seed: int, epoch: int, lengths: Sequence[int] | None = None, batch: int = 1, world: int = 1
+) -> list[int]:
+    """Every index of 0..n-1 once, shuffled for this epoch; grouped where `modality_lengths` are given."""
+    generator = np.random.default_rng([seed, epoch])
+    if lengths is None:
+        return generator.permutation(n).tolist()
+    assert len(lengths) == n
+    return grouped_order(lengths, batch, world, generator)
+
+
+def grouped_order(
+    lengths: Sequence[int], batch: int, world: int, generator: np.random.Generator
+) -> list[int]:
+    """Every index once; each run of `batch` holds one modality (sign) and similar lengths (magnitude).
+
+    Works on runs of `batch * world`, longest first within one. What does not fill a run of its modality comes
+    last; only there may modalities meet.
+    """
+    size = batch * world
+    full, rest = [], []
+    for sign in (1, -1):
+        indices = np.array([i for i, length in enumerate(lengths) if length * sign > 0], dtype=int)
+        shuffled = generator.permutation(indices)
+        whole = len(shuffled) // size * size
+        full += [_longest_first(run, lengths) for run in shuffled[:whole].reshape(-1, size)]
+        rest += _longest_first(shuffled[whole:], lengths)
+    return [i for run in generator.permutation(len(full)) for i in full[run]] + rest
+
+
+def _longest_first(indices: np.ndarray, lengths: Sequence[int]) -> list[int]:
+    return sorted(indices.tolist(), key=lambda i: -abs(lengths[i]))
