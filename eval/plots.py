@@ -1,0 +1,256 @@
+"""The two pictures of a report. The x axis is always visual tokens: levels 12 and 16 can cost the same."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from math import log
+from typing import TYPE_CHECKING, Any
+
+from eval.cells import (
+    Cell,
+    are_grouped,
+    curves,
+    estimate,
+    groups,
+    mean_of,
+    tasks,
+    with_control,
+)
+from eval.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette: told apart by the colour-blind too.
+COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F", "#5B4B8A")
+MARKERS = "osD^vPXh"
+CONTROL_LABELS = {"one_frame": "one frame repeated", "blind": "blind (no video)"}
+CONTROL_STYLES = {
+    "one_frame": {"color": COLOURS[2], "marker": "^", "markerfacecolor": "white"},
+    "blind": {"color": "black", "marker": "x"},
+}
+#: Tasks drawn beside the mean where nobody groups them.
+DRAWN_TASKS = 4
+#: A tick label's width; the distance of neighbouring points at one token count; the space beside the outer points.
+LABEL_INCHES, STEP_INCHES, MARGIN_INCHES = 0.72, 0.06, 0.45
+#: Width of the plotted area of a panel, in inches.
+PANEL_INCHES, SMALL_PANEL_INCHES = 6.8, 2.6
+
+
+def accuracy_vs_tokens(cells: Sequence[Cell]) -> bytes:
+    """PNG: accuracy over visual tokens, a line for each group of tasks, a panel for each series."""
+    all_curves = curves(cells)
+    figure = _figure((PANEL_INCHES + 0.6) * len(all_curves) + 2.6, 5.2)
+    panels = figure.subplots(1, len(all_curves), sharey=True, squeeze=False)[0]
+    for axes, (name, curve) in zip(panels, all_curves.items(), strict=True):
+        _group_panel(axes, cells, curve, _lines(cells))
+        axes.set_xlabel("visual tokens of a clip (log scale), pool level below")
+        axes.set_title(name, fontsize=11)
+    panels[0].set_ylabel("accuracy in %, with 95 % interval")
+    legend = _legend(panels)
+    panels[-1].legend(
+        legend.values(),
+        legend.keys(),
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1),
+        frameon=False,
+        fontsize=9.5,
+    )
+    return _png(figure)
+
+
+def tasks_by_level(cells: Sequence[Cell]) -> bytes:
+    """PNG: a small panel for each task, accuracy over visual tokens, a line for each series."""
+    names, all_curves = tasks(cells), curves(cells)
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = _figure((SMALL_PANEL_INCHES + 0.5) * columns + 0.4, 2.5 * rows + 1.1)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, task in zip(panels, names, strict=False):
+        _task_panel(axes, cells, all_curves, task)
+    for i, axes in enumerate(panels):
+        axes.set_visible(i < len(names))
+        # The lowest panel of a column carries the labels, also above an empty place.
+        axes.tick_params(labelbottom=i < len(names) <= i + columns)
+    figure.supxlabel("visual tokens of a clip (log scale), pool level in brackets", fontsize=10)
+    figure.supylabel("accuracy in %, with 95 % interval", fontsize=10)
+    legend = _legend(panels)
+    figure.legend(legend.values(), legend.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=9.5)
+    return _png(figure)
+
+
+def _lines(cells: Sequence[Cell]) -> list[str | None]:
+    """The groups to draw; without groups the mean over all tasks (None) and the tasks that change most."""
+    if are_grouped(cells):
+        return list(groups(cells))
+
+    def change(task: str) -> float:
+        return max(_spread([estimate(cell, task).value for cell in curve]) for curve in curves(cells).values())
+
+    return [None, *sorted(tasks(cells), key=change, reverse=True)[:DRAWN_TASKS]]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+def _group_panel(axes: Axes, cells: Sequence[Cell], curve: Sequence[Cell], lines: Sequence[str | None]) -> None:
+    inch = _inch(curve, PANEL_INCHES)
+    # One place for each line and one for the blind control: nothing hides what lies at the same tokens.
+    slots = [inch ** (STEP_INCHES * (i - len(lines) / 2)) for i in range(len(lines) + 1)]
+    places = _places(curve, apart=inch ** (STEP_INCHES * (len(slots) + 0.5)))
+    for i, line in enumerate(lines):
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        label = line or "mean of all tasks"
+        at = [x * slots[i] for x in places]
+        _errorbars(axes, at, [estimate(cell, line) for cell in curve], label, linestyle="-", **style)
+        if line in (None, "temporal"):
+            asked = _asked(cells, curve, at, "one_frame")
+            found = [estimate(cell, line) for cell in asked.values()]
+            label = f"{label}, one frame repeated"
+            _errorbars(axes, list(asked), found, label, linestyle=":", markerfacecolor="white", **style)
+    blind = _asked(cells, curve, [x * slots[-1] for x in places], "blind")
+    found = [estimate(cell, None) for cell in blind.values()]
+    _errorbars(axes, list(blind), found, "blind (no video), all tasks", color="black", marker="x", linestyle=":")
+    _chance_lines(axes, {line: 100 * mean_of(curve[0], line, "chance") for line in lines})
+    _percent_axis(axes)
+    _token_axis(axes, curve)
+
+
+def _chance_lines(axes: Axes, chances: Mapping[str | None, float]) -> None:
+    """One line where every group has the same chance, else one in each group's colour."""
+    if _spread(list(chances.values())) < 0.5:
+        axes.axhline(next(iter(chances.values())), color="0.45", linestyle="--", linewidth=1, label="chance", zorder=1)
+        return
+    for i, (line, chance) in enumerate(chances.items()):
+        label, colour = f"chance, {line or 'all tasks'}", COLOURS[i % len(COLOURS)]
+        axes.axhline(chance, color=colour, linestyle="--", linewidth=0.9, label=label, zorder=1)
+
+
+def _task_panel(axes: Axes, cells: Sequence[Cell], all_curves: Mapping[str, list[Cell]], task: str) -> None:
+    shown = [cell for curve in all_curves.values() for cell in curve]
+    inch = _inch(shown, SMALL_PANEL_INCHES)
+    for i, (name, curve) in enumerate(all_curves.items()):
+        held = [cell for cell in curve if task in cell["scores"]["tasks"]]
+        apart = inch ** (STEP_INCHES * (len(all_curves) + 1))
+        at = [x * inch ** (STEP_INCHES * i) for x in _places(held, apart)]
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        found = [_task_estimate(cell, task) for cell in held]
+        label = f"{name}, all frames"
+        _errorbars(axes, at, found, label, color=colour, marker=marker, linestyle="-", markersize=4)
+        for j, (control, said) in enumerate(CONTROL_LABELS.items(), start=len(all_curves)):
+            beside = [x * inch ** (STEP_INCHES * j) for x in at]
+            asked = _asked(cells, held, beside, control)
+            found = [_task_estimate(cell, task) for cell in asked.values()]
+            style = CONTROL_STYLES[control]
+            _errorbars(axes, list(asked), found, f"{name}, {said}", linestyle="none", markersize=5, **style)
+    row = next(cell["scores"]["tasks"][task] for cell in shown if task in cell["scores"]["tasks"])
+    axes.axhline(100 * row["chance"], color="0.45", linestyle="--", linewidth=1, label="chance", zorder=1)
+    group = f" ({row['group']})" if row["group"] != task else ""
+    needs = "" if row["needs_level"] is None else f"\nneeds level {row['needs_level']:g} or finer"
+    axes.set_title(f"{task}{group}{needs}", fontsize=9.5)
+    _percent_axis(axes)
+    _small_token_axis(axes, shown)
+
+
+def _task_estimate(cell: Cell, task: str) -> Estimate:
+    row = cell["scores"]["tasks"][task]
+    return Estimate(row["accuracy"], row["ci_low"], row["ci_high"])
+
+
+def _asked(cells: Sequence[Cell], curve: Sequence[Cell], places: Sequence[float], control: str) -> dict[float, Cell]:
+    """Place -> control, at the place of the model that was asked: a blind one is shown no tokens itself."""
+    pairs = zip(places, (with_control(cells, cell, control) for cell in curve), strict=True)
+    return {place: cell for place, cell in pairs if cell}
+
+
+def _errorbars(axes: Axes, x: Sequence[float], found: Sequence[Estimate], label: str, **style: Any) -> None:
+    if not x:
+        return
+    values = [100 * e.value for e in found]
+    below = [100 * max(0.0, e.value - e.low) for e in found]
+    above = [100 * max(0.0, e.high - e.value) for e in found]
+    axes.errorbar(x, values, yerr=[below, above], label=label, capsize=2.5, linewidth=1.5, elinewidth=1, **style)
+
+
+def _inch(cells: Sequence[Cell], panel: float) -> float:
+    """The factor of tokens that one inch stands for in a panel so wide."""
+    tokens = [cell["visual_tokens"] for cell in cells]
+    return max(max(tokens) / min(tokens), 2) ** (1 / (panel - 2 * MARGIN_INCHES))
+
+
+def _places(curve: Sequence[Cell], apart: float) -> list[float]:
+    """Where the points go: at their tokens, those of equal tokens beside one another by the factor `apart`."""
+    places: list[float] = []
+    for tokens, same in groupby(curve, key=lambda cell: cell["visual_tokens"]):
+        count = len(list(same))
+        places += [tokens * apart ** ((count - 1) / 2 - i) for i in range(count)]
+    return places
+
+
+def _ticks(cells: Sequence[Cell]) -> dict[int, str]:
+    """Tokens -> the levels that cost so many, from few tokens to many."""
+    levels: dict[int, list[float]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["visual_tokens"]):
+        levels.setdefault(cell["visual_tokens"], []).append(cell["level"])
+    return {tokens: ", ".join(f"{v:g}" for v in sorted(set(same))) for tokens, same in levels.items()}
+
+
+def _token_axis(axes: Axes, curve: Sequence[Cell]) -> None:
+    """Ticks at the tokens of the cells; labels that would touch go to a lower row."""
+    ticks, inch = _ticks(curve), _inch(curve, PANEL_INCHES)
+    rows: list[float] = []  # the place of the last label in each row
+    labels = []
+    for tokens, levels in ticks.items():
+        place = log(tokens) / log(inch)
+        row = next((r for r, last in enumerate(rows) if place - last >= LABEL_INCHES), len(rows))
+        rows[row:] = [place, *rows[row + 1 :]]
+        word = "levels" if "," in levels else "level"
+        labels.append("\n\n" * row + f"{tokens:,}\n{word} {levels}")
+    _log_axis(axes, ticks, inch)
+    axes.set_xticks(list(ticks), labels, fontsize=9.5)
+
+
+def _small_token_axis(axes: Axes, cells: Sequence[Cell]) -> None:
+    ticks = _ticks(cells)
+    _log_axis(axes, ticks, _inch(cells, SMALL_PANEL_INCHES))
+    labels = [f"{tokens:,} ({levels})" for tokens, levels in ticks.items()]
+    axes.set_xticks(list(ticks), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+
+
+def _log_axis(axes: Axes, ticks: Mapping[int, str], inch: float) -> None:
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xlim(min(ticks) / inch**MARGIN_INCHES, max(ticks) * inch**MARGIN_INCHES)
+
+
+def _percent_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 103)
+    axes.grid(axis="y", color="0.9")
+
+
+def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
+    """Label -> handle over all panels, the chance lines last."""
+    found: dict[str, Any] = {}
+    for axes in panels:
+        found |= {label: h for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    return dict(sorted(found.items(), key=lambda item: item[0].startswith("chance")))
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """The picture's bytes, without the version that would change them."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,122 @@
+"""From answers to scores: every question counts, whether or not it could be asked. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.answer import read_answers, read_meta, write_atomically
+from eval.options import parse_option, reference_verdict
+from eval.stats import mean_share, wilson
+from eval.task import Example
+from videogpt_plus.types import UserError
+
+
+def scores_path(answers_path: str | Path) -> Path:
+    """`scores.json` of `answers.jsonl`, `scores.blind.json` of `answers.blind.jsonl`."""
+    path = Path(answers_path)
+    return path.with_name(path.name.replace("answers", "scores", 1)).with_suffix(".json")
+
+
+def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, Any]:
+    """Scores of a finished run, written beside the answers (`scores_path`) and returned.
+
+    `tasks` has, for each task: n, n_failed, n_unparsed, right, accuracy over all n with its Wilson interval
+    (ci_low, ci_high), reference_rule_accuracy, chance, majority, seconds_per_question, visual_tokens, the
+    failures, and `correct` (key -> bool) for paired tests. `overall` has the mean over tasks, as MVBench
+    reports it (`macro`), and over questions (`micro`). The kept replies are parsed anew, so that a better
+    parser needs no new answers. Raises UserError where an answer is missing or belongs to another question.
+    """
+    answers_path = Path(answers_path)
+    if not examples:
+        raise UserError("no question to score: the benchmark is empty")
+    answers = read_answers(answers_path)
+    _check_complete(answers_path, answers, examples)
+    by_task: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        by_task[example.task].append(example)
+    tasks = {task: _score_task(group, answers) for task, group in by_task.items()}
+    scores = {**read_meta(answers_path), "overall": _overall(tasks), "tasks": tasks}
+    write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    return scores
+
+
+def _check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], examples: Sequence[Example]) -> None:
+    missing = sum(example.key not in answers for example in examples)
+    if missing:
+        control = read_meta(path).get("control") if path.exists() else None
+        option = f" --control {control}" if control else ""
+        raise UserError(
+            f"{path}: {missing} of {len(examples)} answers are missing; "
+            f"finish them with: videogpt-plus answer {path.parent}{option}"
+        )
+    for example in examples:
+        found = answers[example.key]["reference"]
+        if found != example.reference:
+            raise UserError(
+                f"{path}: '{example.question}' of {example.video} was asked with the answer {found!r}, the "
+                f"benchmark now says {example.reference!r}; move the answers away and answer again"
+            )
+
+
+def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    lines = [answers[example.key] for example in examples]
+    asked = [(e, line) for e, line in zip(examples, lines, strict=True) if line["error"] is None]
+    choices = {e.key: parse_option(line["reply"], e.candidates) for e, line in asked}
+    correct = {e.key: e.is_right(choices.get(e.key)) for e in examples}
+    n, right = len(examples), sum(correct.values())
+    accuracy = wilson(right, n)
+    return {
+        "group": examples[0].group,
+        "needs_level": examples[0].needs_level,
+        "n": n,
+        "n_failed": n - len(asked),
+        "n_unparsed": sum(choice is None for choice in choices.values()),
+        "right": right,
+        "accuracy": accuracy.value,
+        "ci_low": accuracy.low,
+        "ci_high": accuracy.high,
+        "reference_rule_accuracy": sum(bool(reference_verdict(line["reply"], e.reference)) for e, line in asked) / n,
+        "chance": sum(1 / len(e.candidates) for e in examples) / n,
+        "majority": _majority(examples) / n,
+        "seconds_per_question": sum(line["seconds"] for line in lines) / n,
+        "visual_tokens": sum(line["visual_tokens"] for _, line in asked) / len(asked) if asked else None,
+        "failures": [
+            {"key": line["key"], "video": line["video"], "error": line["error"]}
+            for line in lines
+            if line["error"] is not None
+        ],
+        "correct": correct,
+    }
+
+
+def _majority(examples: Sequence[Example]) -> int:
+    """How many questions the best constant guess gets: always one letter, or always one text."""
+    letters = Counter(a for e in examples for a in string.ascii_uppercase[: len(e.candidates)] if e.is_right(a))
+    texts = Counter(e.answer for e in examples)
+    return max(letters.most_common(1)[0][1], texts.most_common(1)[0][1])
+
+
+def _overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    rows = list(tasks.values())
+    n, right = sum(row["n"] for row in rows), sum(row["right"] for row in rows)
+    macro, micro = mean_share([(row["right"], row["n"]) for row in rows]), wilson(right, n)
+
+    def mean(name: str) -> float:
+        return sum(row[name] for row in rows) / len(rows)
+
+    return {
+        "n": n,
+        "n_failed": sum(row["n_failed"] for row in rows),
+        "n_unparsed": sum(row["n_unparsed"] for row in rows),
+        "macro": {"accuracy": macro.value, "ci_low": macro.low, "ci_high": macro.high},
+        "micro": {"accuracy": micro.value, "ci_low": micro.low, "ci_high": micro.high},
+        "reference_rule_accuracy": mean("reference_rule_accuracy"),
+        "chance": mean("chance"),
+        "majority": mean("majority"),
+        "seconds_per_question": sum(row["seconds_per_question"] * row["n"] for row in rows) / n,
+    }

@@ -1,0 +1,130 @@
+"""What a benchmark is to the rest of the house: examples out, replies in.
+
+load_benchmark -> Task.examples() -> Answerer.answers(examples, control) -> answers.jsonl -> scores.json ->
+report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from videogpt_plus.types import ClipError, UserError
+
+#: What may be withheld from the model, so that an accuracy can be told from a guess.
+CONTROLS: dict[str, str] = {
+    "blind": "no video: the prompt without any visual token",
+    "one_frame": "one frame, repeated to the full number of frames",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One multiple-choice question about one clip."""
+
+    # Name of the task, as in the table of tasks.
+    task: str
+    # Where the clip lies: a file or a folder of frames.
+    path: Path
+    # The clip's name as the annotation writes it.
+    video: str
+    # The question alone.
+    question: str
+    # The options in order; the first is (A).
+    candidates: tuple[str, ...]
+    # The right option's text, one of `candidates`.
+    answer: str
+    # Bounds in seconds; None where the whole clip is meant.
+    start: float | None = None
+    end: float | None = None
+    # "video", "gif" or "frames".
+    kind: str = "video"
+    # Tasks of one group are averaged in the report; the task itself where nobody groups them.
+    group: str = ""
+    # The finest pool level that the task needs, where it is known by construction.
+    needs_level: float | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the question by its content: task, video, bounds, question."""
+        return _digest([self.task, self.video, self.start, self.end, self.question])[:16]
+
+    @property
+    def letter(self) -> str:
+        """The right option's letter: the last one where two options read the same, as in the reference."""
+        return string.ascii_uppercase[max(i for i, c in enumerate(self.candidates) if c == self.answer)]
+
+    @property
+    def reference(self) -> str:
+        """The right answer as the reference writes it: `(C) text`."""
+        return f"({self.letter}) {self.answer}"
+
+    @property
+    def prompt(self) -> str:
+        """The question in MVBench's wording, without placeholders."""
+        options = "\n".join(f"({a}) {c}" for a, c in zip(string.ascii_uppercase, self.candidates, strict=False))
+        return f"Question: {self.question}\nOptions:\n{options}".rstrip() + "\nOnly give the best option."
+
+    def is_right(self, choice: str | None) -> bool:
+        """Whether the chosen letter's text is the answer; None is wrong."""
+        if choice is None:
+            return False
+        return self.candidates[string.ascii_uppercase.index(choice)].strip() == self.answer.strip()
+
+
+class Task(Protocol):
+    """One benchmark task."""
+
+    name: str
+    group: str
+    expected_examples: int
+
+    def examples(self) -> Sequence[Example]: ...
+
+
+class Reply(NamedTuple):
+    """What a model said, and how many visual tokens it was shown."""
+
+    text: str
+    visual_tokens: int
+
+
+class Answerer(Protocol):
+    """All that a benchmark knows of a model."""
+
+    def answers(self, examples: Sequence[Example], control: str | None) -> Iterator[Reply | ClipError]:
+        """The reply to each example's prompt under `control`, in order; a ClipError stands for an unreadable clip.
+
+        An iterator over all of them, so that an answerer may decode ahead, batch, or share a clip's encoding.
+        """
+        ...
+
+
+def check_control(control: str | None) -> None:
+    """Raises UserError unless `control` is None or one of CONTROLS."""
+    if control is not None and control not in CONTROLS:
+        raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")
+
+
+def frame_for(example: Example, frames: int) -> int:
+    """Which of `frames` frames the `one_frame` control repeats: even over questions, fixed for each."""
+    assert frames > 0
+    return int(example.key, 16) % frames
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """16 hexadecimal digits of the questions, options and answers, whatever their order.
+
+    The clips' bytes stay outside: a repaired file must not forbid `retry_errors` in the same folder.
+    """
+    return _digest(sorted([e.key, *e.candidates, e.answer] for e in examples))[:16]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

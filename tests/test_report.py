@@ -1,0 +1,243 @@
+"""The report shows what was measured: every cell, every control, every doubt, and the same bytes each time."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from eval.answer import write_atomically
+from eval.cells import are_grouped, curves, groups, neighbours, tasks
+from eval.plots import _lines, _places
+from eval.report import CSV_COLUMNS, proof, write_report
+from eval.score import score
+from eval.task import Example
+from videogpt_plus.types import UserError
+
+OPTIONS = ("red", "green", "blue", "white")
+TOY_TASKS = {
+    "colour": "coarse",
+    "shape": "coarse",
+    "cell": "middle",
+    "which square": "fine",
+    "order": "temporal",
+}
+TOKENS = {1: 1664, 2: 416, 4: 104, 8: 40, 12: 16, 16: 16}
+
+
+def make_cell(
+    folder: Path,
+    level: float,
+    accuracy: dict[str, float],
+    control: str | None = None,
+    name: str = "toy",
+    groups: dict[str, str] | None = None,
+    n: int = 40,
+    tokens: dict[float, int] = TOKENS,
+    failed: int = 0,
+) -> dict:
+    """A cell whose tasks have exactly the accuracies given, through the real scorer."""
+    groups = {task: "" for task in accuracy} if groups is None else groups
+    experiment = f"{name}_pool{level:g}"
+    examples, lines = [], []
+    for task, share in accuracy.items():
+        for i in range(n):
+            asked = Example(
+                task, Path("/v"), f"{task} {i}.mp4", "?", OPTIONS, OPTIONS[i % 4], group=groups[task] or task
+            )
+            # Which questions are right is shuffled, so that levels disagree on some.
+            right = random.Random(f"{experiment}{control}{task}").sample(range(n), round(share * n))
+            reply = asked.reference if i in right else f"({'ABCD'[(i + 1) % 4]})"
+            error = "file is empty" if i < failed else None
+            examples.append(asked)
+            lines.append({
+                "key": asked.key, "task": task, "video": asked.video, "reference": asked.reference, "seconds": 0.1,
+                "reply": None if error else reply, "error": error,
+                "visual_tokens": 0 if control == "blind" else tokens[level],
+            })  # fmt: skip
+    path = folder / f"{experiment}-{control}" / "answers.jsonl"
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
+    return {
+        "experiment": experiment, "adapter": "average", "level": level, "control": control,
+        "visual_tokens": 0 if control == "blind" else tokens[level], "scores": score(path, examples),
+    }  # fmt: skip
+
+
+def accuracies(coarse: float, middle: float, fine: float, temporal: float) -> dict[str, float]:
+    by_group = {"coarse": coarse, "middle": middle, "fine": fine, "temporal": temporal}
+    return {task: by_group[group] for task, group in TOY_TASKS.items()}
+
+
+def toy_cells(folder: Path, **more) -> list[dict]:
+    """A sweep as it should come out: levels out of order, controls at level 1."""
+    more = {"groups": TOY_TASKS} | more
+    return [
+        make_cell(folder, 16, accuracies(0.95, 0.6, 0.3, 0.75), **more),
+        make_cell(folder, 1, accuracies(0.975, 0.9, 0.9, 0.8), **more),
+        make_cell(folder, 12, accuracies(0.95, 0.65, 0.325, 0.8), **more),
+        make_cell(folder, 4, accuracies(0.975, 0.8, 0.6, 0.8), **more),
+        make_cell(folder, 1, accuracies(0.25, 0.25, 0.25, 0.25), "blind", **more),
+        make_cell(folder, 1, accuracies(0.95, 0.9, 0.9, 0.3), "one_frame", **more),
+    ]
+
+
+def mvbench_cells(folder: Path) -> list[dict]:
+    names = {f"Task {i}": 0.3 + 0.03 * i for i in range(20)}
+    tokens = {1: 13312, 2: 3328, 4: 832, 8: 208, 12: 80, 16: 80, 24: 32}
+    return [
+        make_cell(folder, level, {t: a - 0.001 * i * level for i, (t, a) in enumerate(names.items())}, None, name,
+                  n=20, tokens=tokens)
+        for name in ("qwen1_5b", "qwen1_5b_max") for level in tokens
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory):
+    """The toy's cells and the folder of their report."""
+    folder = tmp_path_factory.mktemp("sweep")
+    cells = toy_cells(folder, failed=1)
+    write_report(cells, folder / "report", title="Toy <sweep>", stamp="seed 42")
+    return cells, folder / "report"
+
+
+def test_the_report_has_its_five_files_and_they_hold_no_half_written_part(reported):
+    assert sorted(path.name for path in reported[1].iterdir()) == [
+        "accuracy_vs_tokens.png", "index.html", "sweep.csv", "sweep.md", "tasks_by_level.png",
+    ]  # fmt: skip
+
+
+def test_the_csv_has_a_row_for_every_cell_and_task_and_the_mean(reported):
+    cells, folder = reported
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert list(rows[0]) == CSV_COLUMNS
+    assert {"experiment", "adapter", "level", "visual_tokens", "control", "task", "group", "n", "n_failed", "accuracy",
+            "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy",
+            "seconds_per_question"} <= set(CSV_COLUMNS)  # fmt: skip
+    assert len(rows) == len(cells) * (len(TOY_TASKS) + 1)
+    row = next(r for r in rows if (r["level"], r["control"], r["task"]) == ("16", "none", "which square"))
+    found = next(c for c in cells if c["level"] == 16)["scores"]["tasks"]["which square"]
+    assert (row["group"], row["n"], row["n_failed"], row["visual_tokens"]) == ("fine", "40", "1", "16")
+    assert float(row["accuracy"]) == pytest.approx(found["accuracy"], abs=1e-6)
+    assert float(row["ci_low"]) < float(row["accuracy"]) < float(row["ci_high"])
+
+
+def test_tables_run_from_the_finest_level_to_the_coarsest_and_show_the_controls(reported):
+    text = (reported[1] / "sweep.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| group | tasks"))
+    places = [line.index(f"level {level}:") for level in (1, 4, 12, 16)] + [line.index("one frame, level 1")]
+    assert places == sorted(places) and "blind, level 1" in line
+    for heading in (
+        "Does the pipe see?",
+        "Paired tests",
+        "What the benchmark can resolve",
+        "Unreadable clips",
+    ):
+        assert f"## {heading}" in text
+    assert "| colour | colour 0.mp4 | file is empty | 6 |" in text
+    assert re.search(r"\| coarse \| 2 \| 80 \| 25\.0 \| 25\.0 \| \d+\.\d \(\d+–\d+\)", text)
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
+    page = (reported[1] / "index.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert [base64.b64decode(p) for p in pictures] == [
+        (reported[1] / name).read_bytes() for name in ("accuracy_vs_tokens.png", "tasks_by_level.png")
+    ]
+    assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script|http', page)
+    assert "<h1>Toy &lt;sweep&gt;</h1>" in page and "seed 42" in page
+    assert page.count("<table>") == (reported[1] / "sweep.md").read_text().count("\n|---")
+
+
+def test_the_same_cells_give_the_same_bytes_in_whatever_order(reported, tmp_path):
+    cells, folder = reported
+    write_report(cells[::-1], tmp_path, title="Toy <sweep>", stamp="seed 42")
+    for path in folder.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_points_of_equal_tokens_stand_side_by_side():
+    curve = [
+        {"visual_tokens": 80, "level": 12},
+        {"visual_tokens": 80, "level": 16},
+        {"visual_tokens": 32, "level": 24},
+    ]
+    places = _places(curve, apart=1.1)
+    assert places[0] > 80 > places[1] > places[2] == 32
+
+
+def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(tmp_path):
+    cells = mvbench_cells(tmp_path)
+    assert not are_grouped(cells) and groups(cells) == tasks(cells)
+    assert list(curves(cells)) == ["qwen1_5b", "qwen1_5b_max"]
+    lines = _lines(cells)
+    assert lines[0] is None and len(lines) == 5 and "Task 19" in lines
+    page = write_report(cells, tmp_path / "report").read_text()
+    assert "level 12: 80 tokens" in page and "Does the pipe see?" not in page
+    compared = [label for label, _, _ in neighbours(cells)]
+    assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
+
+
+def test_a_sweep_of_one_level_is_reported(tmp_path):
+    cell = make_cell(tmp_path, 4, accuracies(1, 0, 0.5, 0.8), groups=TOY_TASKS, n=8)
+    page = write_report([cell], tmp_path / "report").read_text()
+    assert "not measured" in page and "Paired tests" not in page
+
+
+def test_a_sweep_without_a_finished_cell_says_what_to_do(tmp_path):
+    with pytest.raises(UserError, match="no finished cell to report .*run the sweep first"):
+        write_report([], tmp_path)
+
+
+def held(cells) -> dict[str, bool | None]:
+    return {claim.claim: claim.ok for claim in proof(cells)}
+
+
+def test_a_pipe_that_sees_meets_every_claim(tmp_path):
+    claims = held(toy_cells(tmp_path))
+    assert set(claims.values()) == {True}
+    assert "fine tasks together lose at least 25 points from level 1 to level 16" in claims
+    assert "blind is at the majority rate within sampling error at level 1" in claims
+
+
+@pytest.mark.parametrize(
+    ("at", "values", "claim"),
+    [
+        ((16, None), (0.85, 0.6, 0.3, 0.75), "coarse tasks together stay within 5 points"),
+        ((4, None), (0.8, 0.8, 0.6, 0.8), "coarse tasks together are above 85 %"),
+        ((16, None), (0.95, 0.6, 0.7, 0.75), "fine tasks together lose at least 25 points"),
+        ((1, None), (0.975, 0.9, 0.9, 0.7), "temporal tasks together reach 75 %"),
+        ((1, "one_frame"), (0.95, 0.9, 0.9, 0.4), "temporal tasks together are within 10 points of chance"),
+        ((1, "blind"), (0.5, 0.5, 0.5, 0.5), "blind is at the majority rate"),
+        ((1, "blind"), (0.25, 0.25, 0.25, 0.6), "blind beats the majority rate in no task"),
+    ],
+)
+def test_each_claim_fails_when_what_it_claims_does(tmp_path, at, values, claim):
+    cells = [cell for cell in toy_cells(tmp_path) if (cell["level"], cell["control"]) != at]
+    cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS))
+    failing = [name for name, ok in held(cells).items() if not ok]
+    assert any(claim in name for name in failing), failing
+    assert "NO" in write_report(cells, tmp_path / "report").read_text()
+
+
+def test_a_task_that_fails_shows_although_its_group_holds(tmp_path):
+    cells = [cell for cell in toy_cells(tmp_path) if (cell["level"], cell["control"]) != (16, None)]
+    uneven = accuracies(0.975, 0.6, 0.3, 0.75) | {"shape": 0.9}
+    cells.append(make_cell(tmp_path / "bad", 16, uneven, groups=TOY_TASKS))
+    claims = held(cells)
+    claim = "stay within 5 points from level 1 to level 16"
+    assert claims[f"coarse tasks together {claim}"] and claims[f"coarse tasks each {claim}"] is False
+
+
+def test_what_was_not_asked_is_not_claimed(tmp_path):
+    cells = [cell for cell in toy_cells(tmp_path) if cell["control"] is None]
+    unknown = {claim for claim, ok in held(cells).items() if ok is None}
+    assert unknown == {
+        "temporal tasks are within 10 points of chance with one frame repeated at level 1",
+        "blind is at the majority rate",
+    }
