@@ -1,0 +1,336 @@
+"""Both stages: what trains, in which order, what is written, and that a killed training ends as a straight one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_worker import Job, tiny_mixtures, tiny_training, write_samples
+
+from videogpt_plus import mixtures, train
+from videogpt_plus.configs import Experiment, Training
+from videogpt_plus.models import load_model
+from videogpt_plus.training.trainer import check_deepspeed
+from videogpt_plus.types import UserError
+
+WORKER = Path(__file__).with_name("train_worker.py")
+#: Stage and moment of death; a pre-training ends with the file that a fine-tuning, too, writes last.
+DEATHS = [
+    ("pretrain", "running"),
+    ("pretrain", "saving"),
+    ("finetune", "running"),
+    ("finetune", "saving"),
+    ("finetune", "marking"),
+    ("finetune", "finishing"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def samples(tmp_path_factory):
+    root = tmp_path_factory.mktemp("samples")
+    write_samples(root)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, files in tiny_mixtures(root).items():
+            patch.setitem(mixtures.MIXTURES, name, files)
+        yield root
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_experiment) -> Experiment:
+    return tiny_training(tiny_experiment)
+
+
+@pytest.fixture(scope="module")
+def straight(experiment, tmp_path_factory) -> dict[str, Path]:
+    """Folders of trainings that nobody disturbed: projectors "image" and "video", and "finetune" from them."""
+    root = tmp_path_factory.mktemp("straight")
+    for stream in ("image", "video"):
+        train.pretrain(experiment, stream, root / stream)
+    train.finetune(experiment, {s: root / s for s in ("image", "video")}, root / "finetune")
+    return {name: root / name for name in ("image", "video", "finetune")}
+
+
+def starts(straight) -> dict[str, Path]:
+    return {stream: straight[stream] for stream in ("image", "video")}
+
+
+def log_of(folder: Path) -> list[dict]:
+    """The lines but for their seconds, which no two runs share."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What must be the same to the byte: weights, their configs, the optimizer's, schedule's and random state."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and p.name != "log.jsonl"]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in paths}
+
+
+@pytest.fixture(scope="module")
+def killed(experiment, straight, samples, tmp_path_factory) -> dict[tuple[str, str], dict]:
+    """A training killed by each of DEATHS, with the arguments to go on with."""
+    root = tmp_path_factory.mktemp("killed")
+    trainings = {}
+    for stage, dies in DEATHS:
+        given = {"stream_name": "image"} if stage == "pretrain" else {"projectors": starts(straight)}
+        trainings[stage, dies] = {"experiment": experiment, "out_dir": root / f"{stage}_{dies}", **given}
+    jobs = [Job(stage, arguments, samples, dies) for (stage, dies), arguments in trainings.items()]
+    (root / "jobs").write_bytes(pickle.dumps(jobs))
+    subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
+    return trainings
+
+
+@pytest.mark.parametrize(("stage", "dies"), DEATHS)
+def test_killed_training_ends_as_a_straight_one(stage, dies, killed, straight):
+    arguments, expected = killed[stage, dies], straight["image" if stage == "pretrain" else stage]
+    folder = arguments["out_dir"]
+    assert not (folder / "projectors.safetensors").exists()
+    getattr(train, stage)(**arguments)
+    assert log_of(folder) == log_of(expected)
+    found, wanted = files_of(folder), files_of(expected)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def test_only_steps_after_a_complete_checkpoint_are_repeated(killed, straight, tmp_path):
+    arguments = killed["finetune", "marking"]
+    folder = tmp_path / "copy"
+    shutil.copytree(straight["finetune"], folder)
+    (folder / "projectors.safetensors").unlink()
+    steps = []
+    train.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
+    assert steps == []  # checkpoint-6 is complete
+    (folder / "projectors.safetensors").unlink()
+    (folder / "checkpoint-6" / "COMPLETE").unlink()
+    train.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
+    assert [step[:2] for step in steps] == [(i, 6) for i in range(1, 7)]
+
+
+def test_finished_folder_is_left_as_it_is(experiment, straight, monkeypatch):
+    monkeypatch.setattr(train, "load_model", None)
+    train.pretrain(experiment, "image", straight["image"])
+    train.finetune(experiment, starts(straight), straight["finetune"])
+
+
+def test_folder_of_another_experiment_is_refused(experiment, straight):
+    with pytest.raises(UserError, match=r"holds another experiment \(level: 4 there, 2 now\)"):
+        train.finetune(replace(experiment, level=2), starts(straight), straight["finetune"])
+
+
+def test_levels_and_adapters_share_their_projectors(experiment):
+    other = replace(experiment, name="other", level=2, adapter="max", lora=replace(experiment.lora, r=2))
+    assert train.pretraining_experiment(other, "image") == train.pretraining_experiment(experiment, "image")
+
+
+def test_missing_start_is_refused(experiment, straight, tmp_path):
+    with pytest.raises(UserError, match="no pre-trained projector for stream 'video'"):
+        train.finetune(experiment, {"image": straight["image"]}, tmp_path / "out")
+    with pytest.raises(UserError, match="no projectors in"):
+        train.finetune(experiment, {**starts(straight), "video": tmp_path}, tmp_path / "out")
+
+
+def test_start_of_another_llm_is_refused(experiment, straight, tmp_path):
+    with pytest.raises(UserError, match="trained for another model .llm: "):
+        train.finetune(replace(experiment, llm="elsewhere"), starts(straight), tmp_path / "out")
+
+
+def test_resuming_from_another_start_is_refused(experiment, straight, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(straight["finetune"], folder)
+    (folder / "projectors.safetensors").unlink()
+    with pytest.raises(UserError, match="began otherwise .start: "):
+        train.finetune(
+            replace(experiment), {"image": other_start(straight, tmp_path), "video": straight["video"]}, folder
+        )
+
+
+def other_start(straight, tmp_path) -> Path:
+    from videogpt_plus.checkpoint import save_tensors
+
+    folder = tmp_path / "other"
+    tensors = load_file(straight["image"] / "projectors.safetensors")
+    save_tensors(folder / "projectors.safetensors", {key: value + 1 for key, value in tensors.items()})
+    return folder
+
+
+def test_log_begins_with_what_trains(straight):
+    pretraining, finetuning = log_of(straight["image"])[0], log_of(straight["finetune"])[0]
+    assert set(pretraining["trains"]) == {f"projectors.image.{i}.{n}" for i in (0, 2) for n in ("weight", "bias")}
+    assert set(pretraining["frozen"]) == {"llm", "encoders.image"}
+    assert all("lora_" in name or name.startswith("projectors.") for name in finetuning["trains"])
+    assert sum("lora_" in name for name in finetuning["trains"]) == 2 * 7 * 2  # layers, targets, A and B
+    assert set(finetuning["frozen"]) == {"llm", "encoders.image", "encoders.video"}
+
+
+def test_run_folder_loads_as_it_was_trained(experiment, straight):
+    model = load_model(experiment, straight["finetune"], "cpu", torch.float32)
+    saved = load_file(straight["finetune"] / "checkpoint-6" / "trainable.safetensors")
+    for name, parameter in model.projectors.named_parameters():
+        assert torch.equal(parameter, saved[f"projectors.{name}"])
+    plain = load_model(experiment, None, "cpu", torch.float32)
+    key = "model.layers.0.mlp.up_proj"
+    a, b = (saved[f"llm.base_model.model.{key}.lora_{x}.default.weight"] for x in "AB")
+    merged = plain.llm.get_parameter(f"{key}.weight") + experiment.lora.alpha / experiment.lora.r * b @ a
+    torch.testing.assert_close(model.llm.get_parameter(f"{key}.weight"), merged)
+
+
+def test_projectors_have_their_own_learning_rate(tiny_experiment, straight, tmp_path):
+    still = tiny_training(tiny_experiment, projector_learning_rate=0.0, max_steps=2)
+    train.finetune(still, starts(straight), tmp_path)
+    before = load_file(straight["image"] / "projectors.safetensors") | load_file(
+        straight["video"] / "projectors.safetensors"
+    )
+    after = load_file(tmp_path / "projectors.safetensors")
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in after)
+    adapter = load_file(tmp_path / "adapter_model.safetensors")
+    assert any(value.any() for key, value in adapter.items() if "lora_B" in key)  # begins at zero
+
+
+def test_step_is_the_mean_of_its_passes(tiny_experiment, tmp_path):
+    def losses(accumulation: int) -> list[float]:
+        changes = {"gradient_accumulation_steps": accumulation, "learning_rate": 0.0, "num_train_epochs": 1}
+        folder = tmp_path / str(accumulation)
+        train.pretrain(tiny_training(tiny_experiment, **changes), "image", folder)
+        return [line["loss"] for line in log_of(folder)[1:]]
+
+    one, four = losses(1), losses(4)
+    assert len(one) == 4 and len(four) == 1
+    assert four[0] == pytest.approx(sum(one) / 4, rel=1e-6)
+
+
+def test_two_processes_train_as_one_that_accumulates(tiny_experiment, straight, samples, tmp_path):
+    """Also where one of them has no visual in its batch."""
+    alone = tiny_training(tiny_experiment, max_steps=4)
+    alone = replace(alone, lora=replace(alone.lora, dropout=0.0))
+    train.finetune(alone, starts(straight), tmp_path / "alone")
+    both = replace(alone, finetune=replace(alone.finetune, gradient_accumulation_steps=1))
+    arguments = {"experiment": both, "projectors": starts(straight), "out_dir": tmp_path / "both"}
+    (tmp_path / "jobs").write_bytes(pickle.dumps([Job("finetune", arguments, samples, "never")]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, WORKER, tmp_path / "jobs"], check=True, timeout=300)
+    for one, two in zip(log_of(tmp_path / "alone")[1:], log_of(tmp_path / "both")[1:], strict=True):
+        assert one == pytest.approx(two, rel=1e-5)
+
+
+def test_towers_beside_the_model_change_no_loss(experiment):
+    """What DeepSpeed gets to see holds no encoder, and computes the same."""
+    from videogpt_plus import data
+
+    model = load_model(experiment, None, "cpu", torch.float32)
+    dataset = data.Conversations(experiment.finetune, experiment.streams, model.tokenizer, 8, "unused")
+    batch = data.collate([dataset[0], dataset[1]], pad_id=0)
+    before = model(**batch).loss
+    train._keep_from_deepspeed(model, torch.device("cpu"))
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"llm", "projectors"}
+    assert torch.equal(model(**batch).loss, before)
+
+
+def test_data_workers_change_nothing(experiment, straight, tmp_path):
+    train.pretrain(experiment, "image", tmp_path, workers=2)
+    assert log_of(tmp_path) == log_of(straight["image"])
+
+
+def test_gradient_checkpointing_changes_no_loss(tiny_experiment, straight, tmp_path):
+    changed = tiny_training(tiny_experiment, gradient_checkpointing=True, max_steps=2)
+    train.finetune(changed, starts(straight), tmp_path)
+    assert log_of(tmp_path)[1]["loss"] == log_of(straight["finetune"])[1]["loss"]
+
+
+def test_bf16_keeps_what_trains_in_float32(tiny_experiment, tmp_path):
+    train.pretrain(tiny_training(tiny_experiment, bf16=True, max_steps=1), "video", tmp_path)
+    assert {v.dtype for v in load_file(tmp_path / "projectors.safetensors").values()} == {torch.float32}
+
+
+def test_lost_loss_names_the_step_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
+    wild = tiny_training(tiny_experiment, learning_rate=1e30, save_steps=1, warmup_ratio=0.0)
+    with pytest.raises(UserError, match=r"loss is nan at step 2.*lower the learning rate"):
+        train.pretrain(wild, "image", tmp_path)
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert not (tmp_path / "projectors.safetensors").exists()
+
+
+@pytest.mark.parametrize("limit", [100, 10_000, 40_000])
+def test_full_disk_is_one_line(limit, experiment, tmp_path):
+    """A limit on the size of files stands for a full disk: for experiment.json, for a checkpoint's files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(UserError, match="cannot write .*test_full_disk"):
+            train.pretrain(experiment, "image", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_impossible_folder_is_one_line(experiment, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        train.pretrain(experiment, "image", tmp_path / "file" / "out")
+
+
+def test_unknown_stream_is_named(experiment, tmp_path):
+    with pytest.raises(UserError, match="unknown stream 'audio'; choose from: image, video"):
+        train.pretrain(experiment, "audio", tmp_path)
+
+
+def dataset_of(size: int) -> SimpleNamespace:
+    return type("Sized", (SimpleNamespace,), {"__len__": lambda self: size})()
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "passes"),
+    [
+        ({}, 1, 3),  # 10 samples by 4
+        ({"num_train_epochs": 2.5}, 1, 8),
+        ({"num_train_epochs": 2.5, "max_steps": 2, "gradient_accumulation_steps": 3}, 1, 6),
+        ({}, 2, 4),  # every process makes as many passes
+    ],
+)
+def test_passes_of_a_training(changes, processes, passes):
+    training = Training(data="TINY", per_device_train_batch_size=4, **changes)
+    batches = train.training_batches(dataset_of(10), training, processes)
+    assert len(batches) == passes
+    assert sorted(i for batch in batches[:3] for i in batch) == list(range(10))
+    assert batches == train.training_batches(dataset_of(10), training, processes)
+    assert batches != train.training_batches(dataset_of(10), replace(training, seed=1), processes)
+
+
+def test_epochs_have_orders_of_their_own():
+    training = Training(data="TINY", per_device_train_batch_size=10, num_train_epochs=2)
+    first, second = train.training_batches(dataset_of(10), training, 1)
+    assert sorted(first) == sorted(second) and first != second
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"zero_optimization": {"stage": 3}}, "stage3_gather_16bit_weights_on_model_save"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamW"}}, "projector_learning_rate"),
+        (None, "cannot read the DeepSpeed json"),
+    ],
+)
+def test_deepspeed_json_that_would_lose_something_is_refused(config, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("videogpt_plus.training.trainer.find_spec", lambda name: True)
+    path = tmp_path / "zero.json"
+    path.write_text("{" if config is None else json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        check_deepspeed(str(path), Training(data="TINY", projector_learning_rate=2e-5))
+
+
+def test_parameter_of_size_zero_is_refused():
+    model = torch.nn.ModuleDict({"projectors": torch.nn.Linear(2, 2)})
+    model["projectors"].weight.data = torch.empty(0)
+    with pytest.raises(UserError, match="projectors.weight has size 0: ZeRO-3"):
+        train.trainable_parameters(model)

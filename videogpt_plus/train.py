@@ -1,0 +1,266 @@
+"""The two stages of training: a stream's projector alone, then LoRA and all projectors at a pool level.
+
+Both fill a run folder (training/folder.py) and go on from its latest complete checkpoint: on a CPU the files of
+an interrupted training are those of a straight one, bit for bit. A finished folder is left as it is.
+
+Gradient accumulation: a forward pass's loss is the mean over its supervised tokens, and a step descends the mean
+of its passes. So a pass with few supervised tokens weighs as much as one with many, as in the reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from transformers import set_seed
+
+from videogpt_plus import data
+from videogpt_plus.checkpoint import projector_key, save_tensors, write_json
+from videogpt_plus.configs import Experiment, Training
+from videogpt_plus.models import load_model
+from videogpt_plus.training.folder import (
+    FINISHED,
+    Log,
+    as_json,
+    claim,
+    complete_checkpoints,
+    difference,
+    remove_incomplete_checkpoints,
+    step_of,
+)
+from videogpt_plus.training.trainer import StageTrainer, check_deepspeed, is_projector, training_arguments
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.models.dual_encoder import DualEncoderVLM
+
+Progress = Callable[[int, int, float], None]
+
+
+def pretrain(
+    experiment: Experiment,
+    stream_name: str,
+    out_dir: str | Path,
+    *,
+    deepspeed: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Trains the projector of one stream at level 1, with its encoder and the LLM frozen.
+
+    Writes `projectors.safetensors`, `experiment.json` and `log.jsonl` into `out_dir`. `deepspeed` is a
+    DeepSpeed json, `workers` how many processes read clips (unless told, 4 with a GPU and 0 without), `progress`
+    is called after each step with (step, steps, loss). Raises UserError.
+    """
+    stage = pretraining_experiment(experiment, stream_name)
+
+    def build(dtype: torch.dtype) -> DualEncoderVLM:
+        return load_model(stage, None, "cpu", dtype)
+
+    _train(stage, Path(out_dir), build, deepspeed, workers, progress)
+
+
+def finetune(
+    experiment: Experiment,
+    projectors: Mapping[str, str | Path],
+    out_dir: str | Path,
+    *,
+    deepspeed: str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Trains LoRA on the LLM and all projectors at the experiment's level.
+
+    `projectors` gives each stream its pre-training folder. Writes what `pretrain` writes and PEFT's
+    `adapter_model.safetensors` and `adapter_config.json`. The other arguments are those of `pretrain`.
+    """
+    _check_starts(experiment, projectors)
+
+    def build(dtype: torch.dtype) -> DualEncoderVLM:
+        model = load_model(experiment, None, "cpu", dtype)
+        for name, folder in projectors.items():
+            model.load_projectors(folder, [name])
+        model.add_lora(experiment.lora)
+        return model
+
+    _train(experiment, Path(out_dir), build, deepspeed, workers, progress)
+
+
+def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
+    """What a stream's pre-training depends on and no more: all levels and adapters share its projector."""
+    streams, trainings = dict(experiment.streams), dict(experiment.pretrain)
+    if stream_name not in streams or stream_name not in trainings:
+        raise UserError(f"unknown stream '{stream_name}'; choose from: {', '.join(trainings)}")
+    training = trainings[stream_name]
+    return Experiment(
+        name=f"pretrain_{stream_name}",
+        llm=experiment.llm,
+        streams=((stream_name, streams[stream_name]),),
+        pretrain=((stream_name, training),),
+        finetune=training,
+        num_frames=experiment.num_frames,
+        family=experiment.family,
+    )
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Numbers of values: "trains" by each parameter's name, "frozen" by part (llm, encoders.image, ...).
+
+    UserError: a parameter has no values, because DeepSpeed's ZeRO-3 took them before the weights were read.
+    """
+    trains, frozen = {}, Counter()
+    for name, parameter in model.named_parameters():
+        if parameter.numel() == 0:
+            raise UserError(
+                f"{name} has size 0: ZeRO-3 divided the model before its weights were read; "
+                "begin the training in a fresh process, or use a ZeRO-2 json"
+            )
+        if parameter.requires_grad:
+            trains[name] = parameter.numel()
+        else:
+            first, second, *_ = name.split(".")
+            frozen[f"{first}.{second}" if first == "encoders" else first] += parameter.numel()
+    return {"trains": trains, "frozen": dict(frozen)}
+
+
+def training_batches(dataset: data.Conversations, training: Training, processes: int) -> list[list[int]]:
+    """Indices of every forward pass of the whole training, a pure function of the seed.
+
+    Pass i is of process i modulo `processes`; a step takes `gradient_accumulation_steps` of each process.
+    """
+    size, passes = training.per_device_train_batch_size, processes * training.gradient_accumulation_steps
+    lengths = dataset.modality_lengths() if training.group_by_modality_length else None
+    count = training.num_train_epochs * math.ceil(len(dataset) / size)
+    if training.max_steps > 0:
+        count = min(count, training.max_steps * passes)
+    count = math.ceil(count / processes) * processes  # every process makes as many passes
+    batches: list[list[int]] = []
+    epoch = 0
+    while len(batches) < count:
+        order = data.epoch_order(len(dataset), training.seed, epoch, lengths, size, passes)
+        batches += [order[i : i + size] for i in range(0, len(order), size)]
+        epoch += 1
+    return batches[:count]
+
+
+def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) -> None:
+    """UserError unless every stream has a start, pre-trained with the same LLM and encoder."""
+    streams = dict(experiment.streams)
+    for name in projectors.keys() - streams.keys():
+        raise UserError(f"unknown stream '{name}'; choose from: {', '.join(streams)}")
+    for name in streams.keys() - projectors.keys():
+        if streams[name].projector != "identity":  # which has no weights
+            raise UserError(f"no pre-trained projector for stream '{name}': pre-train it and name its folder")
+    for name, folder in projectors.items():
+        recorded = Path(folder) / "experiment.json"
+        if not recorded.exists():  # the reference's folders have none; wrong shapes are found on loading
+            continue
+        wanted = pretraining_experiment(experiment, name)
+        found = json.loads(recorded.read_text())
+        parts = {"llm": wanted.llm, "streams": as_json(wanted)["streams"]}
+        if told := difference(found, parts):
+            raise UserError(f"the projector in {folder} was trained for another model ({told}): pre-train it again")
+
+
+def _train(
+    experiment: Experiment,
+    out_dir: Path,
+    build: Callable[[torch.dtype], DualEncoderVLM],
+    deepspeed: str | None,
+    workers: int | None,
+    progress: Progress | None,
+) -> None:
+    """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
+    training = experiment.finetune
+    check_deepspeed(deepspeed, training)
+    if claim(out_dir, experiment):
+        return
+    set_seed(training.seed)  # random projectors and LoRA
+    model = build(torch.bfloat16 if training.bf16 else torch.float32)
+    if training.gradient_checkpointing:
+        model.llm.activation_checkpointing_enable()
+    parameters = trainable_parameters(model)
+    if not parameters["trains"]:
+        raise UserError(f"nothing trains in '{experiment.name}': an 'identity' projector needs no pre-training")
+    dataset = data.Conversations(
+        training, experiment.streams, model.tokenizer, experiment.num_frames, out_dir / "substituted.jsonl"
+    )
+    args = training_arguments(training, out_dir, deepspeed)
+    if deepspeed:
+        _keep_from_deepspeed(model, args.device)
+    batches = training_batches(dataset, training, args.world_size)
+    rate = training.projector_learning_rate
+    log = Log(out_dir / "log.jsonl")
+    trainer = StageTrainer(
+        model,
+        args,
+        dataset,
+        partial(data.collate, pad_id=model.tokenizer.pad_token_id),
+        batches,
+        training.learning_rate if rate is None else rate,
+        log,
+        progress,
+        workers=4 * torch.cuda.is_available() if workers is None else workers,
+    )
+    header = {
+        "experiment": experiment.name,
+        "start": _digest(model),
+        "samples": len(dataset),
+        "processes": args.world_size,
+        **parameters,
+    }
+    if args.should_save:
+        remove_incomplete_checkpoints(out_dir)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
+    if args.should_save:
+        log.start(header, step_of(checkpoint) if checkpoint else 0)
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    tensors = trainer.trained_tensors()
+    if args.should_save:
+        _save(model, tensors, out_dir)
+    trainer.accelerator.wait_for_everyone()
+
+
+def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
+    """Holds encoders and adapters beside the tree of modules that DeepSpeed divides, hooks and saves.
+
+    ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals.
+    """
+    for name in ("encoders", "adapters"):
+        part = getattr(model, name)
+        assert not any(p.requires_grad for p in part.parameters()), f"{name} train: DeepSpeed has to know them"
+        delattr(model, name)
+        object.__setattr__(model, name, part.to(device))  # Module's own would register it again
+
+
+def _digest(model: nn.Module) -> str:
+    """Of the values that training starts from: a resumed one must start from the same."""
+    tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
+
+
+def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], out_dir: Path) -> None:
+    """Writes the weights from the trained parameters by name; the file that says "finished" comes last."""
+    lora = {n.removeprefix("llm."): t for n, t in tensors.items() if n.startswith("llm.")}
+    if lora:
+        from peft import get_peft_model_state_dict
+
+        adapter = get_peft_model_state_dict(model.llm, state_dict=lora, save_embedding_layers=False)
+        save_tensors(out_dir / "adapter_model.safetensors", adapter)
+        config = {**model.llm.peft_config["default"].to_dict(), "inference_mode": True}
+        # Sorted, for the order of a set differs from process to process.
+        listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        write_json(out_dir / "adapter_config.json", listed)
+    split = [n.removeprefix("projectors.").partition(".") + (t,) for n, t in tensors.items() if is_projector(n)]
+    assert len(lora) + len(split) == len(tensors), "something trained that no file holds"
+    save_tensors(out_dir / FINISHED, {f"{projector_key(stream)}.{key}": t for stream, _, key, t in split})

@@ -1,0 +1,1 @@
+"""The machinery below `videogpt_plus.train`: the run folder (no torch) and the Trainer that fills it."""

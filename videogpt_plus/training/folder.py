@@ -1,0 +1,146 @@
+"""The folder that a training fills: experiment.json, log.jsonl, checkpoint-N/, and the weights at the end.
+
+Whatever is here survives kill -9 and a power cut: a file appears whole, a checkpoint counts only when its
+COMPLETE marker stands, which is written after all else is on the disk, and `projectors.safetensors` comes last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from videogpt_plus.checkpoint import write_bytes, write_json
+from videogpt_plus.configs import Experiment
+from videogpt_plus.types import UserError
+
+COMPLETE = "COMPLETE"
+#: The file that a training writes last.
+FINISHED = "projectors.safetensors"
+#: Texts of torch's zip writer when the disk is full.
+TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error")
+
+
+def as_json(experiment: Experiment) -> dict:
+    """The experiment as it is read back from experiment.json."""
+    return json.loads(json.dumps(asdict(experiment)))
+
+
+def claim(folder: Path, experiment: Experiment) -> bool:
+    """Writes experiment.json into a new `folder`; returns whether the training of it is finished.
+
+    UserError: the folder belongs to another experiment, or cannot be written.
+    """
+    path, wanted = folder / "experiment.json", as_json(experiment)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_json(path, wanted)
+    if (found := json.loads(path.read_text())) != wanted:
+        raise UserError(
+            f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
+        )
+    return (folder / FINISHED).exists()
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what a full, read-only or impossible `folder` raises into a UserError that names it."""
+    advice = "free space there or choose another output folder, then run the same command again: it goes on"
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}; {advice}") from error
+    except RuntimeError as error:
+        # torch.save tells of a full disk only in the text of a RuntimeError.
+        if not any(sign in str(error) for sign in TORCH_WRITE_ERRORS):
+            raise
+        raise UserError(f"cannot write into {folder}: {str(error).splitlines()[0]}; {advice}") from error
+
+
+def flush_to_disk(path: Path) -> None:
+    """Returns when the file or folder `path` is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def mark_complete(checkpoint: Path) -> None:
+    """Makes `checkpoint` count, once it is on the disk, and removes those before it."""
+    with writing(checkpoint.parent):
+        for file in checkpoint.rglob("*"):
+            flush_to_disk(file)
+        flush_to_disk(checkpoint)
+        flush_to_disk(checkpoint.parent / "log.jsonl")
+    write_bytes(checkpoint / COMPLETE, b"")
+    for old in complete_checkpoints(checkpoint.parent)[:-1]:
+        (old / COMPLETE).unlink()  # first, so that a half-removed checkpoint does not count
+        shutil.rmtree(old)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of `folder` that count, oldest step first."""
+    found = [c for c in folder.glob("checkpoint-*") if (c / COMPLETE).exists()]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """`checkpoint-12` -> 12."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
+def remove_incomplete_checkpoints(folder: Path) -> None:
+    """Removes what a killed run left half-written."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / COMPLETE).exists():
+            with writing(folder):
+                shutil.rmtree(checkpoint)
+
+
+class Log:
+    """`log.jsonl`: one header line that says what trains, then one line a step."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def start(self, header: dict, step: int) -> None:
+        """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
+        kept = [header]
+        if step:
+            lines = self.path.read_text().splitlines()
+            if told := difference(json.loads(lines[0]), header):
+                raise UserError(
+                    f"{self.path.parent} holds a training that began otherwise ({told}): "
+                    "remove the folder or choose another one"
+                )
+            kept += [json.loads(line) for line in lines[1 : step + 1]]
+            assert [line["step"] for line in kept[1:]] == list(range(1, step + 1)), self.path
+        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def append(self, line: dict) -> None:
+        """Adds one step."""
+        with writing(self.path.parent), self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def difference(then: dict, now: dict) -> str:
+    """What of `now` was otherwise `then`, in words; empty if nothing was."""
+    changed = [key for key in now if then.get(key) != now[key]]
+    return "; ".join(f"{key}: {then.get(key)!r:.80} there, {now[key]!r:.80} now" for key in changed)
+
+
+def check_finite(step: int, **values: float) -> None:
+    """Stops a training whose numbers are lost, before a checkpoint keeps them."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name} is {value} at step {step}, so the weights are lost: lower the learning rate, "
+                "warm up longer or turn bf16 off; the last checkpoint is untouched"
+            )
