@@ -1,0 +1,148 @@
+"""The sweep end to end on tiny random parts: what it writes, what it skips, what it survives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sweep_worker import ARGS, prepare
+
+from videogpt_plus import cli, experiments
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, tiny_experiment):
+    """A folder in which the sweep has run once."""
+    folder = tmp_path_factory.mktemp("sweep")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare(folder, tiny_experiment)
+        cli.main(ARGS)
+        yield folder
+        del experiments.EXPERIMENTS["tiny"]
+
+
+def answers(folder: Path) -> dict[str, list[dict]]:
+    found = {}
+    for path in sorted(folder.glob("results/tiny/*/answers*/answers.jsonl")):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line.pop("seconds")
+        found[path.parent.relative_to(folder).as_posix()] = lines
+    return found
+
+
+def times(folder: Path) -> dict[str, int]:
+    names = ("*.safetensors", "answers.jsonl", "cell.json")
+    root = folder / "results/tiny"
+    return {str(p): p.stat().st_mtime_ns for name in names for p in root.rglob(name) if "report" not in p.parts}
+
+
+def test_a_sweep_leaves_every_artifact(swept):
+    root = swept / "results/tiny"
+    assert {p.name for p in (root / "report").iterdir()} == {
+        "index.html", "sweep.csv", "sweep.md", "accuracy_vs_tokens.png", "tasks_by_level.png",
+    }  # fmt: skip
+    with (root / "report/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {(r["level"], r["visual_tokens"]) for r in rows} == {("2", "416"), ("16", "16")}
+    assert {r["control"] for r in rows} == {"none", "blind", "one_frame"}
+    for name in ("tiny_pool2", "tiny_pool16"):
+        assert json.loads((root / name / "experiment.json").read_text())["name"] == name
+        assert (root / name / "adapter_model.safetensors").is_file()
+
+
+def test_every_question_has_one_line_with_what_the_model_was_shown(swept):
+    found = answers(swept)
+    assert len(found) == 6
+    assert all(len(lines) == len({line["key"] for line in lines}) == 20 for lines in found.values())
+    assert {line["visual_tokens"] for line in found["results/tiny/tiny_pool2/answers"]} == {416}
+    assert {line["visual_tokens"] for line in found["results/tiny/tiny_pool2/answers_blind"]} == {0}
+
+
+def test_a_finished_sweep_does_nothing_again(swept, capsys):
+    before = times(swept)
+    cli.main(ARGS)
+    assert times(swept) == before
+    assert capsys.readouterr().out.count("finished before") == 10
+
+
+def test_a_dry_run_lists_every_cell_with_its_command_and_runs_none(swept, capsys):
+    cli.main([*ARGS, "--name", "other", "--dry-run"])
+    out = capsys.readouterr().out
+    assert not (swept / "results/other").exists()
+    assert "videogpt-plus pretrain tiny image --output results/other/pretrain/image" in out
+    assert "videogpt-plus answer results/other/tiny_pool16 --control one_frame" in out
+    assert out.count("to do") == 11
+
+
+def test_a_cell_whose_inputs_are_missing_says_which(swept, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*ARGS, "--name", "other", "--cell", "2"])
+    assert stop.value.code == 2
+    assert "needs results/other/pretrain/image, which is not finished" in capsys.readouterr().err
+
+
+def test_a_changed_config_redoes_what_it_touches_and_keeps_the_old(swept, monkeypatch, capsys):
+    tiny = experiments.EXPERIMENTS["tiny"]
+    changed = replace(tiny, finetune=replace(tiny.finetune, learning_rate=2e-3))
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", changed)
+    before = times(swept)
+    cli.main([*ARGS, "--controls"])
+    out, after = capsys.readouterr().out, times(swept)
+    assert out.count("finished before") == 2  # both pre-trainings
+    assert len(list((swept / "results/tiny").glob("tiny_pool2.old-*"))) == 1
+    pretrained = [p for p in before if "pretrain" in p]
+    assert pretrained and all(before[p] == after[p] for p in pretrained)
+    trained = str(swept / "results/tiny/tiny_pool2/adapter_model.safetensors")
+    assert before[trained] != after[trained]
+
+
+def test_a_longer_answer_redoes_the_answers_alone(swept, monkeypatch):
+    cli.main(ARGS)
+    before = times(swept)
+    tiny = experiments.EXPERIMENTS["tiny"]
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", replace(tiny, num_frames=tiny.num_frames, max_new_tokens=2))
+    cli.main(ARGS)
+    after = times(swept)
+    weights = [p for p in before if p.endswith(".safetensors") and ".old-" not in p]
+    assert weights and all(after.get(p) == before[p] for p in weights)
+    path = str(swept / "results/tiny/tiny_pool2/answers/answers.jsonl")
+    assert before[path] != after[path]
+
+
+def test_a_sweep_killed_again_and_again_ends_with_the_same_answers(tmp_path, swept):
+    def child() -> subprocess.Popen:
+        worker = Path(__file__).with_name("sweep_worker.py")
+        return subprocess.Popen([sys.executable, worker], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    moments, kills = random.Random(0), 0
+    while kills < 4:
+        process = child()
+        seen = len(list(tmp_path.rglob("cell.json")))
+        while process.poll() is None and len(list(tmp_path.rglob("cell.json"))) < seen + 1:
+            time.sleep(0.05)
+        time.sleep(moments.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    last = child()
+    out, _ = last.communicate()
+    assert last.returncode == 0, out.decode()
+    straight = tmp_path / "straight"
+    straight.mkdir()
+    # The same command without a kill, in a folder of its own.
+    worker = Path(__file__).with_name("sweep_worker.py")
+    subprocess.run([sys.executable, worker], cwd=straight, check=True, capture_output=True)
+    assert answers(tmp_path) == answers(straight)
+    for name in ("tiny_pool2", "tiny_pool16"):
+        file = f"results/tiny/{name}/adapter_model.safetensors"
+        assert (tmp_path / file).read_bytes() == (straight / file).read_bytes()

@@ -1,0 +1,187 @@
+"""A sweep as a list of cells: projectors pre-trained once, then for every model training and answers, then a report.
+
+A cell is one command that fills one folder. It is finished when its `cell.json` says so and says that it was made
+from what it would be made from now: configs, weights, data, and the outputs of the cells before it. So changing a
+config redoes exactly what it touches. What a changed cell had written is moved aside, never deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from videogpt_plus import fingerprint
+from videogpt_plus.adapters import num_visual_tokens
+from videogpt_plus.checkpoint import write_json
+from videogpt_plus.configs import Experiment, Stream, Training
+from videogpt_plus.mixtures import get_mixture
+from videogpt_plus.types import UserError
+
+#: Written into a cell's folder: what it was made from, and whether it is finished.
+RECORD = "cell.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One step of a sweep."""
+
+    #: "pretrain", "train", "answer" or "report".
+    kind: str
+    #: Its output folder.
+    folder: Path
+    #: Arguments of `videogpt-plus` that do the same.
+    command: tuple[str, ...]
+    #: What it is made of; None for the report, which reads its cells.
+    experiment: Experiment | None = None
+    #: The stream of a pre-training.
+    stream: str = ""
+    #: What an answer cell withholds from the model; None for nothing.
+    control: str | None = None
+    #: Questions a task at most in an answer cell; None for all.
+    limit: int | None = None
+    #: Folders of the cells that have to be finished before.
+    needs: tuple[Path, ...] = ()
+
+    @property
+    def title(self) -> str:
+        what = {"pretrain": self.stream, "answer": self.control or "all frames"}.get(self.kind)
+        name = self.experiment.name if self.experiment and self.kind != "pretrain" else ""
+        return " ".join(part for part in (self.kind, name, f"({what})" if what else "") if part)
+
+
+def plan(
+    base: Experiment,
+    experiments: Sequence[Experiment],
+    root: Path,
+    controls: Sequence[str] = ("blind", "one_frame"),
+    limit: int | None = None,
+) -> list[Cell]:
+    """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors."""
+    pretrain = {
+        name: Cell(
+            "pretrain",
+            root / "pretrain" / name,
+            ("pretrain", base.name, name, "--output", str(root / "pretrain" / name)),
+            base,
+            stream=name,
+        )
+        for name, _ in base.streams
+    }
+    starts = [f"{name}={cell.folder}" for name, cell in pretrain.items()]
+    cells, answers = list(pretrain.values()), []
+    for e in experiments:
+        folder = root / e.name
+        needs = tuple(cell.folder for cell in pretrain.values())
+        command = ("train", e.name, "--projectors", *starts, "--output", str(folder))
+        cells.append(Cell("train", folder, command, e, needs=needs))
+        answers += [_answer_cell(e, folder, control, limit) for control in (None, *controls)]
+    report = Cell("report", root / "report", ("report", str(root)), needs=tuple(a.folder for a in answers))
+    return [*cells, *answers, report]
+
+
+def _answer_cell(experiment: Experiment, run: Path, control: str | None, limit: int | None) -> Cell:
+    command = ["answer", str(run)]
+    command += ["--control", control] if control else []
+    command += ["--limit", str(limit)] if limit else []
+    return Cell("answer", answers_folder(run, control, limit), tuple(command), experiment, "", control, limit, (run,))
+
+
+def answers_folder(run: Path, control: str | None, limit: int | None = None) -> Path:
+    """`RUN/answers`, `RUN/answers_blind`, ...; a limited benchmark has a folder of its own."""
+    return run / ("answers" + (f"_{control}" if control else "") + (f"_first{limit}" if limit else ""))
+
+
+def inputs(cell: Cell) -> dict[str, object]:
+    """What the cell's output depends on, told by content."""
+    e = cell.experiment
+    if e is None:
+        return {}
+    before = {folder.name: _outputs(folder) for folder in cell.needs}
+    if cell.kind == "pretrain":
+        training = dict(e.pretrain)[cell.stream]
+        stream = dict(e.streams)[cell.stream]
+        return {"llm": _llm(e), "stream": _stream(stream), "frames": e.num_frames, "training": _training(training)}
+    if cell.kind == "train":
+        settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "lora": vars(e.lora)}
+        streams = [_stream(stream) for _, stream in e.streams]
+        return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
+    settings = {"control": cell.control, "limit": cell.limit, "max_new_tokens": e.max_new_tokens}
+    return {"before": before, "benchmark": _benchmark(e.benchmark_root), **settings}
+
+
+def _llm(experiment: Experiment) -> str:
+    return fingerprint.of_path(experiment.llm)
+
+
+def _stream(stream: Stream) -> dict[str, object]:
+    size = vars(stream.size) if stream.size else None
+    return {**vars(stream), "weights": fingerprint.of_path(stream.weights), "size": size}
+
+
+def _training(training: Training) -> dict[str, object]:
+    data = [(fingerprint.of_path(annotations), media) for annotations, media in get_mixture(training.data)]
+    # Where checkpoints fall does not change what comes out.
+    return {**vars(replace(training, save_steps=0)), "data": data}
+
+
+def _benchmark(root: str) -> str:
+    return fingerprint.of_value([fingerprint.of_path(Path(root) / name) for name in ("json", "tasks.json")])
+
+
+def _outputs(folder: Path) -> str:
+    """The trained weights of a folder."""
+    names = ("adapter_model.safetensors", "projectors.safetensors")
+    return fingerprint.of_value([fingerprint.of_path(folder / name) for name in names])
+
+
+def is_finished(cell: Cell) -> bool:
+    """Whether the cell's output stands and was made from what it would be made from now."""
+    record = _record(cell)
+    return bool(record) and record["finished"] and record["inputs"] == _as_json(inputs(cell))
+
+
+def begin(cell: Cell) -> Path | None:
+    """Make the folder ready: a half-made one from the same inputs goes on, one from others is moved aside.
+
+    Returns where the old output went, or None. UserError: a cell that it needs is not finished.
+    """
+    for folder in cell.needs:
+        if not (folder / RECORD).is_file() or not json.loads((folder / RECORD).read_text())["finished"]:
+            raise UserError(f"{cell.title} needs {folder}, which is not finished: run that cell of the sweep first")
+    wanted, record, moved = _as_json(inputs(cell)), _record(cell), None
+    if cell.folder.exists() and record is not None and record["inputs"] != wanted:
+        moved = cell.folder.with_name(f"{cell.folder.name}.old-{fingerprint.of_value(record['inputs'])[:8]}")
+        while moved.exists():
+            moved = moved.with_name(moved.name + "+")
+        cell.folder.rename(moved)
+    write_json(cell.folder / RECORD, {"inputs": wanted, "finished": False})
+    return moved
+
+
+def finish(cell: Cell, seconds: float) -> None:
+    """The cell's output is whole."""
+    write_json(cell.folder / RECORD, {"inputs": _as_json(inputs(cell)), "finished": True, "seconds": round(seconds, 1)})
+
+
+def _record(cell: Cell) -> dict | None:
+    path = cell.folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _as_json(value: object) -> object:
+    return json.loads(json.dumps(value))
+
+
+def describe(cells: Sequence[Cell]) -> list[tuple[str, str, str, str]]:
+    """Rows (number, what, state, command) for `--dry-run`."""
+    rows = []
+    for i, cell in enumerate(cells):
+        tokens = ""
+        if cell.kind == "train":
+            tokens = f", {num_visual_tokens(cell.experiment, cell.experiment.num_frames)} visual tokens"
+        state = "finished" if cell.experiment and is_finished(cell) else "to do"
+        rows.append((str(i), cell.title + tokens, state, "videogpt-plus " + shlex.join(cell.command)))
+    return rows
