@@ -12,6 +12,7 @@ from typing import Literal
 
 import tyro
 
+from videogpt_plus.checkpoint import located
 from videogpt_plus.experiments import TOY_WEIGHTS
 
 
@@ -21,7 +22,7 @@ def main(
     minutes: float = 1e9,
     seed: int = 0,
     first: int = 0,
-    output: Path = TOY_WEIGHTS,
+    output: Path | None = None,
 ) -> None:
     """Train one part and write its weights and `PART.log`.
 
@@ -30,9 +31,10 @@ def main(
         steps: Steps at most.
         minutes: Minutes at most; the learning rate falls with whichever runs out first.
         seed: Of the scenes and the weights.
-        first: Only for llm: go on from the weights that it saved at this step.
-        output: Folder of the weights.
+        first: Go on from the weights that were saved at this step.
+        output: Folder of the weights; the package's own when not given.
     """
+    output = output or located(TOY_WEIGHTS)
     output.mkdir(parents=True, exist_ok=True)
     with open(output / f"{part}.log", "a" if first else "w") as file:
 
@@ -49,7 +51,7 @@ def main(
         else:
             from videogpt_plus.toy.pretrain_encoders import pretrain_encoder
 
-            pretrain_encoder(part, output, steps, log, seed, minutes=minutes)
+            pretrain_encoder(part, output, steps, log, seed, minutes, first)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,19 @@ def projector_key(stream: str) -> str:
     return "mm_projector" if stream == "video" else f"{stream}_mm_projector"
 
 
+#: Before a path inside this package: the toy's weights lie there wherever it is installed.
+PACKAGE = "package:"
+
+
+def located(path: str | Path) -> Path:
+    """The path itself, or the place in this package that `package:...` names."""
+    inside = str(path).removeprefix(PACKAGE)
+    return Path(path) if inside == str(path) else Path(__file__).parent / inside
+
+
 def require(path: str | Path, what: str) -> Path:
-    """`path` if it exists. UserError: it does not."""
-    path = Path(path)
+    """`located(path)` if it exists. UserError: it does not."""
+    path = located(path)
     if not path.exists():
         raise UserError(f"{what} not found: {path} does not exist; download it there or name another path")
     return path

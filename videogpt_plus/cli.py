@@ -421,6 +421,7 @@ def _answers(run: Path, control: str | None, limit: int | None) -> Path:
 
 def _find_run(run: str) -> Path:
     """The folder itself, or the only trained run of that name under results/, or the one that comes with the package."""
+    from videogpt_plus.checkpoint import located
     from videogpt_plus.experiments import TOY_WEIGHTS, get_experiment
 
     folder = Path(run)
@@ -432,7 +433,7 @@ def _find_run(run: str) -> Path:
         raise UserError(f"{folder} is no run folder: it has no experiment.json; name the folder that `train` filled")
     get_experiment(run)
     found = sorted(path.parent for path in Path("results").glob(f"**/{run}/projectors.safetensors"))
-    packaged = TOY_WEIGHTS / "runs" / run
+    packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
         return packaged
     if len(found) != 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path
 
 from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
 from videogpt_plus.types import UserError
@@ -49,17 +48,17 @@ QWEN_1_5B = Experiment(
 QWEN_3B = replace(QWEN_1_5B, name="qwen3b", llm=".cache/qwen2_5/3b_instruction")
 
 # The embedded default: the real classes at a tiny size, weights in the package, data rendered on demand.
-TOY_WEIGHTS = Path(__file__).parent / "toy" / "weights"
+TOY_WEIGHTS = "package:toy/weights"
 TOY = Experiment(
     name="toy",
-    llm=str(TOY_WEIGHTS / "llm"),
+    llm=f"{TOY_WEIGHTS}/llm",
     streams=(
-        ("image", Stream("clip", str(TOY_WEIGHTS / "clip"), pixels=96, grid=12, width=64)),
+        ("image", Stream("clip", f"{TOY_WEIGHTS}/clip", pixels=96, grid=12, width=64)),
         (
             "video",
             Stream(
                 "internvideo2",
-                str(TOY_WEIGHTS / "internvideo2.safetensors"),
+                f"{TOY_WEIGHTS}/internvideo2.safetensors",
                 pixels=64,
                 grid=8,
                 width=64,

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from videogpt_plus.checkpoint import write_json
+from videogpt_plus.checkpoint import located, write_json
 
 #: Hashes of large files by path, size and time of change, so that 3 GB are read once and not once a cell.
 CACHE = Path(".cache/fingerprints.json")
@@ -19,7 +19,7 @@ def of_value(value: object) -> str:
 
 def of_path(path: str | Path) -> str:
     """16 hexadecimal digits of a file's bytes, or of all files of a folder with their names; "absent" without one."""
-    path = Path(path)
+    path = located(path)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
         return of_value([(p.relative_to(path).as_posix(), _of_file(p)) for p in files])

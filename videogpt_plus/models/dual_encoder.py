@@ -272,9 +272,9 @@ def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict
     return {name: stream for name, stream in streams.items() if names is None or name in names}
 
 
-def _load_llm(folder: str, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
+def _load_llm(folder: str | Path, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
     """Qwen2 and its tokenizer from a Hugging Face folder."""
-    require(Path(folder) / "config.json", "LLM folder's config")
+    folder = require(Path(folder) / "config.json", "LLM folder's config").parent
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind != "qwen2":
         raise UserError(f"LLM in {folder} is a '{kind}', not a 'qwen2'; name a folder of Qwen2 or Qwen2.5")

@@ -32,6 +32,8 @@ STREAMS = dict(TOY.streams)
 #: InternVideo2 sees stills alone in its first steps: they cost a quarter, and shapes are the same in both.
 STILLS = 1500
 STILL_WORDS = torch.from_numpy(IMAGE_WORDS)
+#: Few patches move, and their direction is the hardest word.
+WEIGHT = 1 + 5 * (1 - STILL_WORDS)
 
 
 def through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
@@ -44,15 +46,16 @@ def through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
 class Pictures(IterableDataset):
     """Endless batches of pixels "b t 3 p p" and word shares "b t h w k" for one stream."""
 
-    def __init__(self, stream: Stream, batch: int, seed: int):
-        self.stream, self.batch, self.seed = stream, batch, seed
+    def __init__(self, stream: Stream, batch: int, seed: int, first: int = 0):
+        self.stream, self.batch, self.seed, self.first = stream, batch, seed, first
         self.video = stream.encoder == "internvideo2"
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         torch.set_num_threads(1)
         info = torch.utils.data.get_worker_info()
-        rng, prepare = np.random.default_rng((self.seed, info.id if info else 0)), preprocessor(self.stream)
-        for number in count():
+        rng = np.random.default_rng((self.seed, self.first, info.id if info else 0))
+        prepare = preprocessor(self.stream)
+        for number in count(self.first):
             frames = 4 if self.video and number >= STILLS and rng.random() < 0.8 else 1
             pairs = [
                 self.sample(rng, prepare, frames)
@@ -61,7 +64,7 @@ class Pictures(IterableDataset):
             yield torch.stack([p for p, _ in pairs]), torch.stack([w for _, w in pairs])
 
     def sample(self, rng, prepare, frames: int) -> tuple[Tensor, Tensor]:
-        if rng.random() < 0.5:
+        if rng.random() < (0.8 if frames > 1 else 0.5):
             scene, first = world.random_things(rng, frames), 0
         else:
             tasks = list(world.TASKS.values())
@@ -107,10 +110,12 @@ def save_processor(stream: Stream) -> None:
 
 @torch.no_grad()
 def start_chunks(tower: nn.Module) -> None:
-    """Every frame of a chunk begins with the places that stills have learned."""
+    """Every frame of a chunk begins with the places that stills have learned, and with a mark of its own."""
     still = tower.img_pos_embed
     tower.pos_embed[:, :1] += still[:, :1]
     tower.pos_embed[:, 1:] += still[:, 1:].repeat(1, tower.chunk, 1)
+    marks = still.std() * torch.randn(tower.chunk, 1, still.shape[-1])
+    tower.pos_embed[:, 1:] += marks.repeat_interleave(still.shape[1] - 1, 0).flatten(0, 1)
 
 
 def clip_grid(tower: nn.Module, pixels: Tensor, grid: int) -> Tensor:
@@ -120,44 +125,53 @@ def clip_grid(tower: nn.Module, pixels: Tensor, grid: int) -> Tensor:
     return hidden[:, 1:].reshape(b, t, grid, grid, -1)
 
 
-def pretrain_encoder(part: str, output: Path, steps: int, log, seed: int = 0, minutes: float = 1e9) -> None:
-    """Write `clip/` or `internvideo2.safetensors` to `output`; `log(line)` takes the progress."""
-    from videogpt_plus.checkpoint import save_tensors
+def pretrain_encoder(
+    part: str, output: Path, steps: int, log, seed: int = 0, minutes: float = 1e9, first: int = 0
+) -> None:
+    """Write `clip/` or `internvideo2.safetensors` to `output`; `log(line)` takes the progress.
 
-    torch.manual_seed(seed)
+    `first` above 0 goes on from InternVideo2's weights in `output`, saved at that step, with new heads.
+    """
+    from videogpt_plus.checkpoint import read_tensors, save_tensors
+
+    torch.manual_seed(seed + first)
     clip = part == "clip"
     stream = STREAMS["image" if clip else "video"]
     stream = replace(stream, weights=str(output / Path(stream.weights).name))
     if clip:
         save_processor(stream)
     tower = build(stream).train()
+    if first:
+        tower.load_state_dict(read_tensors(stream.weights))
     words, bits = (nn.Linear(stream.width, len(world.WORDS)) for _ in range(2))
     parameters = [*tower.parameters(), *words.parameters(), *bits.parameters()]
     log(f"{part}: {sum(p.numel() for p in tower.parameters()):,} parameters")
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     began, errors = time.monotonic(), []
-    loader = DataLoader(Pictures(stream, 32 if clip else 12, seed), batch_size=None, num_workers=1, prefetch_factor=4)
-    for step, (pixels, target) in enumerate(loader):
+    pictures = Pictures(stream, 32 if clip else 12, seed, first)
+    loader = DataLoader(pictures, batch_size=None, num_workers=1, prefetch_factor=4)
+    for step, (pixels, target) in enumerate(loader, first):
         if step == STILLS and not clip:
             start_chunks(tower)
-        progress = max(step / steps, (time.monotonic() - began) / 60 / minutes)
+        elapsed = (time.monotonic() - began) / 60
+        progress = max((step - first) / (steps - first), elapsed / minutes)
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step + 1) / 200) * min(1.0, 2 * (1 - progress))
+            group["lr"] = 2e-3 * min(1, (step - first + 1) / 200) * min(1.0, 2 * (1 - progress))
         grid = clip_grid(tower, pixels, stream.grid) if clip else tower(pixels)
         shares = mse_loss(words(grid), target)
-        loss = 40 * (shares + 0.3 * binary_cross_entropy_with_logits(bits(grid), target))
+        weighted = (WEIGHT * (words(grid) - target) ** 2).mean()
+        loss = 40 * (weighted + 0.3 * binary_cross_entropy_with_logits(bits(grid), target, weight=WEIGHT))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         errors.append((shares / target.var()).item())
         if step % 100 == 0:
-            log(
-                f"{part} step {step} ({(time.monotonic() - began) / 60:.1f} min): unexplained share {np.mean(errors[-100:]):.3f}, {by_kind(words(grid), target)}"
-            )
-    log(f"{part} end: unexplained share {np.mean(errors[-200:]):.3f}, {by_kind(words(grid), target)}")
+            kinds = by_kind(words(grid), target)
+            log(f"{part} step {step} ({elapsed:.1f} min): unexplained share {np.mean(errors[-100:]):.3f}, {kinds}")
+    log(f"{part} end: unexplained share {np.mean(errors[-200:]):.3f}")
     if clip:
         tower.save_pretrained(stream.weights)
     else:

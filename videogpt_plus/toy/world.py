@@ -289,7 +289,7 @@ def mask(shape: str, pixels: int) -> np.ndarray:
 
 
 def word_grid(scene: Scene, grid: int, first: int = 0, last: int | None = None) -> np.ndarray:
-    """Float32 "t h w k": for every patch the share of it that deserves each of WORDS; place words only where a thing is."""
+    """Float32 "t h w k": the share of every patch that deserves each of WORDS; a place word only where a thing is."""
     last = scene.segments if last is None else last
     side = STAGE * UNIT // grid
     out = np.zeros((last - first, grid, grid, len(WORDS)), np.float32)
