@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test setup lint clean
 
 demo: setup
-	$(BIN)/videogpt-plus sweep toy
+	$(BIN)/videogpt-plus sweep toy --jobs 2
 
 test: setup
 	$(BIN)/python -m pytest

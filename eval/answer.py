@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from eval.options import parse_option, reference_verdict
 from eval.task import Answerer, Example, Reply, check_control
+from videogpt_plus.checkpoint import read_object, write_bytes
 from videogpt_plus.types import ClipError, UserError
 
 
@@ -98,29 +99,14 @@ def meta_path(path: str | Path) -> Path:
 def read_meta(path: str | Path) -> dict[str, Any]:
     """What the answers in `path` depend on; raises UserError where nothing says so."""
     meta = meta_path(path)
-    try:
-        return json.loads(meta.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{meta} is missing: nothing says which model gave {path}; move the answers away") from error
-    except ValueError as error:
-        raise UserError(f"{meta} is not JSON ({error}); move it and {path} away and answer again") from error
+    if not meta.exists():
+        raise UserError(f"{meta} is missing: nothing says which model gave {path}; move the answers away")
+    return read_object(meta, f"move it and {path} away and answer again")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """`write_bytes_atomically` of the text in UTF-8."""
-    write_bytes_atomically(path, text.encode("utf-8", "backslashreplace"))
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` so that a reader or a kill -9 finds the old file or the new, never a part."""
-    part = path.with_name(path.name + ".part")
-    with _disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+    """`checkpoint.write_bytes` of the text in UTF-8."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _line(

@@ -14,6 +14,13 @@ from eval.task import Example, Task
 from videogpt_plus.types import UserError
 
 KINDS = ("video", "gif", "frames")
+#: Optional fields of `tasks.json`: what they must be, for the reader and in words.
+FIELD_TYPES = {
+    "bounds": (bool, "true or false"),
+    "questions": (int, "a whole number"),
+    "group": (str, "a text"),
+    "needs_level": (int | float, "a number"),
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,9 @@ def _task_folder(path: Path, name: str, entry: Any) -> TaskFolder:
         raise UserError(f"{path}, task '{name}': unknown field '{unknown[0]}'; choose from: {', '.join(fields)}")
     if entry.get("kind", "video") not in KINDS:
         raise UserError(f"{path}, task '{name}': unknown kind {_shown(entry['kind'])}; choose from: {', '.join(KINDS)}")
+    for field, (kind, said) in FIELD_TYPES.items():
+        if entry.get(field) is not None and not isinstance(entry[field], kind):
+            raise UserError(f"{path}, task '{name}': '{field}' must be {said}; found {_shown(entry[field])}")
     return TaskFolder(**entry)
 
 
@@ -130,7 +140,9 @@ def _load_task(root: Path, name: str, table: TaskFolder) -> MultipleChoice:
     path = _annotation(root, name)
     entries = _read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: expected a list of questions; found {_shown(entries)}")
+        raise UserError(
+            f"{path}: expected a list of questions; found {_shown(entries)}; build or download the benchmark again"
+        )
     if table.questions not in (None, len(entries)):
         raise UserError(
             f"{path}: {len(entries)} questions, {table.questions} expected; download it again, "
@@ -200,9 +212,9 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); build or download it again") from error
+    except (ValueError, RecursionError) as error:
         what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
         raise UserError(f"{path}: {what}; build or download it again") from error
 

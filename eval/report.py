@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import plots
-from eval.answer import write_atomically, write_bytes_atomically
+from eval.answer import write_atomically
 from eval.cells import (
     Cell,
     are_grouped,
@@ -32,6 +32,7 @@ from eval.cells import (
 )
 from eval.proof import proof
 from eval.stats import Estimate, compare, detectable, holm, margin
+from videogpt_plus.checkpoint import write_bytes
 from videogpt_plus.types import UserError
 
 __all__ = ["proof", "write_report"]
@@ -73,7 +74,7 @@ def write_report(
         "tasks_by_level.png": plots.tasks_by_level(cells),
     }
     for name, picture in pictures.items():
-        write_bytes_atomically(out_dir / name, picture)
+        write_bytes(out_dir / name, picture)
     write_atomically(out_dir / "sweep.csv", _csv(cells))
     write_atomically(out_dir / "sweep.md", _markdown(title, stamp, tables, list(pictures)))
     write_atomically(out_dir / "index.html", _html(title, stamp, tables, pictures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -48,12 +49,7 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
 def _check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], examples: Sequence[Example]) -> None:
     missing = sum(example.key not in answers for example in examples)
     if missing:
-        control = read_meta(path).get("control") if path.exists() else None
-        option = f" --control {control}" if control else ""
-        raise UserError(
-            f"{path}: {missing} of {len(examples)} answers are missing; "
-            f"finish them with: videogpt-plus answer {path.parent}{option}"
-        )
+        raise UserError(f"{path}: {missing} of {len(examples)} answers are missing; finish them with: {_command(path)}")
     for example in examples:
         found = answers[example.key]["reference"]
         if found != example.reference:
@@ -61,6 +57,16 @@ def _check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], exampl
                 f"{path}: '{example.question}' of {example.video} was asked with the answer {found!r}, the "
                 f"benchmark now says {example.reference!r}; move the answers away and answer again"
             )
+
+
+def _command(path: Path) -> str:
+    """What answers the rest: the folder's name says how it was asked, its meta file where the name does not."""
+    if named := re.fullmatch(r"answers(?:_(blind|one_frame))?(?:_first(\d+))?", path.parent.name):
+        run, control, limit = path.parent.parent, *named.groups()
+    else:
+        run, control, limit = path.parent, read_meta(path).get("control") if path.exists() else None, None
+    options = (f" --control {control}" if control else "") + (f" --limit {limit}" if limit else "")
+    return f"videogpt-plus answer {run}{options}"
 
 
 def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 from eval.task import Example, Reply, frame_for
 from videogpt_plus import chat, encoders, video
@@ -68,10 +67,3 @@ class VideoLLM:
         ids = chat.encode_prompt(self.model.tokenizer, question, counts, self.experiment.finetune.template)
         reply = self.model.generate([ids], [[visual] if visual else []], self.experiment.max_new_tokens)[0]
         return Reply(reply, num_visual_tokens(self.experiment, counts[0]) if counts else 0)
-
-
-def ask_about(model: DualEncoderVLM, experiment: Experiment, path: Path, question: str) -> str:
-    """One question about one video, picture or frame folder. Raises ClipError."""
-    answerer = VideoLLM(model, experiment)
-    clip = video.read_clip(path, experiment.num_frames)
-    return answerer.ask(question, answerer.visual(clip)).text

@@ -11,7 +11,7 @@ from videogpt_plus.experiments import EXPERIMENTS
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 RECIPE = Recipe(test_per_task=2, train_per_task=2, images=8, videos=8)
-ARGS = ["sweep", "tiny", "--levels", "2", "16"]
+ARGS = ["sweep", "tiny", "--levels", "2", "16", "--control-levels", "2", "16"]
 
 
 def prepare(folder: Path, experiment, save_steps: int = 500) -> None:
@@ -36,4 +36,4 @@ if __name__ == "__main__":
     from conftest import make_tiny_experiment
 
     prepare(Path.cwd(), make_tiny_experiment(Path("parts").resolve()), save_steps=1)
-    cli.main(ARGS)
+    cli.main([*ARGS, *sys.argv[1:]])

@@ -75,9 +75,7 @@ def test_mixtures_equal_the_reference():
 
 
 def test_unknown_mixture_names_the_choices():
-    with pytest.raises(
-        UserError, match="unknown dataset mixture 'TOY'; choose from: PRETRAINING, .*TOY_IMAGES"
-    ):
+    with pytest.raises(UserError, match="unknown dataset mixture 'TOY'; choose from: PRETRAINING, .*TOY_IMAGES"):
         get_mixture("TOY")
 
 
@@ -105,9 +103,7 @@ def test_every_frame_has_a_placeholder_and_pixels_of_each_stream(conversations):
 
 def test_bounds_of_a_sample_are_used(conversations):
     bounded = {**VIDEO, "start": 1, "end": 2}
-    whole, part = (
-        v["visuals"][0].pixels["video"] for v in map(conversations([VIDEO, bounded]).__getitem__, (0, 1))
-    )
+    whole, part = (v["visuals"][0].pixels["video"] for v in map(conversations([VIDEO, bounded]).__getitem__, (0, 1)))
     assert not torch.equal(whole[0], part[0])
 
 
@@ -145,9 +141,7 @@ def test_video_is_not_padded(conversations):
 
 @pytest.mark.parametrize("size", [(2, 5), (5, 2), (3, 3), (4, 7)])
 def test_square_holds_the_picture_in_its_middle(size):
-    square = data.pad_to_square(
-        Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png")
-    ).frames
+    square = data.pad_to_square(Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png")).frames
     side = max(size)
     assert square.shape == (1, 3, side, side)
     rows, columns = (square[0, 0] == 255).nonzero(as_tuple=True)
@@ -171,9 +165,7 @@ def test_cutting_a_visual_or_the_whole_answer_is_an_error(conversations):
     ids = conversations([VIDEO])[0]["input_ids"]
     run_end = len(ids) - ids[::-1].index(PLACEHOLDER)
     for length in (run_end - 8, run_end - 1):
-        with pytest.raises(
-            UserError, match=rf"annotations.json: entry 0: a visual .* {length} tokens; raise model"
-        ):
+        with pytest.raises(UserError, match=rf"annotations.json: entry 0: a visual .* {length} tokens; raise model"):
             conversations([VIDEO], model_max_length=length)[0]
     with pytest.raises(UserError, match="entry 0: no part of an answer"):
         conversations([VIDEO], model_max_length=run_end)[0]
@@ -246,8 +238,7 @@ MISSING = {**VIDEO, "video": "none.mp4"}
 
 def same(a: dict, b: dict) -> bool:
     return a["input_ids"] == b["input_ids"] and all(
-        torch.equal(v.pixels["video"], w.pixels["video"])
-        for v, w in zip(a["visuals"], b["visuals"], strict=True)
+        torch.equal(v.pixels["video"], w.pixels["video"]) for v, w in zip(a["visuals"], b["visuals"], strict=True)
     )
 
 
@@ -288,9 +279,7 @@ def append_many(path: Path) -> None:
 
 def test_lines_of_several_processes_are_whole_and_unique(tmp_path):
     path = tmp_path / "run" / "substituted.jsonl"
-    workers = [
-        multiprocessing.get_context("fork").Process(target=append_many, args=(path,)) for _ in range(3)
-    ]
+    workers = [multiprocessing.get_context("fork").Process(target=append_many, args=(path,)) for _ in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -318,9 +307,7 @@ def test_batch_is_padded_on_the_right_and_keeps_visuals_apart(conversations):
         assert batch["input_ids"][row, :n].tolist() == sample["input_ids"]
         assert batch["labels"][row, :n].tolist() == sample["labels"]
         assert (batch["input_ids"][row, n:] == 7).all() and (batch["labels"][row, n:] == IGNORE).all()
-        assert batch["attention_mask"][row].tolist() == [True] * n + [False] * (
-            len(batch["input_ids"][0]) - n
-        )
+        assert batch["attention_mask"][row].tolist() == [True] * n + [False] * (len(batch["input_ids"][0]) - n)
     assert [len(v) for v in batch["visuals"]] == [1, 1, 0]
 
 
@@ -341,11 +328,7 @@ def test_grouped_order_keeps_modalities_apart_and_lengths_together(batch, world)
     lengths = [int(x) for x in np.random.default_rng(0).integers(1, 100, 500) * np.tile([1, 1, -1, 1], 125)]
     order = epoch_order(500, 42, 1, lengths, batch, world)
     assert sorted(order) == [*range(500)]
-    assert (
-        order
-        == epoch_order(500, 42, 1, lengths, batch, world)
-        != epoch_order(500, 42, 2, lengths, batch, world)
-    )
+    assert order == epoch_order(500, 42, 1, lengths, batch, world) != epoch_order(500, 42, 2, lengths, batch, world)
     size = batch * world
     runs = [[lengths[i] for i in order[k : k + size]] for k in range(0, 500, size)]
     mixed = [k for k, run in enumerate(runs) if min(run) < 0 < max(run)]

@@ -32,11 +32,10 @@ class Table:
     def __init__(self, replies):
         self.replies = replies
 
-    def answer(self, example, control):
-        reply = self.replies.get(example.video, example.reference)
-        if reply is None:
-            raise ClipError(f"{example.video}: empty file")
-        return Reply(reply, 104)
+    def answers(self, examples, control):
+        for example in examples:
+            reply = self.replies.get(example.video, example.reference)
+            yield ClipError(f"{example.video}: empty file") if reply is None else Reply(reply, 104)
 
 
 def scored(path: Path, asked: list[Example], **replies):

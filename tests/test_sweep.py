@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import random
 import signal
@@ -119,10 +120,36 @@ def test_a_longer_answer_redoes_the_answers_alone(swept, monkeypatch):
     assert before[path] != after[path]
 
 
-def test_a_sweep_killed_again_and_again_ends_with_the_same_answers(tmp_path, swept):
+def test_controls_are_asked_at_the_coarsest_level_unless_told(swept, capsys):
+    cli.main([*ARGS[:5], "--name", "other", "--dry-run"])
+    out = capsys.readouterr().out
+    assert "tiny_pool16 --control blind" in out and "tiny_pool16 --control one_frame" in out
+    assert "tiny_pool2 --control" not in out
+
+
+def test_a_cell_that_is_being_filled_is_left_alone(swept, capsys):
+    lock = swept / "results/other/pretrain/image.lock"
+    lock.parent.mkdir(parents=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*ARGS, "--name", "other", "--cell", "0"])
+    assert stop.value.code == 2
+    assert "is being filled by another process" in capsys.readouterr().err
+    assert not (swept / "results/other/pretrain/image").exists()
+
+
+def test_every_run_appends_its_time_and_memory(swept):
+    runs = [json.loads(line) for line in (swept / "results/tiny/runs.jsonl").read_text().splitlines()]
+    assert runs[0]["minutes"] > 0 and runs[0]["largest_process_gib"] > 0
+
+
+def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp_path):
+    worker = Path(__file__).with_name("sweep_worker.py")
+
     def child() -> subprocess.Popen:
-        worker = Path(__file__).with_name("sweep_worker.py")
-        return subprocess.Popen([sys.executable, worker], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([sys.executable, worker], cwd=tmp_path, **pipe)
 
     moments, kills = random.Random(0), 0
     while kills < 4:
@@ -139,9 +166,8 @@ def test_a_sweep_killed_again_and_again_ends_with_the_same_answers(tmp_path, swe
     assert last.returncode == 0, out.decode()
     straight = tmp_path / "straight"
     straight.mkdir()
-    # The same command without a kill, in a folder of its own.
-    worker = Path(__file__).with_name("sweep_worker.py")
-    subprocess.run([sys.executable, worker], cwd=straight, check=True, capture_output=True)
+    # The same command without a kill, side by side in two processes, in a folder of its own.
+    subprocess.run([sys.executable, worker, "--jobs", "2"], cwd=straight, check=True, capture_output=True)
     assert answers(tmp_path) == answers(straight)
     for name in ("tiny_pool2", "tiny_pool16"):
         file = f"results/tiny/{name}/adapter_model.safetensors"

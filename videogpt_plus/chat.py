@@ -128,9 +128,14 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def _template(name: str) -> Template:
+def check_template(name: str) -> None:
+    """UserError: there is no template of that name."""
     if name not in TEMPLATES:
         raise UserError(f"unknown template '{name}'; choose from: {', '.join(TEMPLATES)}")
+
+
+def _template(name: str) -> Template:
+    check_template(name)
     return TEMPLATES[name]
 
 

@@ -10,9 +10,9 @@ import os
 import pickle
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
 from videogpt_plus.types import UserError
@@ -57,6 +57,52 @@ def require(path: str | Path, what: str) -> Path:
     return path
 
 
+def read_object(path: str | Path, then: str) -> dict[str, Any]:
+    """The JSON object in a file that is there. UserError: it holds none; `then` says what to do about it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        value = json.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {then}") from error
+    except (ValueError, RecursionError) as error:
+        what = f"is not JSON ({error})" if Path(path).stat().st_size else "is empty"
+        raise UserError(f"{path} {what}; {then}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object; {then}")
+    return value
+
+
+#: What transformers reads of a model folder, apart from its weights.
+FOLDER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+)
+
+
+def require_folder(folder: str | Path, what: str) -> Path:
+    """`located(folder)` if it is a Hugging Face model folder whose files can be read.
+
+    UserError names the file that cannot: transformers tells of a damaged one in a dozen ways, without its name.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = require(Path(folder) / "config.json", f"{what}'s config").parent
+    for file in (folder / name for name in FOLDER_FILES):
+        if file.exists():
+            read_object(file, "download it again")
+    for file in sorted(folder.glob("model*.safetensors")):
+        try:
+            safe_open(file, "pt")
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(file, error) from error
+    return folder
+
+
 def read_tensors(path: str | Path) -> State:
     """The tensors of a `.safetensors` file or of a pickle of tensors (`.pt`, `.bin`), on the CPU.
 
@@ -73,13 +119,17 @@ def read_tensors(path: str | Path) -> State:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"cannot read weights {path}: {reason}; copy or download the file again") from error
+        raise _unreadable(path, error) from error
     if isinstance(state, dict):
         state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"cannot read weights {path}: it holds no state dict of tensors; name a weight file")
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0]
+    return UserError(f"cannot read weights {path}: {reason}; copy or download the file again")
 
 
 def read_folder(folder: str | Path) -> State:
@@ -99,40 +149,56 @@ def save_experiment(folder: str | Path, experiment: Experiment) -> None:
 def load_experiment(folder: str | Path) -> Experiment:
     """The experiment that a run folder was trained as, equal to what was saved.
 
-    UserError: there is none, it is no JSON, or it has unknown or missing keys.
+    UserError: there is none, it is no JSON, or it has unknown or missing keys or values of another type.
     """
     path = require(Path(folder) / "experiment.json", "the run's experiment")
-    try:
-        value = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"cannot read {path}: {error}; train again or restore the file") from error
-    top = _keys_checked(Experiment, value, path)
-    top["streams"] = tuple((name, _stream(stream, path)) for name, stream in top["streams"])
-    top["pretrain"] = tuple((name, _made(Training, stage, path)) for name, stage in top["pretrain"])
-    return Experiment(
-        **{**top, "finetune": _made(Training, top["finetune"], path), "lora": _made(Lora, top["lora"], path)}
-    )
+    value = read_object(path, "train again or restore the file")
+
+    def made(kind: type, value: Any) -> Any:
+        return _made(kind, value, path)
+
+    def stream(value: Any) -> Stream:
+        size = isinstance(value, dict) and value.get("size")
+        return made(Stream, {**value, "size": made(InternVideo2Size, size)} if size else value)
+
+    inner = {
+        "streams": lambda value: _pairs(value, stream),
+        "pretrain": lambda value: _pairs(value, lambda stage: made(Training, stage)),
+        "finetune": lambda value: made(Training, value),
+        "lora": lambda value: made(Lora, value),
+    }
+    return made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
 
 
-def _stream(value: Any, path: Path) -> Stream:
-    stream = _made(Stream, value, path)
-    return stream if stream.size is None else replace(stream, size=_made(InternVideo2Size, stream.size, path))
+def _pairs(value: Any, made: Callable[[Any], Any]) -> Any:
+    """[[name, object], ...] as a tuple of pairs; anything else as it is, for `_made` to refuse."""
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        return value
+    return tuple((name, made(inner)) for name, inner in value)
 
 
 def _made(kind: type, value: Any, path: Path) -> Any:
-    return kind(**_keys_checked(kind, value, path))
-
-
-def _keys_checked(kind: type, value: Any, path: Path) -> dict[str, Any]:
-    """A copy of the JSON object with exactly the keys of the dataclass `kind`."""
-    keys = {field.name for field in fields(kind)}
-    if not isinstance(value, dict) or value.keys() != keys:
-        found = value.keys() if isinstance(value, dict) else set()
+    """The dataclass `kind` of a JSON object that has exactly its keys, each of its type."""
+    hints = get_type_hints(kind)
+    found = value.keys() if isinstance(value, dict) else set()
+    if found != hints.keys():
         raise UserError(
-            f"{path} does not describe a {kind.__name__}: missing {sorted(keys - found)}, unknown "
-            f"{sorted(found - keys)}; it was written by another version, train again"
+            f"{path} does not describe {kind.__name__}: missing {sorted(hints.keys() - found)}, unknown "
+            f"{sorted(found - hints.keys())}; correct it, or train again if another version wrote it"
         )
-    return dict(value)
+    for name, hint in hints.items():
+        if not _fits(value[name], hint):
+            wanted = getattr(hint, "__name__", None) or str(hint)
+            raise UserError(f"{path}: '{name}' must be of type {wanted}, not {value[name]!r:.60}; correct it")
+    return kind(**value)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kinds = get_args(hint) if get_origin(hint) is not tuple else (tuple,)
+    kinds = kinds or (hint,)
+    if isinstance(value, bool):
+        return bool in kinds
+    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
 
 
 def split_reference(state: State) -> dict[str, State]:
@@ -243,7 +309,10 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):  # the same trouble may forbid this, too
             part.unlink()
-        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another folder") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; free space or choose another folder, then run the same command "
+            "again: it goes on"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,15 +6,17 @@ Nothing heavy is imported before a command needs it: `--help` answers at once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional, arg
 
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.sweep import Cell
 
 Name = Annotated[str, arg(metavar="EXPERIMENT")]
 
@@ -24,11 +26,13 @@ def sweep(
     levels: tuple[float, ...] = (1, 2, 4, 8, 16),
     adapters: tuple[str, ...] = ("average",),
     controls: tuple[Literal["blind", "one_frame"], ...] = ("blind", "one_frame"),
+    control_levels: tuple[float, ...] | None = None,
     limit: int | None = None,
     name: str | None = None,
     output: Path = Path("results"),
     dry_run: bool = False,
     cell: int | None = None,
+    jobs: int = 1,
     launcher: str | None = None,
 ) -> None:
     """The whole answer in one command: pre-train, fine-tune, ask, score and report at every pool level.
@@ -41,29 +45,39 @@ def sweep(
         levels: Pool levels; the grid's side is divided by each.
         adapters: Token adapters; each one is trained at every level.
         controls: What is withheld from the model to tell seeing from guessing.
+        control_levels: Levels that are asked under the controls, too; the coarsest when not given.
         limit: Questions a task at most; all when not given.
         name: Name of the sweep's folder; the experiment's when not given.
         output: Folder of all sweeps.
         dry_run: Print every cell with its state and its command, run nothing.
         cell: Run this cell alone.
+        jobs: Cells that run side by side, each on its share of the cores.
         launcher: Puts training cells behind a launcher, such as "torchrun --nproc_per_node 8".
     """
+    from functools import partial
+
     from videogpt_plus import sweep as sweeps
     from videogpt_plus.experiments import at_level, get_experiment, with_adapter
+    from videogpt_plus.jobs import accounts, run_cells
 
     base = get_experiment(experiment)
-    experiments = [at_level(with_adapter(base, a), level) for a in adapters for level in levels]
+    wanted = dict.fromkeys((a, level) for a in adapters for level in levels)
+    experiments = [at_level(with_adapter(base, a), level) for a, level in wanted]
     root = output / (name or base.name)
     _prepare_toy(base)
-    cells = sweeps.plan(base, experiments, root, controls, limit)
+    at = control_levels if control_levels is not None else (max(levels, default=0),)
+    cells = sweeps.plan(base, experiments, root, controls, at, limit)
     if dry_run:
         _print_cells(sweeps.describe(cells))
         return
     if cell is not None and not 0 <= cell < len(cells):
         raise UserError(f"there is no cell {cell}: this sweep has cells 0 to {len(cells) - 1}; see --dry-run")
-    for number, one in enumerate(cells):
-        if cell is None or number == cell:
-            _run_cell(one, f"{number + 1}/{len(cells)} {one.title}", launcher)
+    titled = [(one, f"{number}/{len(cells) - 1} {one.title}") for number, one in enumerate(cells)]
+    if cell is not None:
+        titled = titled[cell : cell + 1]
+    with accounts(root) as said:
+        run_cells(titled, partial(_run_cell, launcher=launcher), jobs)
+    print(said())
 
 
 def pretrain(
@@ -141,10 +155,14 @@ def answer(
         benchmark: Benchmark folder; the experiment's own when not given.
         retry_errors: Ask again where the line holds an error, after repairing a clip.
     """
+    from eval.runs import answer_run
+    from videogpt_plus.screen import progress
+
     _check_benchmark(task)
     folder = _find_run(run)
     path = _answers(folder, control, limit)
-    done = _answer(folder, path, control, limit, benchmark, retry_errors, f"answer {folder.name}")
+    with progress(f"answer {folder.name}") as advance:
+        done = answer_run(folder, path, control, limit, benchmark, retry_errors, advance)
     torn = f"; {done.torn_bytes} bytes of a half-written line were cut off first" if done.torn_bytes else ""
     print(f"{path}: {done.new} new, {done.kept} kept, {done.failed} with an error{torn}")
 
@@ -163,19 +181,22 @@ def score(
         limit: As it was answered.
         benchmark: Benchmark folder; the experiment's own when not given.
     """
+    from eval.runs import examples_of
     from eval.score import score as score_answers
     from eval.score import scores_path
     from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
 
     folder = _find_run(run)
     path = _answers(folder, control, limit)
-    scores = score_answers(path, _examples(benchmark or load_experiment(folder).benchmark_root, limit))
-    table = _table("task", "n", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
+    scores = score_answers(path, examples_of(benchmark or load_experiment(folder).benchmark_root, limit))
+    table = new_table("task", "n", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
     for task, row in scores["tasks"].items():
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
         counts = (row["n"], row["n_failed"], row["n_unparsed"])
         table.add_row(task, *map(str, counts), f"{100 * row['accuracy']:.1f}", interval, f"{100 * row['chance']:.1f}")
-    _console().print(table)
+    show(table)
     print(f"scores: {scores_path(path)}")
 
 
@@ -186,7 +207,9 @@ def report(sweep: Positional[Path], title: str | None = None) -> None:
         sweep: Folder of the sweep, such as results/toy.
         title: Heading of the page.
     """
-    print(f"report: {_report(sweep, title)}")
+    from eval.runs import report_sweep
+
+    print(f"report: {report_sweep(sweep, title)}")
 
 
 def predict(
@@ -205,12 +228,17 @@ def predict(
     """
     if (video is None) == (image is None):
         raise UserError("predict takes one file: give --video FILE or --image FILE")
-    from eval.video_llm import ask_about
+    from eval.runs import load_answerer
     from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.video import STILLS, read_clip
 
+    if image and image.suffix.lower() not in STILLS:
+        raise UserError(f"--image {image} is no {', '.join(sorted(STILLS))}; give a video or a folder with --video")
     folder = _find_run(run)
     experiment = load_experiment(folder)
-    print(ask_about(_load(experiment, folder), experiment, video or image, question))
+    clip = read_clip(image, 1) if image else read_clip(video, experiment.num_frames)  # before minutes of loading
+    answerer = load_answerer(folder)
+    print(answerer.ask(question, answerer.visual(clip)).text)
 
 
 def tokens(
@@ -227,19 +255,21 @@ def tokens(
     """
     from videogpt_plus.adapters import num_visual_tokens, pooled_side
     from videogpt_plus.experiments import at_level, get_experiment, level_text
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
 
     base = get_experiment(experiment)
     count = base.num_frames if frames is None else frames
     if count < 1:
         raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
     streams = dict(base.streams)
-    table = _table(
+    table = new_table(
         "level", *(f"{name} grid" for name in streams), "visual tokens", title=f"{base.name}, {count} frames"
     )
     for level in levels:
         grids = [f"{pooled_side(s.grid, level)} x {pooled_side(s.grid, level)}" for s in streams.values()]
         table.add_row(level_text(level), *grids, str(num_visual_tokens(at_level(base, level), count)))
-    _console().print(table)
+    show(table)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -263,7 +293,7 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -271,107 +301,62 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ cells
-def _run_cell(cell, title: str, launcher: str | None) -> None:
-    import time
-
+def _run_cell(cell: Cell, title: str, launcher: str | None) -> None:
+    from eval.runs import report_sweep
     from videogpt_plus import sweep as sweeps
 
-    began = time.monotonic()
     if cell.kind == "report":
-        print(f"{title}: {_report(cell.folder.parent, None)}")
-        return
-    if sweeps.is_finished(cell):
+        print(f"{title}: {report_sweep(cell.folder.parent)}")
+    elif sweeps.is_finished(cell):
         print(f"{title}: finished before")
-        return
+    else:
+        with sweeps.claimed(cell):
+            _fill_cell(cell, title, launcher)
+
+
+def _fill_cell(cell: Cell, title: str, launcher: str | None) -> None:
+    import time
+
+    from eval.runs import answer_run
+    from videogpt_plus import sweep as sweeps
+    from videogpt_plus.jobs import launch
+    from videogpt_plus.screen import progress
+
+    began = time.monotonic()
     if moved := sweeps.begin(cell):
         print(f"{title}: made from something else now; the old output is in {moved}")
     if launcher and cell.kind in ("pretrain", "train"):
-        _launch(launcher, cell.command)
+        launch(launcher, cell.command)
     elif cell.kind == "pretrain":
         _train("pretrain", cell.experiment, cell.stream, cell.folder, None, None, title)
     elif cell.kind == "train":
         starts = {folder.name: folder for folder in cell.needs}
         _train("train", cell.experiment, starts, cell.folder, None, None, title)
     else:
-        _answer(cell.needs[0], cell.folder / "answers.jsonl", cell.control, cell.limit, None, False, title)
+        with progress(title) as advance:
+            path = cell.folder / "answers.jsonl"
+            answer_run(cell.needs[0], path, cell.control, cell.limit, progress=advance)
     sweeps.finish(cell, time.monotonic() - began)
 
 
-def _launch(launcher: str, command: Sequence[str]) -> None:
-    import shlex
-    import subprocess
-
-    call = [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
-    if code := subprocess.run(call, check=False).returncode:
-        raise UserError(f"exit code {code} of: {shlex.join(call)}; mend what it says above and run the sweep again")
-
-
 def _train(kind: str, experiment, start, folder: Path, deepspeed: str | None, workers: int | None, title: str) -> None:
-    with _progress(title) as advance:
+    from videogpt_plus.screen import progress as shown
+
+    with shown(title) as advance:
         from videogpt_plus import train as training
 
+        if workers is not None and workers < 0:
+            raise UserError(f"--workers {workers} is not possible: 0 reads clips in the training process itself")
         run = {"pretrain": training.pretrain, "train": training.finetune}[kind]
 
         def progress(step: int, steps: int, loss: float) -> None:
             advance(step, steps, f"loss {loss:.3f}")
 
         run(experiment, start, folder, deepspeed=deepspeed, workers=workers, progress=progress)
+    from videogpt_plus.data import read_substitutions
 
-
-def _answer(run: Path, path: Path, control, limit, benchmark: Path | None, retry_errors: bool, title: str):
-    from videogpt_plus import fingerprint
-    from videogpt_plus.checkpoint import load_experiment
-
-    experiment = load_experiment(run)
-    examples = _examples(benchmark or experiment.benchmark_root, limit)
-    with _progress(title) as advance:
-        from eval.answer import answer_all
-        from eval.task import fingerprint as questions
-        from eval.video_llm import VideoLLM
-
-        weights = [fingerprint.of_path(run / f) for f in ("adapter_model.safetensors", "projectors.safetensors")]
-        header = {"experiment": experiment.name, "weights": weights, "questions": questions(examples)}
-        answerer = VideoLLM(_load(experiment, run), experiment)
-        return answer_all(answerer, examples, path, header, advance, control, retry_errors)
-
-
-def _report(root: Path, title: str | None) -> Path:
-    """Score every answered cell of the sweep and write the report."""
-    from eval.answer import read_meta
-    from eval.report import write_report
-    from eval.score import score as score_answers
-    from videogpt_plus.adapters import num_visual_tokens
-    from videogpt_plus.checkpoint import load_experiment
-
-    cells = []
-    for path in sorted(root.glob("*/answers*/answers.jsonl")):
-        run = path.parent.parent
-        if ".old-" in path.as_posix():
-            continue
-        experiment, meta = load_experiment(run), read_meta(path)
-        limit = path.parent.name.partition("_first")[2]
-        scores = score_answers(path, _examples(experiment.benchmark_root, int(limit) if limit else None))
-        cells.append(
-            {
-                "experiment": experiment.name,
-                "adapter": experiment.adapter,
-                "level": experiment.level,
-                "visual_tokens": num_visual_tokens(experiment, experiment.num_frames),
-                "control": meta["control"],
-                "scores": scores,
-            }
-        )
-    if not cells:
-        raise UserError(f"nothing to report: no answers under {root}; run `videogpt-plus sweep` first")
-    return write_report(cells, root / "report", title or f"Pool sweep: {root.name}", _stamp(root))
-
-
-def _stamp(root: Path) -> str:
-    """When the newest answers were given: the report of the same answers stays the same."""
-    from datetime import datetime
-
-    newest = max(path.stat().st_mtime for path in root.glob("*/answers*/answers.jsonl"))
-    return f"answers of {datetime.fromtimestamp(newest):%Y-%m-%d}"
+    if replaced := read_substitutions(folder / "substituted.jsonl"):
+        print(f"{title}: {len(replaced)} unreadable samples were replaced; see {folder / 'substituted.jsonl'}")
 
 
 # ------------------------------------------------------------------------------------------------ helpers
@@ -380,26 +365,11 @@ def _prepare_toy(experiment) -> None:
     from videogpt_plus.experiments import TOY
 
     if experiment.benchmark_root == TOY.benchmark_root:
-        with _progress("render toy clips") as advance:
-            from videogpt_plus.toy.render import ensure_toy_data
+        from videogpt_plus.screen import progress
+        from videogpt_plus.toy.render import ensure_toy_data
 
+        with progress("render toy clips") as advance:
             ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
-
-
-def _load(experiment, run: Path):
-    import torch
-
-    from videogpt_plus.models import load_model
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    return load_model(experiment, run, device, dtype)
-
-
-def _examples(root: str | Path, limit: int | None) -> list:
-    from eval.mvbench import load_benchmark
-
-    return [e for task in load_benchmark(root) for e in list(task.examples())[:limit]]
 
 
 def _check_benchmark(task: str) -> None:
@@ -420,7 +390,7 @@ def _answers(run: Path, control: str | None, limit: int | None) -> Path:
 
 
 def _find_run(run: str) -> Path:
-    """The folder itself, or the only trained run of that name under results/, or the one that comes with the package."""
+    """The folder itself, or the only trained run of that name under results/, or the packaged one."""
     from videogpt_plus.checkpoint import located
     from videogpt_plus.experiments import TOY_WEIGHTS, get_experiment
 
@@ -431,6 +401,8 @@ def _find_run(run: str) -> Path:
         return folder
     if folder.is_dir():
         raise UserError(f"{folder} is no run folder: it has no experiment.json; name the folder that `train` filled")
+    if folder.parent != Path():  # a path, and no experiment's name holds a slash
+        raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
     get_experiment(run)
     found = sorted(path.parent for path in Path("results").glob(f"**/{run}/projectors.safetensors"))
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
@@ -445,52 +417,9 @@ def _find_run(run: str) -> Path:
     return found[0]
 
 
-def _console():
-    from rich.console import Console
-
-    return Console()
-
-
-def _table(*columns: str, title: str):
-    from rich.table import Table
-
-    table = Table(title=title)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left")
-    return table
-
-
 def _print_cells(rows: Sequence[Sequence[str]]) -> None:
     for number, title, state, command in rows:
         print(f"{number:>3}  {state:<8}  {title}\n               {command}")
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, a line now and then elsewhere; yields advance(done, total, note)."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = _console()
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    shown = {"tenth": 0}
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, note="")
-
-        def advance(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
-            tenth = 10 * done // total
-            if not console.is_terminal and tenth > shown["tenth"]:
-                shown["tenth"] = tenth
-                print(f"{title}: {done}/{total} {note}".rstrip(), flush=True)
-
-        yield advance
 
 
 if __name__ == "__main__":

@@ -66,12 +66,10 @@ def read_annotations(path: str | Path, media_folder: str | Path) -> list[Entry]:
         raise UserError(
             f"cannot read annotations {path}: {error.strerror}; prepare the data, or take another mixture"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; download or write it again") from error
     if not isinstance(raw, list) or not raw:
-        raise UserError(
-            f"{path} holds no list of samples; expected [{{'conversations': [...], 'video': ...}}, ...]"
-        )
+        raise UserError(f"{path} holds no list of samples; expected [{{'conversations': [...], 'video': ...}}, ...]")
     return [_entry(item, f"{path}: entry {number}", Path(media_folder)) for number, item in enumerate(raw)]
 
 
@@ -88,16 +86,12 @@ def _turns(turns: object, where: str) -> list[dict[str, str]]:
         raise UserError(f"{where}: 'conversations' must be a list of turns, not {turns!r:.60}")
     for turn in turns:
         if not isinstance(turn, dict) or turn.get("from") not in ("human", "gpt"):
-            raise UserError(
-                f"{where}: a turn must be {{'from': 'human' or 'gpt', 'value': text}}, not {turn!r:.60}"
-            )
+            raise UserError(f"{where}: a turn must be {{'from': 'human' or 'gpt', 'value': text}}, not {turn!r:.60}")
         if not isinstance(turn.get("value"), str):
             raise UserError(f"{where}: the 'value' of a turn must be text, not {turn.get('value')!r:.60}")
     speakers = [turn["from"] for turn in turns]
     if "human" not in speakers or "gpt" not in speakers[speakers.index("human") :]:
-        raise UserError(
-            f"{where}: no 'gpt' turn answers a 'human' turn, so there is nothing to learn; add an answer"
-        )
+        raise UserError(f"{where}: no 'gpt' turn answers a 'human' turn, so there is nothing to learn; add an answer")
     return [{"from": turn["from"], "value": turn["value"]} for turn in turns]
 
 
@@ -146,15 +140,12 @@ class Conversations(Dataset[Encoded]):
     ):
         if training.image_aspect_ratio not in ASPECT_RATIOS:
             raise UserError(
-                f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; "
-                f"choose from: {', '.join(ASPECT_RATIOS)}"
+                f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; choose from: {', '.join(ASPECT_RATIOS)}"
             )
         self.training, self.tokenizer, self.num_frames = training, tokenizer, num_frames
         self.substituted = Path(substituted)
         self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
-        self.entries = [
-            e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)
-        ]
+        self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -182,9 +173,7 @@ class Conversations(Dataset[Encoded]):
         visuals = [self._visual(kind, path, entry) for kind, path in entry.media]
         counts = [visual.placeholders for visual in visuals]
         try:
-            input_ids, labels = chat.encode_conversation(
-                self.tokenizer, entry.turns, counts, self.training.template
-            )
+            input_ids, labels = chat.encode_conversation(self.tokenizer, entry.turns, counts, self.training.template)
         except UserError as error:
             raise UserError(f"{entry.where}: {error}") from error
         return {**self._cut(input_ids, labels, entry), "visuals": visuals}
@@ -223,10 +212,7 @@ class Conversations(Dataset[Encoded]):
 
     def modality_lengths(self) -> list[int]:
         """Words of each sample, at least 1; negative for text alone. Reads no clip."""
-        return [
-            length if entry.media else -length
-            for entry, length in zip(self.entries, self.lengths(), strict=True)
-        ]
+        return [length if entry.media else -length for entry, length in zip(self.entries, self.lengths(), strict=True)]
 
     def lengths(self) -> list[int]:
         """Words of each sample, at least 1. Reads no clip."""
@@ -297,9 +283,7 @@ def epoch_order(
     return grouped_order(lengths, batch, world, generator)
 
 
-def grouped_order(
-    lengths: Sequence[int], batch: int, world: int, generator: np.random.Generator
-) -> list[int]:
+def grouped_order(lengths: Sequence[int], batch: int, world: int, generator: np.random.Generator) -> list[int]:
     """Every index once; each run of `batch` holds one modality (sign) and similar lengths (magnitude).
 
     Works on runs of `batch * world`, longest first within one. What does not fill a run of its modality comes

@@ -6,12 +6,11 @@ import re
 from dataclasses import replace
 from difflib import get_close_matches
 
+from videogpt_plus.adapters import ADAPTERS, check_level
 from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
 from videogpt_plus.types import UserError
 
-CLIP_L_336 = Stream(
-    encoder="clip", weights=".cache/clip-vit-large-patch14-336", pixels=336, grid=24, width=1024
-)
+CLIP_L_336 = Stream(encoder="clip", weights=".cache/clip-vit-large-patch14-336", pixels=336, grid=24, width=1024)
 INTERNVIDEO2_1B = Stream(
     encoder="internvideo2",
     weights=".cache/InternVideo2-Stage2_1B-224p-f4/InternVideo2-stage2_1b-224p-f4.pt",
@@ -49,6 +48,15 @@ QWEN_3B = replace(QWEN_1_5B, name="qwen3b", llm=".cache/qwen2_5/3b_instruction")
 
 # The embedded default: the real classes at a tiny size, weights in the package, data rendered on demand.
 TOY_WEIGHTS = "package:toy/weights"
+TOY_PRETRAIN = Training(
+    data="TOY_IMAGES",
+    template="plain",
+    learning_rate=1e-2,
+    per_device_train_batch_size=16,
+    bf16=False,
+    gradient_checkpointing=False,
+    save_steps=25,
+)
 TOY = Experiment(
     name="toy",
     llm=f"{TOY_WEIGHTS}/llm",
@@ -66,16 +74,8 @@ TOY = Experiment(
             ),
         ),
     ),
-    pretrain=(
-        ("image", Training(data="TOY_IMAGES", template="plain", bf16=False, gradient_checkpointing=False)),
-        ("video", Training(data="TOY_VIDEOS", template="plain", bf16=False, gradient_checkpointing=False)),
-    ),
-    finetune=Training(
-        data="TOY_FINETUNING",
-        learning_rate=1e-3,
-        bf16=False,
-        gradient_checkpointing=False,
-    ),
+    pretrain=(("image", TOY_PRETRAIN), ("video", replace(TOY_PRETRAIN, data="TOY_VIDEOS"))),
+    finetune=replace(TOY_PRETRAIN, data="TOY_FINETUNING", template="qwen2", learning_rate=2e-3),
     lora=Lora(r=16, alpha=32, dropout=0.0),
     num_frames=8,
     benchmark_root=".cache/toy/bench",
@@ -92,14 +92,15 @@ def level_text(level: float) -> str:
 
 def at_level(experiment: Experiment, level: float) -> Experiment:
     """The experiment at another pool level, named for it: `toy` at 4 is `toy_pool4`."""
-    if not level > 0:
-        raise UserError(f"pool level {level_text(level)} is not possible: choose a number above 0, such as 1, 2, 4")
+    check_level(level)
     base = re.sub(r"_pool[\d.]+$", "", experiment.name)
     return replace(experiment, name=f"{base}_pool{level_text(level)}", level=level)
 
 
 def with_adapter(experiment: Experiment, adapter: str) -> Experiment:
     """The experiment with another adapter, named for it unless it is the default: `toy_max_pool4`."""
+    if adapter not in ADAPTERS:
+        raise UserError(f"unknown adapter '{adapter}'; choose from: {', '.join(ADAPTERS)}")
     if adapter == experiment.adapter:
         return experiment
     base, _, level = experiment.name.partition("_pool")
@@ -109,12 +110,10 @@ def with_adapter(experiment: Experiment, adapter: str) -> Experiment:
 
 def get_experiment(name: str) -> Experiment:
     """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER` and `_poolLEVEL` behind it as wanted."""
-    from videogpt_plus.adapters import ADAPTERS
-
     base, _, level = name.partition("_pool")
     adapter = next((a for a in ADAPTERS if base.endswith(f"_{a}") and base.removesuffix(f"_{a}") in EXPERIMENTS), None)
     known = base.removesuffix(f"_{adapter}") if adapter else base
-    if known not in EXPERIMENTS or not re.fullmatch(r"([\d.]+)?", level):
+    if known not in EXPERIMENTS or not re.fullmatch(r"(\d+(\.\d+)?)?", level):
         close = get_close_matches(known, EXPERIMENTS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise UserError(

@@ -7,17 +7,21 @@ config redoes exactly what it touches. What a changed cell had written is moved 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.checkpoint import write_json
+from videogpt_plus.chat import check_template
+from videogpt_plus.checkpoint import read_object, write_json
 from videogpt_plus.configs import Experiment, Stream, Training
 from videogpt_plus.mixtures import get_mixture
+from videogpt_plus.training.folder import writing
 from videogpt_plus.types import UserError
 
 #: Written into a cell's folder: what it was made from, and whether it is finished.
@@ -56,10 +60,19 @@ def plan(
     base: Experiment,
     experiments: Sequence[Experiment],
     root: Path,
-    controls: Sequence[str] = ("blind", "one_frame"),
+    controls: Sequence[str] = (),
+    control_levels: Sequence[float] = (),
     limit: int | None = None,
 ) -> list[Cell]:
     """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors."""
+    if not experiments:
+        raise UserError("the sweep has no cell: give at least one level and one adapter, such as --levels 1 4 16")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is not possible: ask at least 1 question a task, or leave it out for all")
+    for e in experiments:  # what cannot be trained at the end is said before anything trains
+        for training in (*dict(e.pretrain).values(), e.finetune):
+            get_mixture(training.data)
+            check_template(training.template)
     pretrain = {
         name: Cell(
             "pretrain",
@@ -77,7 +90,8 @@ def plan(
         needs = tuple(cell.folder for cell in pretrain.values())
         command = ("train", e.name, "--projectors", *starts, "--output", str(folder))
         cells.append(Cell("train", folder, command, e, needs=needs))
-        answers += [_answer_cell(e, folder, control, limit) for control in (None, *controls)]
+        asked = (None, *controls) if e.level in control_levels else (None,)
+        answers += [_answer_cell(e, folder, control, limit) for control in asked]
     report = Cell("report", root / "report", ("report", str(root)), needs=tuple(a.folder for a in answers))
     return [*cells, *answers, report]
 
@@ -166,9 +180,25 @@ def finish(cell: Cell, seconds: float) -> None:
     write_json(cell.folder / RECORD, {"inputs": _as_json(inputs(cell)), "finished": True, "seconds": round(seconds, 1)})
 
 
+@contextmanager
+def claimed(cell: Cell) -> Iterator[None]:
+    """Keeps other processes out of the cell while it is filled; the lock goes with the process, even by kill -9."""
+    path = cell.folder.with_name(cell.folder.name + ".lock")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{cell.folder} is being filled by another process; wait for it or stop it") from error
+        yield
+        path.unlink()
+
+
 def _record(cell: Cell) -> dict | None:
     path = cell.folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_object(path, "remove it and run the sweep again") if path.is_file() else None
 
 
 def _as_json(value: object) -> object:

@@ -10,7 +10,6 @@ of its passes. So a pass with few supervised tokens weighs as much as one with m
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from videogpt_plus import data
-from videogpt_plus.checkpoint import projector_key, save_tensors, write_json
+from videogpt_plus.checkpoint import projector_key, read_object, save_tensors, write_json
 from videogpt_plus.configs import Experiment, Training
 from videogpt_plus.models import load_model
 from videogpt_plus.training.folder import (
@@ -165,7 +164,7 @@ def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) 
         if not recorded.exists():  # the reference's folders have none; wrong shapes are found on loading
             continue
         wanted = pretraining_experiment(experiment, name)
-        found = json.loads(recorded.read_text())
+        found = read_object(recorded, "pre-train it again")
         parts = {"llm": wanted.llm, "streams": as_json(wanted)["streams"]}
         if told := difference(found, parts):
             raise UserError(f"the projector in {folder} was trained for another model ({told}): pre-train it again")

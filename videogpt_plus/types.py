@@ -1,9 +1,9 @@
 """The values that flow through the pipe, and the letters that name their axes.
 
-    b  samples         t  frames          h w  patch grid        p  pixel side
-    d  width           n  visual tokens   l    text tokens       s  merged length
+b  samples         t  frames          h w  patch grid        p  pixel side
+d  width           n  visual tokens   l    text tokens       s  merged length
 
-    path -> Clip -> Visual (pixels a stream) -> grid "t h w d" -> tokens "n d" -> inputs_embeds "b s d"
+path -> Clip -> Visual (pixels a stream) -> grid "t h w d" -> tokens "n d" -> inputs_embeds "b s d"
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Int, UInt8
     from torch import Tensor
 
 #: Stands in `input_ids` where one frame of a visual goes; `merge.splice` replaces whole runs of it.

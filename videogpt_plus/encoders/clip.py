@@ -11,7 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.checkpoint import load_exactly, read_folder, require
+from videogpt_plus.checkpoint import load_exactly, read_folder, read_object, require, require_folder
 from videogpt_plus.configs import Stream
 from videogpt_plus.types import Clip, UserError
 
@@ -45,7 +45,7 @@ def load(stream: Stream) -> ClipTower:
     """
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig.from_pretrained(require(Path(stream.weights) / "config.json", "CLIP config").parent)
+    config = CLIPVisionConfig.from_pretrained(require_folder(stream.weights, "CLIP"))
     _check_sizes(stream, config)
     model = CLIPVisionModel(config)
     # Up to transformers 4 the keys carry `vision_model.`; `position_ids` was a stored buffer once.
@@ -74,6 +74,7 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     from transformers import CLIPImageProcessorPil  # torchvision's variant is not needed
 
     file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
+    read_object(file, "download it again")
     processor = CLIPImageProcessorPil.from_pretrained(file.parent, local_files_only=True)
     found = (processor.crop_size["height"], processor.crop_size["width"])
     if found != (stream.pixels, stream.pixels):

@@ -36,4 +36,7 @@ def load_model(
     """
     if experiment.family not in FAMILIES:
         raise UserError(f"unknown family '{experiment.family}'; choose from: {', '.join(FAMILIES)}")
-    return resolve_name(FAMILIES[experiment.family])(experiment, run_dir, device, dtype, streams)
+    from videogpt_plus.models.quiet import quiet
+
+    with quiet():
+        return resolve_name(FAMILIES[experiment.family])(experiment, run_dir, device, dtype, streams)

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedTokenizerBase,
@@ -27,13 +26,16 @@ from videogpt_plus.checkpoint import (
     check_fit,
     load_exactly,
     projector_key,
+    read_object,
     read_projectors,
     read_tensors,
     require,
+    require_folder,
 )
 from videogpt_plus.configs import Experiment, Lora, Stream
 from videogpt_plus.encoders import load_encoder
 from videogpt_plus.merge import Merged, VisualTokens, splice
+from videogpt_plus.models.quiet import quiet
 from videogpt_plus.projectors import build_projector
 from videogpt_plus.types import IGNORE, UserError, Visual
 
@@ -202,7 +204,8 @@ class DualEncoderVLM(nn.Module):
             target_modules=LORA_TARGETS,
             task_type="CAUSAL_LM",
         )
-        self.llm = get_peft_model(self.llm, config)
+        with quiet():
+            self.llm = get_peft_model(self.llm, config)
 
     def load_lora(self, folder: str | Path, merge: bool) -> None:
         """The adapter of a run folder (PEFT's files): merged into the LLM, or beside it and trainable.
@@ -212,17 +215,22 @@ class DualEncoderVLM(nn.Module):
         from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 
         file = require(Path(folder) / "adapter_model.safetensors", "LoRA adapter")
-        require(Path(folder) / "adapter_config.json", "LoRA config")
+        read_object(require(Path(folder) / "adapter_config.json", "LoRA config"), "copy the file again")
         config = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
-        llm = get_peft_model(self.llm, config)
+        with quiet():
+            llm = get_peft_model(self.llm, config)
         state = read_tensors(file)
         own = _adapter_state(llm)
         check_fit(
             file,
             missing=own.keys() - state.keys(),
             unexpected=state.keys() - own.keys(),
-            shapes=[k for k in own.keys() & state.keys() if own[k].shape != state[k].shape],
+            shapes=[
+                f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+                for k in own.keys() & state.keys()
+                if own[k].shape != state[k].shape
+            ],
         )
         set_peft_model_state_dict(llm, state)
         self.llm = llm.merge_and_unload().requires_grad_(False) if merge else llm
@@ -259,7 +267,8 @@ def load(
     )
     if run_dir is not None:
         model.load_projectors(run_dir)
-        if (Path(run_dir) / "adapter_config.json").exists():
+        # Either: one of the two alone is a run folder that lost a file, not a model without LoRA.
+        if any((Path(run_dir) / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
             model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
 
@@ -274,10 +283,12 @@ def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict
 
 def _load_llm(folder: str | Path, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
     """Qwen2 and its tokenizer from a Hugging Face folder."""
-    folder = require(Path(folder) / "config.json", "LLM folder's config").parent
-    kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
+    folder = require_folder(folder, "LLM folder")
+    kind = read_object(folder / "config.json", "download it again").get("model_type")
     if kind != "qwen2":
         raise UserError(f"LLM in {folder} is a '{kind}', not a 'qwen2'; name a folder of Qwen2 or Qwen2.5")
+    if not (folder / "vocab.json").exists():  # of either; without both transformers makes an empty tokenizer
+        require(folder / "tokenizer.json", "LLM folder's tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         llm, info = Qwen2ForCausalLM.from_pretrained(
@@ -290,6 +301,6 @@ def _load_llm(folder: str | Path, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM,
     except OSError as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load the LLM in {folder}: {reason}; download it again") from error
-    shapes = [str(key) for key in info["mismatched_keys"]]
+    shapes = [f"{key} {tuple(there)} instead of {tuple(own)}" for key, there, own in info["mismatched_keys"]]
     check_fit(folder, info["missing_keys"], info["unexpected_keys"], shapes)
     return llm, tokenizer

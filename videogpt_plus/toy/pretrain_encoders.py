@@ -110,12 +110,17 @@ def save_processor(stream: Stream) -> None:
 
 @torch.no_grad()
 def start_chunks(tower: nn.Module) -> None:
-    """Every frame of a chunk begins with the places that stills have learned, and with a mark of its own."""
+    """Every frame of a chunk begins with the places that stills have learned, and with a mark of its own.
+
+    Attention begins sharper, too: behind their norms q and k are so short that no token could choose one in 257.
+    """
     still = tower.img_pos_embed
-    tower.pos_embed[:, :1] += still[:, :1]
-    tower.pos_embed[:, 1:] += still[:, 1:].repeat(1, tower.chunk, 1)
-    marks = still.std() * torch.randn(tower.chunk, 1, still.shape[-1])
-    tower.pos_embed[:, 1:] += marks.repeat_interleave(still.shape[1] - 1, 0).flatten(0, 1)
+    marks = still[:, 1:].std() * torch.randn(tower.chunk, 1, still.shape[-1])
+    tower.pos_embed[:, :1] = still[:, :1]
+    tower.pos_embed[:, 1:] = (still[:, 1:] + marks).flatten(0, 1)
+    for block in tower.blocks:
+        block.attn.q_norm.weight *= 2
+        block.attn.k_norm.weight *= 2
 
 
 def clip_grid(tower: nn.Module, pixels: Tensor, grid: int) -> Tensor:
@@ -144,9 +149,13 @@ def pretrain_encoder(
     if first:
         tower.load_state_dict(read_tensors(stream.weights))
     words, bits = (nn.Linear(stream.width, len(world.WORDS)) for _ in range(2))
-    parameters = [*tower.parameters(), *words.parameters(), *bits.parameters()]
+    around = nn.Linear(stream.width, 2 * len(world.COLORS))
+    parameters = [p for module in (tower, words, bits, around) for p in module.parameters()]
     log(f"{part}: {sum(p.numel() for p in tower.parameters()):,} parameters")
-    optimizer = torch.optim.AdamW(parameters, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    slow = [p for p in parameters if p.ndim == 2]
+    quick = [p for p in parameters if p.ndim != 2]  # places, norms, biases: few values that steer the attention
+    groups = [{"params": slow, "peak": 1.5e-3}, {"params": quick, "peak": 6e-3, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.01)
     began, errors = time.monotonic(), []
     pictures = Pictures(stream, 32 if clip else 12, seed, first)
     loader = DataLoader(pictures, batch_size=None, num_workers=1, prefetch_factor=4)
@@ -158,24 +167,37 @@ def pretrain_encoder(
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = 2e-3 * min(1, (step - first + 1) / 200) * min(1.0, 2 * (1 - progress))
+            group["lr"] = group["peak"] * min(1, (step - first + 1) / 200) * min(1.0, 2 * (1 - progress))
         grid = clip_grid(tower, pixels, stream.grid) if clip else tower(pixels)
         shares = mse_loss(words(grid), target)
         weighted = (WEIGHT * (words(grid) - target) ** 2).mean()
         loss = 40 * (weighted + 0.3 * binary_cross_entropy_with_logits(bits(grid), target, weight=WEIGHT))
+        beside = mse_loss(around(grid), frames_around(target))
+        loss = loss + 40 * beside
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        errors.append((shares / target.var()).item())
+        errors.append(((shares / target.var()).item(), beside.item()))
         if step % 100 == 0:
             kinds = by_kind(words(grid), target)
-            log(f"{part} step {step} ({elapsed:.1f} min): unexplained share {np.mean(errors[-100:]):.3f}, {kinds}")
-    log(f"{part} end: unexplained share {np.mean(errors[-200:]):.3f}")
+            share, neighbours = np.mean(errors[-100:], 0)
+            log(f"{part} step {step} ({elapsed:.1f} min): unexplained {share:.3f}, around {neighbours:.4f}, {kinds}")
     if clip:
         tower.save_pretrained(stream.weights)
     else:
         save_tensors(stream.weights, tower.state_dict())
+
+
+def frames_around(target: Tensor) -> Tensor:
+    """Float "b t h w 2c": a patch's colours in the frame before and the frame after; nothing beyond the chunk.
+
+    Direction is a rare and weak signal; looking at the neighbouring frames is what it needs, and is learned fast.
+    """
+    colors = target[..., : len(world.COLORS)]
+    nothing = torch.zeros_like(colors[:, :1])
+    before, after = torch.cat([nothing, colors[:, :-1]], 1), torch.cat([colors[:, 1:], nothing], 1)
+    return torch.cat([before, after], -1)
 
 
 @torch.no_grad()

@@ -27,8 +27,20 @@ from videogpt_plus.toy import world
 from videogpt_plus.toy.render import prompt
 from videogpt_plus.types import IGNORE
 
-# Visual tokens differ by level, so does the batch that fits the same time; the share is how often a level is drawn.
-LEVELS = {1: (6, 0.05), 2: (16, 0.15), 4: (40, 0.25), 8: (48, 0.25), 16: (48, 0.30)}
+#: Kind of batch -> how often it is drawn. Binding is learned on stills, for one frame costs an eighth of eight.
+KINDS = {"letters": 0.05, "captions": 0.12, "stills": 0.43, "coarse": 0.30, "all": 0.10}
+#: Kind -> level -> (samples a batch, how often): more visual tokens, fewer samples, about the same time.
+LEVELS = {
+    "stills": {1: (24, 0.3), 2: (48, 0.4), 4: (64, 0.3)},
+    "coarse": {4: (32, 0.2), 8: (48, 0.3), 16: (64, 0.5)},
+    "all": {1: (6, 0.3), 2: (16, 0.7)},
+}
+#: How often a task is drawn in a kind of batch, by group: what a level cannot answer is seldom asked there.
+GROUPS = {
+    "stills": {"coarse": 0.5, "middle": 3, "fine": 3, "temporal": 0},
+    "coarse": {"coarse": 1, "middle": 0.5, "fine": 0.3, "temporal": 3},
+    "all": {"coarse": 1, "middle": 2, "fine": 2, "temporal": 2},
+}
 GRIDS = {"image": 12, "video": 8}
 HEADER = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|><|im_start|>user\n"
 IMAGE_WORDS = np.array([w not in world.DIRECTIONS for w in world.WORDS], np.float32)  # one frame shows no motion
@@ -83,6 +95,12 @@ def pooled_bags(scene: world.Scene, level: float, streams=("image", "video"), fi
     return torch.cat(parts).numpy()
 
 
+def draw(rng: np.random.Generator, weights: dict):
+    """A key of `weights`, as often as its weight says."""
+    total = np.array(list(weights.values()), float)
+    return list(weights)[rng.choice(len(total), p=total / total.sum())]
+
+
 class Words(IterableDataset):
     """Endless batches. Most are benchmark questions; some answer openly, some caption, some only name the letter."""
 
@@ -93,25 +111,22 @@ class Words(IterableDataset):
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, self.first, info.id if info else 0))
         torch.set_num_threads(1)
-        levels, shares = list(LEVELS), [s for _, s in LEVELS.values()]
         for number in count(self.first):
-            if rng.random() < (0.9 if number < 450 else 0.08):
-                yield self.letters(rng)
-            elif rng.random() < 0.18:
-                yield self.captions(rng)
+            kind = "letters" if number < 450 and rng.random() < 0.9 else draw(rng, KINDS)
+            if kind in LEVELS:
+                level = draw(rng, {level: share for level, (_, share) in LEVELS[kind].items()})
+                yield self.questions(rng, kind, level, LEVELS[kind][level][0])
             else:
-                level = levels[rng.choice(len(levels), p=shares)]
-                yield self.questions(rng, level, LEVELS[level][0])
+                yield getattr(self, kind)(rng)
 
-    def questions(self, rng, level: float, size: int) -> WordBatch:
-        tasks = list(world.TASKS.values())
-        one = rng.random() < 0.08  # a still image: questions without time
-        if one:
-            tasks = [t for t in tasks if t.group != "temporal" and t.scene is not world.color_in_bounds]
+    def questions(self, rng, kind: str, level: float, size: int) -> WordBatch:
+        weights = {name: GROUPS[kind][task.group] for name, task in world.TASKS.items()}
         bags, texts = [], []
         for _ in range(size):
-            scene = tasks[rng.integers(len(tasks))].scene(rng)
-            first, last = (0, 1) if one else scene.bounds or (0, world.SEGMENTS)
+            scene = world.TASKS[draw(rng, weights)].scene(rng)
+            first, last = scene.bounds or (0, world.SEGMENTS)
+            if kind == "stills":
+                last = first + 1
             bags.append(pooled_bags(scene, level, first=first, last=last))
             if rng.random() < 0.2:
                 texts.append((f"Question: {scene.question}", scene.answer))
@@ -172,7 +187,7 @@ def embed(llm: Qwen2ForCausalLM, words: Tensor, batch: WordBatch) -> Tensor:
 
 
 def pretrain_llm(
-    folder: Path, steps: int, log, seed: int = 0, learning_rate: float = 2e-3, minutes: float = 1e9, first: int = 0
+    folder: Path, steps: int, log, seed: int = 0, learning_rate: float = 8e-4, minutes: float = 1e9, first: int = 0
 ) -> None:
     """Write tokenizer and LLM to `folder` in Hugging Face's layout; `log(line)` takes the progress.
 

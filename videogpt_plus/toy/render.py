@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from videogpt_plus import fingerprint
 from videogpt_plus.toy import world
+from videogpt_plus.training.folder import writing
 
 #: Height and width of the files; the stage is the centred square.
 SIZES = ((96, 96), (112, 112), (128, 128), (96, 128))
@@ -30,18 +32,16 @@ RATES = (4, 6, 8, 12)
 class Recipe:
     """How much is rendered, and from which seed."""
 
-    # Bumped when the same numbers make other files.
-    version: int = 1
     # Seed of every scene.
     seed: int = 20
     # Test questions a task, one clip each.
     test_per_task: int = 100
     # Fine-tuning questions a task.
-    train_per_task: int = 120
+    train_per_task: int = 100
     # Captioned pictures for the image projector.
     images: int = 1600
     # Captioned clips of one chunk for the video projector.
-    videos: int = 1200
+    videos: int = 1280
 
 
 def ensure_toy_data(root: Path, recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> bool:
@@ -49,9 +49,15 @@ def ensure_toy_data(root: Path, recipe: Recipe = Recipe(), progress: Callable[[i
 
     `progress(done, total)` is called as files appear. Nothing half-made is ever left under the final name.
     """
-    made = root / "made.json"
-    if made.is_file() and json.loads(made.read_text()) == asdict(recipe):
+    made, wanted = root / "made.json", made_from(recipe)
+    if made.is_file() and json.loads(made.read_text()) == wanted:
         return False
+    with writing(root):
+        _render(root, recipe, progress)
+    return True
+
+
+def _render(root: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> None:
     scratch = root.with_name(root.name + ".partial")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -61,10 +67,15 @@ def ensure_toy_data(root: Path, recipe: Recipe = Recipe(), progress: Callable[[i
             if progress:
                 progress(done, len(jobs))
     write_annotations(scratch, jobs)
-    (scratch / "made.json").write_text(json.dumps(asdict(recipe)))
+    (scratch / "made.json").write_text(json.dumps(made_from(recipe)))
     shutil.rmtree(root, ignore_errors=True)
     scratch.rename(root)
-    return True
+
+
+def made_from(recipe: Recipe) -> dict[str, object]:
+    """The recipe, and the code that follows it: other code makes other files of the same recipe."""
+    code = [fingerprint.of_path(Path(__file__).with_name(name)) for name in ("world.py", "render.py")]
+    return {**asdict(recipe), "code": code}
 
 
 @dataclass(frozen=True)
@@ -194,7 +205,7 @@ def training_entry(root: Path, job: Job) -> dict:
         letter = "ABCD"[job.scene.candidates.index(job.scene.answer)]
         human, reply = f"<video>\n{prompt(job.scene)}", f"({letter}) {job.scene.answer}"
     return {
-        "id": f"{folder_name(job.group)}/{job.name}",
+        "id": f"{folder_name(job.group)}/{job.name}/{'-'.join(map(str, job.seed))}",
         kind: path_of(root, job).relative_to(root / "train").as_posix(),
         "conversations": [{"from": "human", "value": human}, {"from": "gpt", "value": reply}],
         **bounds_of(job),

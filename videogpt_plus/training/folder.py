@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from videogpt_plus.checkpoint import write_bytes, write_json
+from videogpt_plus.checkpoint import read_object, write_bytes, write_json
 from videogpt_plus.configs import Experiment
 from videogpt_plus.types import UserError
 
@@ -41,7 +41,7 @@ def claim(folder: Path, experiment: Experiment) -> bool:
         folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         write_json(path, wanted)
-    if (found := json.loads(path.read_text())) != wanted:
+    if (found := read_object(path, "remove the folder or choose another one")) != wanted:
         raise UserError(
             f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
         )
@@ -131,9 +131,20 @@ class Log:
 
 
 def difference(then: dict, now: dict) -> str:
-    """What of `now` was otherwise `then`, in words; empty if nothing was."""
-    changed = [key for key in now if then.get(key) != now[key]]
-    return "; ".join(f"{key}: {then.get(key)!r:.80} there, {now[key]!r:.80} now" for key in changed)
+    """What of `now` was otherwise `then`, in words, by the innermost keys; empty if nothing was."""
+    return "; ".join(f"{key}: {old!r:.80} there, {new!r:.80} now" for key, old, new in _changes("", then, now))
+
+
+def _changes(where: str, then: object, now: object) -> Iterator[tuple[str, object, object]]:
+    """(`finetune.learning_rate`, old, new) of every value of `now` that differs."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in now:
+            yield from _changes(f"{where}.{key}".removeprefix("."), then.get(key), now[key])
+    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        for i, (old, new) in enumerate(zip(then, now, strict=True)):
+            yield from _changes(f"{where}.{i}", old, new)
+    elif then != now:
+        yield where, then, now
 
 
 def check_finite(step: int, **values: float) -> None:

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import TrainOutput
 
 from videogpt_plus.checkpoint import read_tensors, save_tensors
 from videogpt_plus.configs import Training
@@ -85,6 +88,18 @@ def is_projector(name: str) -> bool:
     return name.startswith("projectors.")
 
 
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """A UserError of a data worker, as if it had been raised here: torch puts the worker's traceback into its text."""
+    try:
+        yield
+    except UserError as error:
+        *traceback, last = str(error).rstrip().split("\n")
+        if not traceback:
+            raise
+        raise UserError(last.partition("Error: ")[2]) from error
+
+
 class StageTrainer(Trainer):
     """Trains what requires a gradient in `model` on `batches` of indices into `dataset`."""
 
@@ -112,6 +127,11 @@ class StageTrainer(Trainer):
         self.workers = workers
         self.shapes = {n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         self.step_began = time.monotonic()
+
+    def train(self, *args: Any, **options: Any) -> TrainOutput:
+        """Trainer's own. UserError: see `in_one_line`."""
+        with in_one_line():
+            return super().train(*args, **options)
 
     def get_train_dataloader(self) -> DataLoader:
         """This process's share of the batches, in their order."""

@@ -1,0 +1,87 @@
+"""Running the cells of a sweep: one after another or side by side, and what a run took."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import datetime
+from multiprocessing import get_context
+from pathlib import Path
+
+from videogpt_plus.sweep import Cell
+from videogpt_plus.training.folder import writing
+from videogpt_plus.types import UserError
+
+
+def run_cells(titled: Sequence[tuple[Cell, str]], run: Callable[[Cell, str], None], jobs: int) -> None:
+    """Calls `run(cell, title)` for every cell in order, or for `jobs` at a time in processes of their own.
+
+    A cell begins as soon as what it needs is there. `run` has to be picklable. What it raises ends the sweep when the
+    cells beside it are through.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
+    if jobs == 1:
+        for cell, title in titled:
+            run(cell, title)
+        return
+    left, running = list(titled), {}
+    threads = max(1, cores() // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (threads, os.getpid())) as pool:
+        while left or running:
+            unfinished = {cell.folder for cell, _ in left} | {cell.folder for cell in running.values()}
+            ready = [one for one in left if not unfinished & set(one[0].needs)][: jobs - len(running)]
+            for cell, title in ready:
+                left.remove((cell, title))
+                running[pool.submit(run, cell, title)] = cell
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                future.result()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin_worker(threads: int, parent: int) -> None:
+    """A worker takes its share of the cores, and dies with the sweep that started it."""
+    import ctypes
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is later
+    die_with_parent = 1  # PR_SET_PDEATHSIG; elsewhere than on Linux a worker ends with its cell
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit("the sweep has ended")
+
+
+def launch(launcher: str, command: Sequence[str]) -> None:
+    """Runs a cell's command behind a launcher such as torchrun. UserError: it ends with an exit code."""
+    call = [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
+    if code := subprocess.run(call, check=False).returncode:
+        raise UserError(f"exit code {code} of: {shlex.join(call)}; mend what it says above and run the sweep again")
+
+
+@contextmanager
+def accounts(root: Path) -> Iterator[Callable[[], str]]:
+    """Appends what the run took to `runs.jsonl` when it ends well; yields a function that says it."""
+    began, line = time.monotonic(), {"date": f"{datetime.now():%Y-%m-%d %H:%M}"}
+    yield lambda: f"{line['minutes']} minutes on {line['cores']} cores, largest process {line['largest_gib']} GiB"
+    # Workers run beside each other: `jobs` times the largest process is an upper bound.
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    line["minutes"] = round((time.monotonic() - began) / 60, 2)
+    line["largest_gib"] = round(max(resource.getrusage(one).ru_maxrss for one in who) / 2**20, 2)
+    line["cores"], line["machine"] = cores(), platform.machine()
+    with writing(root), (root / "runs.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,40 @@
+"""What the command line shows while it works: tables and progress, by rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def table(*columns: str, title: str) -> Table:
+    """An empty table, its first column to the left and the others to the right."""
+    made = Table(title=title)
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i else "left")
+    return made
+
+
+def show(made: Table) -> None:
+    Console().print(made)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, a line at every tenth elsewhere; yields advance(done, total, note)."""
+    console, tenth = Console(), 0
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, note="")
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            nonlocal tenth
+            bar.update(task, completed=done, total=total, note=note)
+            if not console.is_terminal and 10 * done // total > tenth:
+                tenth = 10 * done // total
+                print(f"{title}: {done}/{total} {note}".rstrip(), flush=True)
+
+        yield advance
