@@ -9,7 +9,7 @@ demo: setup
 	$(BIN)/videogpt-plus sweep toy --jobs 2
 
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # The stamp is newer than pyproject.toml once the environment fits it.
 setup: $(VENV)/.installed

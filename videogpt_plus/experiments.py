@@ -53,9 +53,10 @@ TOY_PRETRAIN = Training(
     template="plain",
     learning_rate=1e-2,
     per_device_train_batch_size=16,
+    num_train_epochs=3,
     bf16=False,
     gradient_checkpointing=False,
-    save_steps=25,
+    save_steps=100,
 )
 TOY = Experiment(
     name="toy",
@@ -75,7 +76,9 @@ TOY = Experiment(
         ),
     ),
     pretrain=(("image", TOY_PRETRAIN), ("video", replace(TOY_PRETRAIN, data="TOY_VIDEOS"))),
-    finetune=replace(TOY_PRETRAIN, data="TOY_FINETUNING", template="qwen2", learning_rate=2e-3),
+    finetune=replace(
+        TOY_PRETRAIN, data="TOY_FINETUNING", template="qwen2", learning_rate=5e-4, num_train_epochs=1, save_steps=20
+    ),
     lora=Lora(r=16, alpha=32, dropout=0.0),
     num_frames=8,
     benchmark_root=".cache/toy/bench",

@@ -112,7 +112,9 @@ class DualEncoderVLM(nn.Module):
     ) -> CausalLMOutputWithPast:
         """Loss (mean cross-entropy over supervised tokens) and logits Float "b s v" of a right-padded batch."""
         merged = self.merge(input_ids, attention_mask, labels, visuals)
-        return self.llm(inputs_embeds=merged.inputs_embeds, attention_mask=merged.attention_mask, labels=merged.labels)
+        # No mask: padding stands behind every real position, which causal attention never looks at. A dense mask
+        # would only keep the fast attention kernels away.
+        return self.llm(inputs_embeds=merged.inputs_embeds, labels=merged.labels)
 
     def merge(
         self,

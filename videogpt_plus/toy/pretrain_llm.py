@@ -41,6 +41,7 @@ GROUPS = {
     "coarse": {"coarse": 1, "middle": 0.5, "fine": 0.3, "temporal": 3},
     "all": {"coarse": 1, "middle": 2, "fine": 2, "temporal": 2},
 }
+HARD = ("Appearance Count", "Dot In Row")
 GRIDS = {"image": 12, "video": 8}
 HEADER = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|><|im_start|>user\n"
 IMAGE_WORDS = np.array([w not in world.DIRECTIONS for w in world.WORDS], np.float32)  # one frame shows no motion
@@ -120,7 +121,7 @@ class Words(IterableDataset):
                 yield getattr(self, kind)(rng)
 
     def questions(self, rng, kind: str, level: float, size: int) -> WordBatch:
-        weights = {name: GROUPS[kind][task.group] for name, task in world.TASKS.items()}
+        weights = {name: GROUPS[kind][t.group] * (1 + 4 * (name in HARD)) for name, t in world.TASKS.items()}
         bags, texts = [], []
         for _ in range(size):
             scene = world.TASKS[draw(rng, weights)].scene(rng)
@@ -187,7 +188,7 @@ def embed(llm: Qwen2ForCausalLM, words: Tensor, batch: WordBatch) -> Tensor:
 
 
 def pretrain_llm(
-    folder: Path, steps: int, log, seed: int = 0, learning_rate: float = 8e-4, minutes: float = 1e9, first: int = 0
+    folder: Path, steps: int, log, seed: int = 0, learning_rate: float = 1e-3, minutes: float = 1e9, first: int = 0
 ) -> None:
     """Write tokenizer and LLM to `folder` in Hugging Face's layout; `log(line)` takes the progress.
 

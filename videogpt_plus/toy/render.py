@@ -39,7 +39,7 @@ class Recipe:
     # Fine-tuning questions a task.
     train_per_task: int = 100
     # Captioned pictures for the image projector.
-    images: int = 1600
+    images: int = 1800
     # Captioned clips of one chunk for the video projector.
     videos: int = 1280
 

@@ -179,16 +179,14 @@ def color_order(rng: np.random.Generator) -> Scene:
 
 
 def appearance_count(rng: np.random.Generator) -> Scene:
-    """A thing shows up one to four times, with a gap between two appearances."""
+    """A thing shows up one to four times, a segment each, with a gap between two appearances."""
     count = int(rng.integers(1, 5))
-    # Seven gaps between eight segments hold 2 * count - 1 changes when it begins visible; draw until it fits.
-    while True:
-        seen = rng.random(SEGMENTS) < 0.5
-        if int(seen[0]) + int((seen[1:] & ~seen[:-1]).sum()) == count:
-            break
+    # Gaps of at least one segment: choose among the slots that are left when those gaps are taken out.
+    slots = sorted(rng.permutation(SEGMENTS - count + 1)[:count].tolist())
+    seen = {slot + i for i, slot in enumerate(slots)}
     size = int(rng.integers(8, 13))
     row, col = (int(x) for x in rng.integers(0, STAGE - size + 1, 2))
-    at = tuple((row, col) if s else None for s in seen)
+    at = tuple((row, col) if s in seen else None for s in range(SEGMENTS))
     thing = Thing(str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))), size, at)
     answer = COUNTS[count - 1]
     others = [c for c in COUNTS if c != answer]
