@@ -141,7 +141,7 @@ def test_a_cell_that_is_being_filled_is_left_alone(swept, capsys):
 
 def test_every_run_appends_its_time_and_memory(swept):
     runs = [json.loads(line) for line in (swept / "results/tiny/runs.jsonl").read_text().splitlines()]
-    assert runs[0]["minutes"] > 0 and runs[0]["largest_process_gib"] > 0
+    assert runs[0]["minutes"] > 0 and runs[0]["largest_gib"] > 0
 
 
 def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp_path):
