@@ -156,3 +156,17 @@ def test_the_prompt_is_the_benchmarks_own(toy):
     jobs = {j.name: j for j in plan(SMALL) if j.part == "bench" and j.group == "Large Color"}
     for example in load_benchmark(toy / "bench", ["Large Color"])[0].examples():
         assert example.prompt == prompt(jobs[example.video].scene)
+
+
+@pytest.mark.parametrize("color", ["red", "blue"])
+def test_predict_sees_the_colour_of_a_clip_with_the_packaged_weights(color, tmp_path, monkeypatch, capsys):
+    from videogpt_plus import cli
+    from videogpt_plus.toy.render import write_mp4
+
+    monkeypatch.chdir(tmp_path)
+    scene = world.Scene((world.still("circle", color, 12, 4, 6),), "What color is the large object?")
+    scene = replace(scene, candidates=("red", "green", "blue", "white"), answer=color)
+    frames = world.render(scene, 96, 96, np.random.default_rng(0)).repeat(2, 0)
+    write_mp4(tmp_path / "clip.mp4", frames, 96, 96, fps=8)
+    cli.main(["predict", "toy_pool2", "--video", "clip.mp4", prompt(scene)])
+    assert color in capsys.readouterr().out

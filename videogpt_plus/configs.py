@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from videogpt_plus.types import UserError
+
 
 @dataclass(frozen=True)
 class InternVideo2Size:
@@ -132,3 +134,8 @@ class Experiment:
     benchmark_root: str = ".cache/MVBench"
     # Tokens of an answer at most.
     max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "max_new_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)}: choose at least 1")

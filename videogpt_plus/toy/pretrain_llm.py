@@ -116,7 +116,9 @@ class Words(IterableDataset):
         rng = np.random.default_rng((self.seed, self.first, info.id if info else 0))
         torch.set_num_threads(1)
         for number in count(self.first):
-            kind = "letters" if number < 450 and rng.random() < 0.9 else draw(rng, LAST_KINDS if number >= LAST else KINDS)
+            kind = (
+                "letters" if number < 450 and rng.random() < 0.9 else draw(rng, LAST_KINDS if number >= LAST else KINDS)
+            )
             if kind in LEVELS:
                 level = draw(rng, {level: share for level, (_, share) in LEVELS[kind].items()})
                 yield self.questions(rng, kind, level, LEVELS[kind][level][0])

@@ -1,0 +1,33 @@
+"""Experiments as values: names are computed, and a value that cannot work is refused where it is made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, get_experiment, with_adapter
+from videogpt_plus.types import UserError
+
+
+@pytest.mark.parametrize("name", ["num_frames", "max_new_tokens"])
+def test_a_count_below_one_is_refused_by_name(name):
+    with pytest.raises(UserError, match=f"'toy' has {name} 0"):
+        replace(TOY, **{name: 0})
+
+
+def test_a_level_cannot_disagree_with_its_name():
+    assert at_level(TOY, 4).name == "toy_pool4"
+    assert at_level(at_level(TOY, 4), 1.5).name == "toy_pool1.5"
+    assert get_experiment("toy_max_pool16") == at_level(with_adapter(TOY, "max"), 16)
+
+
+def test_every_experiment_is_found_under_its_own_name():
+    assert all(get_experiment(name).name == name for name in EXPERIMENTS)
+
+
+def test_real_sizes_are_the_references():
+    e = get_experiment("qwen3b_pool2")
+    sizes = {name: (s.pixels, s.grid, s.width) for name, s in e.streams}
+    assert sizes == {"image": (336, 24, 1024), "video": (224, 16, 1408)}
+    assert (e.level, e.num_frames, e.lora.r, e.lora.alpha, e.lora.dropout) == (2, 16, 128, 256, 0.05)
