@@ -166,9 +166,9 @@ def write_mp4(path: Path, frames, height: int, width: int, fps: int) -> None:
         stream = container.add_stream("libx264", rate=Fraction(fps))
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         stream.codec_context.thread_count = 1
-        # Weighted prediction made other bytes of the same frames now and then on a busy machine, at 96x96.
-        x264 = "threads=1:lookahead-threads=1:sync-lookahead=0:weightp=0"
-        stream.options = {"crf": "16", "preset": "veryfast", "x264-params": x264}
+        # Slower presets, and the assembly, made other bytes of the same frames now and then on a busy machine.
+        x264 = "threads=1:lookahead-threads=1:sync-lookahead=0:asm=0"
+        stream.options = {"crf": "14", "preset": "ultrafast", "x264-params": x264}
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", threads=1)
             container.mux(stream.encode(frame))
