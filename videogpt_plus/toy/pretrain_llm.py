@@ -28,7 +28,8 @@ from videogpt_plus.toy.render import prompt
 from videogpt_plus.types import IGNORE
 
 #: Kind of batch -> how often it is drawn. Binding is learned on stills, for one frame costs an eighth of eight.
-#: From the 7,800th step on counting was drawn twice as often: it was the last thing to be learned.
+#: From the 7,800th step on counting was drawn twice as often: it was the last thing to be learned. From the 8,700th
+#: on answers are the letter alone and counting is of objects that follow one another (before: "(C) text", flashes).
 KINDS = {"letters": 0.05, "captions": 0.12, "stills": 0.43, "coarse": 0.30, "all": 0.10}
 LAST_KINDS = {"letters": 0.03, "captions": 0.08, "stills": 0.20, "coarse": 0.60, "all": 0.09}
 LAST = 7800
@@ -51,7 +52,8 @@ IMAGE_WORDS = np.array([w not in world.DIRECTIONS for w in world.WORDS], np.floa
 
 
 def answer_text(scene: world.Scene) -> str:
-    return f"({'ABCD'[scene.candidates.index(scene.answer)]}) {scene.answer}"
+    """The letter alone: it carries the answer, and a reply that cannot contradict itself is never refused."""
+    return f"({'ABCD'[scene.candidates.index(scene.answer)]})"
 
 
 def train_tokenizer(folder: Path, seed: int = 0) -> Qwen2Tokenizer:
@@ -197,10 +199,10 @@ def pretrain_llm(
 ) -> None:
     """Write tokenizer and LLM to `folder` in Hugging Face's layout; `log(line)` takes the progress.
 
-    `first` above 0 goes on from the weights in `folder`, saved at that step; the optimizer begins anew.
+    `first` above 0 goes on from the tokenizer and the weights in `folder`, saved at that step; the optimizer begins anew.
     """
     torch.manual_seed(seed + first)
-    tokenizer = train_tokenizer(folder, seed)
+    tokenizer = Qwen2Tokenizer.from_pretrained(folder) if first else train_tokenizer(folder, seed)
     words = torch.tensor(word_ids(tokenizer))
     config = Qwen2Config(
         vocab_size=len(tokenizer),

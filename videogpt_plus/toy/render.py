@@ -206,7 +206,7 @@ def training_entry(root: Path, job: Job) -> dict:
         human, reply = f"<{kind}>\nDescribe this {kind}.", world.caption(job.scene)
     else:
         letter = "ABCD"[job.scene.candidates.index(job.scene.answer)]
-        human, reply = f"<video>\n{prompt(job.scene)}", f"({letter}) {job.scene.answer}"
+        human, reply = f"<video>\n{prompt(job.scene)}", f"({letter})"
     return {
         "id": f"{folder_name(job.group)}/{job.name}/{'-'.join(map(str, job.seed))}",
         kind: path_of(root, job).relative_to(root / "train").as_posix(),

@@ -179,18 +179,22 @@ def color_order(rng: np.random.Generator) -> Scene:
 
 
 def appearance_count(rng: np.random.Generator) -> Scene:
-    """A thing shows up one to four times, a segment each, with a gap between two appearances."""
+    """One to four things of different colours show up one after another, each for the same share of the clip.
+
+    Every frame shows exactly one of them, so a single frame says nothing about how many there are.
+    """
     count = int(rng.integers(1, 5))
-    # Gaps of at least one segment: choose among the slots that are left when those gaps are taken out.
-    slots = sorted(rng.permutation(SEGMENTS - count + 1)[:count].tolist())
-    seen = {slot + i for i, slot in enumerate(slots)}
-    size = int(rng.integers(8, 13))
+    size = int(rng.integers(8, 14))
     row, col = (int(x) for x in rng.integers(0, STAGE - size + 1, 2))
-    at = tuple((row, col) if s in seen else None for s in range(SEGMENTS))
-    thing = Thing(str(rng.choice(SHAPES)), str(rng.choice(list(COLORS))), size, at)
+    shape = str(rng.choice(SHAPES))
+    turn = [s * count // SEGMENTS for s in range(SEGMENTS)]
+    things = tuple(
+        Thing(shape, c, size, tuple((row, col) if t == i else None for t in turn))
+        for i, c in enumerate(pick(rng, COLORS, count))
+    )
     answer = COUNTS[count - 1]
     others = [c for c in COUNTS if c != answer]
-    return Scene((thing,), "How many times does an object appear?", options(rng, answer, others), answer)
+    return Scene(things, "How many objects appear, one after another?", options(rng, answer, others), answer)
 
 
 def color_in_bounds(rng: np.random.Generator) -> Scene:
