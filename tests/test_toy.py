@@ -169,4 +169,4 @@ def test_predict_sees_the_colour_of_a_clip_with_the_packaged_weights(color, tmp_
     frames = world.render(scene, 96, 96, np.random.default_rng(0)).repeat(2, 0)
     write_mp4(tmp_path / "clip.mp4", frames, 96, 96, fps=8)
     cli.main(["predict", "toy_pool2", "--video", "clip.mp4", prompt(scene)])
-    assert color in capsys.readouterr().out
+    assert capsys.readouterr().out == f"({'ABCD'[scene.candidates.index(color)]})\n"
