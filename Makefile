@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test setup lint clean
+.PHONY: demo test bench setup lint clean
 
 demo: setup
 	$(BIN)/videogpt-plus sweep toy --jobs 2
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Measures on this machine alone: leave it to itself for a quarter of an hour.
+bench: setup
+	$(BIN)/python -m benchmarks.bench
 
 # The stamp is newer than pyproject.toml once the environment fits it.
 setup: $(VENV)/.installed

@@ -9,14 +9,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from eval.options import parse_option, reference_verdict
-from eval.task import Answerer, Example, Reply, check_control
+from eval.task import Answerer, Example, Question, Reply, check_control
 from videogpt_plus.checkpoint import read_object, write_bytes
 from videogpt_plus.types import ClipError, UserError
 
@@ -34,43 +35,89 @@ class Answered(NamedTuple):
     torn_bytes: int
 
 
+class Target(NamedTuple):
+    """Where a model's answers go, and what they depend on."""
+
+    path: Path
+    #: "experiment" (its name), fingerprints of the weights and the benchmark. Kept beside the answers.
+    header: Mapping[str, Any]
+
+
 def answer_all(
-    answerer: Answerer,
+    load: Callable[[], Answerer],
     examples: Sequence[Example],
-    path: str | Path,
-    header: Mapping[str, Any],
+    targets: Mapping[str, Target],
     progress: Callable[[int, int], None] | None = None,
     control: str | None = None,
     retry_errors: bool = False,
-) -> Answered:
-    """Appends an answer line to `path` for each example that has none, each on disk before the next.
+) -> dict[str, Answered]:
+    """Appends an answer line for each example that has none to each model's file, each on disk before the next.
 
-    `header` says what the answers depend on: "experiment" (its name), fingerprints of the weights and the
-    benchmark. It is kept beside the answers, and other answers in the same file raise UserError.
-    `retry_errors` asks again where the line holds an error. `progress(done, total)` is called after each
-    answer. A clip that cannot be read becomes a line with its error, and the rest goes on.
+    `targets` holds the models by the names that the answerer knows. `load()` makes the answerer, if there is a
+    question left. Answers of other models in the same file raise UserError. `retry_errors` asks again where the line
+    holds an error. `progress(done, total)` counts questions over all models. A clip that cannot be read becomes a
+    line with its error, and the rest goes on.
     """
-    path = Path(path)
     check_control(control)
-    header = {**header, "control": control}
-    with _open_locked(path) as file:
-        torn = _cut_torn_line(file, path)
-        _claim(path, header)
-        lines = read_answers(path)
-        kept = {key for key, line in lines.items() if not (retry_errors and line["error"])}
-        todo = [example for example in examples if example.key not in kept]
-        done = len(examples) - len(todo)
+    with ExitStack() as open_files:
+        files = {name: open_files.enter_context(_File(target, control)) for name, target in targets.items()}
+        todo = {name: file.left(examples, retry_errors) for name, file in files.items()}
+        total, new = len(examples) * len(files), 0
+        done = total - sum(map(len, todo.values()))
+        questions = [
+            Question(example, asked)
+            for example in examples
+            if (asked := tuple(name for name in files if example.key in todo[name]))
+        ]
         began = time.perf_counter()
-        outcomes = zip(todo, answerer.answers(todo, control) if todo else (), strict=True)
-        for i, (example, outcome) in enumerate(outcomes, start=1):
-            seconds = time.perf_counter() - began
-            lines[example.key] = line = _line(example, outcome, seconds, header["experiment"], control)
-            _append(file, path, line)
-            if progress:
-                progress(done + i, len(examples))
+        for question, outcome in load().answers(questions, control) if questions else ():
+            seconds = (time.perf_counter() - began) / len(question.models)
+            for name in question.models:
+                reply = outcome if isinstance(outcome, ClipError) else outcome[name]
+                files[name].append(question.example, reply, seconds)
+                todo[name].remove(question.example.key)
+                new += 1
+                if progress:
+                    progress(done + new, total)
             began = time.perf_counter()
-    failed = sum(lines[example.key]["error"] is not None for example in examples)
-    return Answered(len(todo), done, failed, torn)
+        assert not any(todo.values()), "the answerer left questions out"
+        return {name: file.account(examples) for name, file in files.items()}
+
+
+class _File:
+    """A model's answers.jsonl, locked and open at its end."""
+
+    def __init__(self, target: Target, control: str | None):
+        self.path, self.header, self.control = Path(target.path), {**target.header, "control": control}, control
+
+    def __enter__(self) -> _File:
+        self.file = _open_locked(self.path)
+        try:
+            self.torn = _cut_torn_line(self.file, self.path)
+            _claim(self.path, self.header)
+            self.lines = read_answers(self.path)
+        except BaseException:
+            self.file.close()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+    def left(self, examples: Sequence[Example], retry_errors: bool) -> set[str]:
+        """Keys of the examples without a line."""
+        kept = {key for key, line in self.lines.items() if not (retry_errors and line["error"])}
+        self.todo = {example.key for example in examples} - kept
+        return set(self.todo)
+
+    def append(self, example: Example, outcome: Reply | ClipError, seconds: float) -> None:
+        line = _line(example, outcome, seconds, self.header["experiment"], self.control)
+        self.lines[example.key] = line
+        _append(self.file, self.path, line)
+
+    def account(self, examples: Sequence[Example]) -> Answered:
+        failed = sum(self.lines[example.key]["error"] is not None for example in examples)
+        return Answered(len(self.todo), len(examples) - len(self.todo), failed, self.torn)
 
 
 def read_answers(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -112,10 +159,11 @@ def write_atomically(path: Path, text: str) -> None:
 def _line(
     example: Example, outcome: Reply | ClipError, seconds: float, experiment: str, control: str | None
 ) -> dict[str, Any]:
-    failed = isinstance(outcome, ClipError)
-    text, visual_tokens = (None, None) if failed else outcome
-    error = str(outcome) if failed else None
-    choice = None if text is None else parse_option(text, example.candidates)
+    reply = None if isinstance(outcome, ClipError) else outcome
+    choice = None if reply is None else parse_option(reply.text, example.candidates)
+    if reply is not None and reply.seconds is not None:
+        seconds = reply.seconds
+    likely, margin = _likeliest(reply.option_logprobs if reply else None)
     return {
         "key": example.key,
         "experiment": experiment,
@@ -124,14 +172,31 @@ def _line(
         "video": example.video,
         "question": example.question,
         "reference": example.reference,
-        "reply": text,
+        "reply": reply and reply.text,
         "choice": choice,
         "correct": example.is_right(choice),
-        "reference_verdict": None if text is None else reference_verdict(text, example.reference),
-        "error": error,
-        "visual_tokens": visual_tokens,
+        "reference_verdict": None if reply is None else reference_verdict(reply.text, example.reference),
+        "error": None if reply else str(outcome),
+        "visual_tokens": reply and reply.visual_tokens,
+        "logprob_choice": likely,
+        "logprob_margin": margin,
         "seconds": round(seconds, 4),
+        "seconds_encode": _rounded(reply and reply.seconds_encode),
+        "seconds_first": _rounded(reply and reply.seconds_first),
     }
+
+
+def _likeliest(logprobs: Sequence[float] | None) -> tuple[str | None, float | None]:
+    """The letter of the most likely option, and by how much log P it leads the second; None where none is."""
+    if logprobs is None:
+        return None, None
+    best, *others = sorted(logprobs, reverse=True)
+    letter = string.ascii_uppercase[list(logprobs).index(best)]
+    return letter, round(best - others[0], 4) if others else None
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
 
 
 @contextmanager

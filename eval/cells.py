@@ -1,13 +1,13 @@
 """Reading the cells of a sweep: one cell is one model under one control, with its scores.
 
-A cell holds experiment, adapter, level, visual_tokens, control and scores (`score.score`); more is left
-alone.
+A cell holds experiment, adapter, level, visual_tokens, control and scores (`score.score`), and where they are known
+flops and kv_bytes of a question (`flops.costs`); more is left alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -79,6 +79,38 @@ def mean_of(cell: Cell, group: str | None, name: str) -> float:
 def correct(cell: Cell, group: str | None) -> dict[str, bool]:
     """Question key -> right or wrong, for paired tests."""
     return {key: right for row in rows_of(cell, group).values() for key, right in row["correct"].items()}
+
+
+#: What a question costs: what it is called, and its value in that unit or None where it is not known.
+COSTS: dict[str, Callable[[Cell], float | None]] = {
+    "GFLOP a question": lambda cell: _scaled(cell.get("flops"), 1e9),
+    "seconds to the first token": lambda cell: cell["scores"]["overall"].get("seconds_to_first_token"),
+    "key-value MB": lambda cell: _scaled(cell.get("kv_bytes"), 1e6),
+}
+
+
+def dominated(cells: Sequence[Cell], name: str) -> dict[str, Cell]:
+    """Experiment -> the cheapest model that is as accurate for less, or more accurate for as much.
+
+    Of the models with all frames whose cost `name`, a key of COSTS, is known; accuracy is the mean over tasks as
+    measured.
+    """
+    points = [
+        (cost, -estimate(cell, None).value, cell)
+        for curve in curves(cells).values()
+        for cell in curve
+        if (cost := COSTS[name](cell)) is not None
+    ]
+    better: dict[str, Cell] = {}
+    for cost, loss, cell in points:
+        found = [p for p in points if p[0] <= cost and p[1] <= loss and p[:2] != (cost, loss)]
+        if found:
+            better[cell["experiment"]] = min(found, key=lambda point: point[:2])[2]
+    return better
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
 
 
 def neighbours(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:

@@ -1,6 +1,6 @@
 """The report of a sweep: tables, curves and tests, from the cells' scores. Imports no torch.
 
-out_dir/  index.html  sweep.csv  sweep.md  accuracy_vs_tokens.png  tasks_by_level.png
+out_dir/  index.html  sweep.csv  sweep.md  accuracy_vs_tokens.png  accuracy_vs_cost.png  tasks_by_level.png
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
 from eval import plots
 from eval.answer import write_atomically
 from eval.cells import (
+    COSTS,
     Cell,
     are_grouped,
     correct,
     curves,
+    dominated,
     estimate,
     groups,
     in_order,
@@ -33,6 +36,7 @@ from eval.cells import (
 from eval.proof import proof
 from eval.stats import Estimate, compare, detectable, holm, margin
 from videogpt_plus.checkpoint import write_bytes
+from videogpt_plus.flops import TEXT_TOKENS
 from videogpt_plus.types import UserError
 
 __all__ = ["proof", "write_report"]
@@ -40,6 +44,7 @@ __all__ = ["proof", "write_report"]
 CSV_COLUMNS = [
     "experiment", "adapter", "level", "visual_tokens", "control", "task", "group", "n", "n_failed", "n_unparsed",
     "accuracy", "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy", "seconds_per_question",
+    "seconds_to_first_token", "flops", "kv_bytes",
 ]  # fmt: skip
 #: The row of `sweep.csv` that holds the mean over tasks.
 MEAN = "mean of all tasks"
@@ -62,7 +67,8 @@ def write_report(
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
-    A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames) and scores.
+    A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames), scores, and where
+    they are known flops and kv_bytes of a question.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed.
     """
     if not any(cell["control"] is None for cell in cells):
@@ -71,6 +77,7 @@ def write_report(
     tables = _tables(cells)
     pictures = {
         "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(cells),
+        "accuracy_vs_cost.png": plots.accuracy_vs_cost(cells),
         "tasks_by_level.png": plots.tasks_by_level(cells),
     }
     for name, picture in pictures.items():
@@ -86,6 +93,7 @@ def _tables(cells: Sequence[Cell]) -> list[Table]:
     return [
         *_proof_table(cells),
         *(_accuracy_table(cells, name, curve, groups(cells)) for name, curve in by_series if are_grouped(cells)),
+        _cost_table(cells),
         *(_accuracy_table(cells, name, curve, None) for name, curve in by_series),
         *_paired_table(cells),
         _resolution_table(cells),
@@ -122,6 +130,38 @@ def _accuracy_table(cells: Sequence[Cell], name: str, curve: Sequence[Cell], by_
         "Controls: one frame repeated; blind, without any visual token."
     )
     return Table(f"{name}: accuracy by {what}", note, columns, rows)
+
+
+def _cost_table(cells: Sequence[Cell]) -> Table:
+    better = {name: dominated(cells, name) for name in COSTS}
+    rows = [
+        [
+            cell["experiment"], f"{cell['visual_tokens']:,}", *(_number(cost(cell)) for cost in COSTS.values()),
+            f"{cell['scores']['overall']['seconds_per_question']:.2f}", _interval(estimate(cell, None)),
+            *(found["experiment"] if (found := better[name].get(cell["experiment"])) else "" for name in COSTS),
+        ]
+        for curve in curves(cells).values()
+        for cell in curve
+    ]  # fmt: skip
+    columns = [
+        "experiment", "visual tokens", *COSTS, "seconds a question", MEAN, "by FLOP dominated by",
+        "by seconds dominated by", "by bytes dominated by",
+    ]  # fmt: skip
+    note = (
+        "What a question costs and what it buys. FLOP (2 for each multiply-add of a matrix product) of encoders, "
+        f"projectors and prefill, and bytes of the keys and values in bfloat16, are computed for {TEXT_TOKENS} text "
+        "tokens; seconds were measured: to the first token the median, of the whole question the mean. The last three "
+        "columns name a model that is at least as accurate and costs no more; accuracies are taken as measured, the "
+        "paired tests say which differences are more than chance."
+    )
+    return Table("Cost of a question", note, columns, rows)
+
+
+def _number(value: float | None) -> str:
+    """Three digits that count, or that nobody measured it."""
+    if value is None:
+        return "not measured"
+    return f"{value:,.{max(0, 2 - floor(log10(value)))}f}" if value else "0"
 
 
 def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
@@ -263,7 +303,7 @@ def _csv(cells: Sequence[Cell]) -> str:
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for cell in cells:
-        model = {name: cell[name] for name in ("experiment", "adapter", "visual_tokens")}
+        model = {name: cell.get(name) for name in ("experiment", "adapter", "visual_tokens", "flops", "kv_bytes")}
         model |= {"level": f"{cell['level']:g}", "control": cell["control"] or "none"}
         for row in _csv_rows(cell):
             numbers = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
@@ -272,7 +312,7 @@ def _csv(cells: Sequence[Cell]) -> str:
 
 
 def _csv_rows(cell: Cell) -> Iterator[Mapping[str, Any]]:
-    wanted = CSV_COLUMNS[CSV_COLUMNS.index("group") :]
+    wanted = CSV_COLUMNS[CSV_COLUMNS.index("group") : CSV_COLUMNS.index("flops")]
     for task, row in cell["scores"]["tasks"].items():
         yield {"task": task} | {name: row[name] for name in wanted}
     total = cell["scores"]["overall"]
@@ -294,14 +334,14 @@ def _markdown(title: str, stamp: str | None, tables: Sequence[Table], pictures: 
 
 def _html(title: str, stamp: str | None, tables: Sequence[Table], pictures: Mapping[str, bytes]) -> str:
     """One file that holds its style and its pictures: it opens anywhere, offline."""
-    curve, panels = (
+    curve, *panels = (
         f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
         for name, data in pictures.items()
     )
     # The answer first: whether the pipe sees, then the curve, then the rest.
     sections = [_html_table(table) for table in tables]
     first = [sections.pop(0)] if tables[0].columns[0] == "claim" else []
-    body = "\n".join([*first, curve, sections.pop(0), panels, *sections])
+    body = "\n".join([*first, curve, sections.pop(0), *panels, *sections])
     heading = html.escape(title)
     date = f"<p>{html.escape(stamp)}</p>" if stamp else ""
     return (

@@ -8,6 +8,7 @@ import string
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from eval.answer import read_answers, read_meta, write_atomically
@@ -27,26 +28,28 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
     """Scores of a finished run, written beside the answers (`scores_path`) and returned.
 
     `tasks` has, for each task: n, n_failed, n_unparsed, right, accuracy over all n with its Wilson interval
-    (ci_low, ci_high), reference_rule_accuracy, chance, majority, seconds_per_question, visual_tokens, the
-    failures, and `correct` (key -> bool) for paired tests. `overall` has the mean over tasks, as MVBench
-    reports it (`macro`), and over questions (`micro`). The kept replies are parsed anew, so that a better
-    parser needs no new answers. Raises UserError where an answer is missing or belongs to another question.
+    (ci_low, ci_high), reference_rule_accuracy, chance, majority, seconds_per_question (mean),
+    seconds_to_first_token (median; None where no answer says it), visual_tokens, the failures, and `correct`
+    (key -> bool) for paired tests. `overall` has the mean over tasks, as MVBench reports it (`macro`), and over
+    questions (`micro`). The kept replies are parsed anew, so that a better parser needs no new answers. Raises
+    UserError where an answer is missing or belongs to another question.
     """
     answers_path = Path(answers_path)
     if not examples:
         raise UserError("no question to score: the benchmark is empty")
     answers = read_answers(answers_path)
-    _check_complete(answers_path, answers, examples)
+    check_complete(answers_path, answers, examples)
     by_task: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         by_task[example.task].append(example)
     tasks = {task: _score_task(group, answers) for task, group in by_task.items()}
-    scores = {**read_meta(answers_path), "overall": _overall(tasks), "tasks": tasks}
+    overall = _overall(tasks) | _to_first_token([answers[example.key] for example in examples])
+    scores = {**read_meta(answers_path), "overall": overall, "tasks": tasks}
     write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 
-def _check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], examples: Sequence[Example]) -> None:
+def check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], examples: Sequence[Example]) -> None:
     missing = sum(example.key not in answers for example in examples)
     if missing:
         raise UserError(f"{path}: {missing} of {len(examples)} answers are missing; finish them with: {_command(path)}")
@@ -90,6 +93,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
         "chance": sum(1 / len(e.candidates) for e in examples) / n,
         "majority": _majority(examples) / n,
         "seconds_per_question": sum(line["seconds"] for line in lines) / n,
+        **_to_first_token(lines),
         "visual_tokens": sum(line["visual_tokens"] for _, line in asked) / len(asked) if asked else None,
         "failures": [
             {"key": line["key"], "video": line["video"], "error": line["error"]}
@@ -98,6 +102,12 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
         ],
         "correct": correct,
     }
+
+
+def _to_first_token(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The median, which a slow first question does not move. Answers of older runs do not say it."""
+    seconds = [line["seconds_first"] for line in lines if line.get("seconds_first") is not None]
+    return {"seconds_to_first_token": median(seconds) if seconds else None}
 
 
 def _majority(examples: Sequence[Example]) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from videogpt_plus.types import ClipError, UserError
 
@@ -89,17 +89,37 @@ class Task(Protocol):
 
 
 class Reply(NamedTuple):
-    """What a model said, and how many visual tokens it was shown."""
+    """What a model said, how many visual tokens it was shown, and what that took."""
 
+    #: What it said, greedily; the most likely option `(C)` where only the options' probabilities were asked for.
     text: str
     visual_tokens: int
+    #: log P of each option's letter; None where they were not asked for.
+    option_logprobs: tuple[float, ...] | None = None
+    #: Seconds for this answer. Of a batch, or of a clip that serves several answers: this one's even share.
+    seconds: float | None = None
+    #: Of these, decoding and encoding: what models that are asked together do once. It counts fully for each.
+    seconds_encode: float | None = None
+    #: Until the first token: encoding and prefill.
+    seconds_first: float | None = None
+
+
+class Question(NamedTuple):
+    """An example, and the names of the models that it is for."""
+
+    example: Example
+    models: tuple[str, ...]
+
+
+#: What became of a question: a reply by model, or a clip that cannot be read.
+Outcome: TypeAlias = "Mapping[str, Reply] | ClipError"
 
 
 class Answerer(Protocol):
-    """All that a benchmark knows of a model."""
+    """All that a benchmark knows of one model, or of several that share what they see."""
 
-    def answers(self, examples: Sequence[Example], control: str | None) -> Iterator[Reply | ClipError]:
-        """The reply to each example's prompt under `control`, in order; a ClipError stands for an unreadable clip.
+    def answers(self, questions: Sequence[Question], control: str | None) -> Iterator[tuple[Question, Outcome]]:
+        """Each question once, in any order, with the replies of its models under `control`.
 
         An iterator over all of them, so that an answerer may decode ahead, batch, or share a clip's encoding.
         """
@@ -112,10 +132,9 @@ def check_control(control: str | None) -> None:
         raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")
 
 
-def frame_for(example: Example, frames: int) -> int:
-    """Which of `frames` frames the `one_frame` control repeats: even over questions, fixed for each."""
-    assert frames > 0
-    return int(example.key, 16) % frames
+def frame_of(example: Example) -> int:
+    """Which frame the `one_frame` control repeats, modulo the clip's frames: even over questions, fixed for each."""
+    return int(example.key, 16)
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

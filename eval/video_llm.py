@@ -1,69 +1,181 @@
-"""A video LLM as an Answerer: clips are decoded ahead in threads, the model answers one question after another."""
+"""Video LLMs as an Answerer: a clip is decoded and encoded once, and every model that shares the encoders answers it.
+
+Pool levels differ only behind the encoders. So what models that are asked together share is the unpooled grid;
+projectors, adapter and LoRA are each model's own. Batches hold the same questions whether one model is asked or
+several, so that answers do not depend on the company.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
-from eval.task import Example, Reply, frame_for
-from videogpt_plus import chat, encoders, video
+import torch
+from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
+
+from eval.task import Example, Outcome, Question, Reply, frame_of
+from videogpt_plus import chat
 from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.configs import Experiment
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.types import Clip, ClipError, Visual
+from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment
+from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
+from videogpt_plus.store import GridStore
+from videogpt_plus.types import ClipError, Visual
 
-#: Clips that may wait decoded: bounded, for sixteen full-HD frames take 100 MB.
-AHEAD = 8
+
+class Member(NamedTuple):
+    """One of the models that are asked together."""
+
+    model: DualEncoderVLM
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class View:
+    """One look at a clip, and what is asked about it."""
+
+    path: Path | None
+    start: float | None
+    end: float | None
+    #: The frame that the `one_frame` control repeats, modulo the clip's frames.
+    frame: int | None
+    questions: list[Question] = field(default_factory=list, compare=False)
 
 
 class VideoLLM:
-    """Answers with a loaded model as its experiment says: frames, template and length of an answer."""
+    """Answers with loaded models as their experiments say: frames, template and length of an answer.
 
-    def __init__(self, model: DualEncoderVLM, experiment: Experiment, workers: int = 2):
-        self.model, self.experiment, self.workers = model, experiment, workers
-        self._prepare = {name: encoders.preprocessor(stream) for name, stream in experiment.streams}
+    The models see clips in the same way (`models.load_models` checks it); the first one encodes for all.
+    """
 
-    def answers(self, examples: Sequence[Example], control: str | None) -> Iterator[Reply | ClipError]:
+    def __init__(self, members: Mapping[str, Member], asking: Asking = DEFAULT_ASKING, store: GridStore | None = None):
+        self.members, self.asking = members, asking
+        model, experiment = next(iter(members.values()))
+        arithmetic = str(next(model.encoders.parameters()).dtype).removeprefix("torch.")
+        self.prepare = Preparation(experiment.streams, experiment.num_frames, asking.decoder, store, arithmetic)
+        self.encode, model.store = model.encode, store
+        scores = asking.scoring != "generate"
+        self._options = {name: m.model.option_tokens() if scores else None for name, m in members.items()}
+
+    def answers(self, questions: Sequence[Question], control: str | None) -> Iterator[tuple[Question, Outcome]]:
         """See `eval.task.Answerer`."""
+        blocks = _blocks(_views(questions, control), self.asking.batch_size)
         if control == "blind":
-            yield from (self.ask(example.prompt, None) for example in examples)
+            for block in blocks:
+                yield from self._answer(block, [None] * len(block), [0.0] * len(block))
             return
-        waiting: deque[tuple[Example, Future[Visual]]] = deque()
-        left = iter(examples)
-        with ThreadPoolExecutor(self.workers) as pool:
-            try:
-                for _ in range(len(examples)):
-                    while len(waiting) < AHEAD and (following := next(left, None)):
-                        waiting.append((following, pool.submit(self.look, following, control)))
-                    example, visual = waiting.popleft()
-                    yield self._reply(example, visual)
-            finally:
-                for _, future in waiting:
-                    future.cancel()
+        jobs = [Job(view.path, view.start, view.end, None, view.frame) for block in blocks for view in block]
+        ahead = 2 * self.asking.batch_size + self.asking.workers
+        with Feeder(self.prepare, self.asking.workers, ahead, self.asking.clip_seconds) as feeder:
+            fed = feeder(jobs)
+            for block in blocks:
+                yield from self._look_and_answer(block, [next(fed) for _ in block])
 
-    def _reply(self, example: Example, visual: Future[Visual]) -> Reply | ClipError:
-        try:
-            return self.ask(example.prompt, visual.result())
-        except ClipError as error:
-            return error
+    def ask(self, question: str, visual: Visual) -> str:
+        """The first model's greedy reply to a question about a visual that `prepare` made."""
+        model, experiment = next(iter(self.members.values()))
+        ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template)
+        return model.generate([ids], [[visual]], experiment.max_new_tokens)[0]
 
-    def look(self, example: Example, control: str | None) -> Visual:
-        """The example's clip as the model sees it under `control`. Raises ClipError."""
-        clip = video.read_clip(example.path, self.experiment.num_frames, example.start, example.end)
-        if control == "one_frame":
-            chosen = frame_for(example, len(clip.frames))
-            clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
-        return self.visual(clip)
+    def _look_and_answer(self, views: Sequence[View], fed: Sequence[Fed]) -> Iterator[tuple[Question, Outcome]]:
+        seen = []
+        for view, (outcome, seconds) in zip(views, fed, strict=True):
+            if isinstance(outcome, ClipError):
+                yield from ((question, outcome) for question in view.questions)
+            else:
+                seen.append((view, outcome, seconds))
+        if seen:
+            readable, visuals, seconds = zip(*seen, strict=True)
+            yield from self._answer(readable, visuals, seconds)
 
-    def visual(self, clip: Clip) -> Visual:
-        """Pixels of every stream."""
-        return Visual({name: prepare(clip) for name, prepare in self._prepare.items()}, len(clip.frames))
+    def _answer(
+        self, views: Sequence[View], visuals: Sequence[Visual | None], decoded: Sequence[float]
+    ) -> Iterator[tuple[Question, Outcome]]:
+        """Every question of the views; `decoded` is the seconds that each view took so far."""
+        began = time.perf_counter()
+        shown = [visual for visual in visuals if visual]
+        encoded = iter(self.encode(shown))
+        _wait_for_the_gpu()
+        each = (time.perf_counter() - began) / len(views)
+        seeing = [(next(encoded), visual.placeholders) if visual else None for visual in visuals]
+        replies: dict[Question, dict[str, Reply]] = {q: {} for view in views for q in view.questions}
+        before = {
+            q: (seconds + each) / len(view.questions)
+            for view, seconds in zip(views, decoded, strict=True)
+            for q in view.questions
+        }
+        for name in self.members:
+            asked = [([q for q in v.questions if name in q.models], s) for v, s in zip(views, seeing, strict=True)]
+            asked = [(questions, sight) for questions, sight in asked if questions]
+            for question, reply in self._ask(name, asked, before):
+                replies[question][name] = reply
+        yield from replies.items()
 
-    def ask(self, question: str, visual: Visual | None) -> Reply:
-        """The model's greedy reply to a question, about a visual or about nothing."""
-        counts = [visual.placeholders] if visual else []
-        ids = chat.encode_prompt(self.model.tokenizer, question, counts, self.experiment.finetune.template)
-        reply = self.model.generate([ids], [[visual] if visual else []], self.experiment.max_new_tokens)[0]
-        return Reply(reply, num_visual_tokens(self.experiment, counts[0]) if counts else 0)
+    def _ask(
+        self,
+        name: str,
+        asked: Sequence[tuple[Sequence[Question], tuple[Grids, int] | None]],
+        before: Mapping[Question, float],
+    ) -> Iterator[tuple[Question, Reply]]:
+        """One model's replies; `before` is what each question took until its grids were there."""
+        if not asked:
+            return
+        (model, experiment), options = self.members[name], self._options[name]
+        began = time.perf_counter()
+        prompts = [[self._prompt(name, q.example, sight) for q in questions] for questions, sight in asked]
+        generated = model.answer(
+            [(rows, [sight] if sight else []) for rows, (_, sight) in zip(prompts, asked, strict=True)],
+            0 if self.asking.scoring == "logprob" else experiment.max_new_tokens,
+            options,
+        )
+        count = sum(len(questions) for questions, _ in asked)
+        seconds = (time.perf_counter() - began) / count
+        for (questions, sight), answers in zip(asked, generated, strict=True):
+            tokens = num_visual_tokens(experiment, sight[1]) if sight else 0
+            for question, answer in zip(questions, answers, strict=True):
+                scores = None
+                if answer.options is not None:
+                    scores = tuple(answer.options[: len(question.example.candidates)].tolist())
+                likeliest = f"({chr(ord('A') + scores.index(max(scores)))})" if scores else ""
+                text = likeliest if self.asking.scoring == "logprob" else model.text_of(answer.ids)
+                taken = before[question]
+                first = taken + answer.seconds_first / count
+                yield question, Reply(text, tokens, scores, taken + seconds, taken, first)
+
+    def _prompt(self, name: str, example: Example, sight: tuple[Grids, int] | None) -> list[int]:
+        model, experiment = self.members[name]
+        counts = [sight[1]] if sight else []
+        return chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+
+
+def _views(questions: Sequence[Question], control: str | None) -> list[View]:
+    """Questions that look at the same frames stand together, in the order of the first of them."""
+    views: dict[View, View] = {}
+    for question in questions:
+        e = question.example
+        frame = frame_of(e) if control == "one_frame" else None
+        view = View(None, None, None, None) if control == "blind" else View(e.path, e.start, e.end, frame)
+        views.setdefault(view, view).questions.append(question)
+    if control == "blind":  # nothing to share: each goes its own way through the batches
+        return [View(None, None, None, None, [q]) for view in views.values() for q in view.questions]
+    return list(views.values())
+
+
+def _blocks(views: Sequence[View], size: int) -> list[list[View]]:
+    """Views one after the other, `size` questions a block at most unless one view has more."""
+    blocks: list[list[View]] = []
+    room = 0
+    for view in views:
+        if not blocks or room < len(view.questions):
+            blocks.append([])
+            room = size
+        blocks[-1].append(view)
+        room -= len(view.questions)
+    return blocks
+
+
+def _wait_for_the_gpu() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

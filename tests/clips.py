@@ -39,13 +39,19 @@ def render_mp4(
     pix_fmt: str = "yuv420p",
     container_options: dict[str, str] | None = None,
     full_range_bt709: bool = False,
+    options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes frames at `fps`; a list of arrays becomes several streams; `ticks` are time stamps in ms."""
+    """Writes frames at `fps`; a list of arrays becomes several streams; `ticks` are time stamps in ms.
+
+    `options` are the codec's own.
+    """
     streams = [frames] if isinstance(frames, np.ndarray) else list(frames)
     rate = Fraction(fps).limit_denominator(1001)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container_options or {}) as container:
         outputs = [_add_stream(container, codec, rate, part, gop, pix_fmt, full_range_bt709) for part in streams]
+        for output in outputs:
+            output.options = {**output.options, **(options or {})}
         for output, part in zip(outputs, streams, strict=True):
             stamps = list(range(len(part))) if ticks is None else list(ticks)
             time_base = 1 / rate if ticks is None else Fraction(1, 1000)

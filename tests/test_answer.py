@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from eval.answer import answer_all, meta_path, read_answers
+from eval.answer import Target, answer_all, meta_path, read_answers
 from eval.task import Example, Reply
 from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4", "weights": "w1", "benchmark": "b1"}
 FIELDS = [
     "key", "experiment", "control", "task", "video", "question", "reference", "reply", "choice", "correct",
-    "reference_verdict", "error", "visual_tokens", "seconds",
+    "reference_verdict", "error", "visual_tokens", "logprob_choice", "logprob_margin", "seconds", "seconds_encode",
+    "seconds_first",
 ]  # fmt: skip
 
 
@@ -37,9 +38,10 @@ class Fake:
     def __init__(self, bad=(), stop=None):
         self.bad, self.stop, self.asked = bad, stop, []
 
-    def answers(self, examples, control):
-        for example in examples:
-            yield self.answer(example, control)
+    def answers(self, questions, control):
+        for question in questions:
+            outcome = self.answer(question.example, control)
+            yield question, outcome if isinstance(outcome, ClipError) else dict.fromkeys(question.models, outcome)
 
     def answer(self, example, control):
         if example.video == self.stop:
@@ -50,9 +52,14 @@ class Fake:
         return Reply("(A) red", 0 if control == "blind" else 104)
 
 
+def ask(answerer, examples, path, header=HEADER, **how):
+    """One model's answers."""
+    return answer_all(lambda: answerer, examples, {"it": Target(Path(path), header)}, **how)["it"]
+
+
 def test_a_line_has_every_field_and_the_parsed_choice(tmp_path):
     path = tmp_path / "run" / "answers.jsonl"
-    done = answer_all(Fake(), examples(), path, HEADER)
+    done = ask(Fake(), examples(), path, HEADER)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert done == (6, 0, 0, 0)
     assert all(list(line) == FIELDS for line in lines)
@@ -62,7 +69,8 @@ def test_a_line_has_every_field_and_the_parsed_choice(tmp_path):
     assert first == {
         "experiment": "toy_pool4", "control": None, "task": "colour", "video": "0.mp4", "question": "Colour?",
         "reference": "(A) red", "reply": "(A) red", "choice": "A", "correct": True, "reference_verdict": False,
-        "error": None, "visual_tokens": 104,
+        "error": None, "visual_tokens": 104, "logprob_choice": None, "logprob_margin": None, "seconds_encode": None,
+        "seconds_first": None,
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "answers.meta.json").read_text()) == HEADER | {"control": None}
 
@@ -70,18 +78,18 @@ def test_a_line_has_every_field_and_the_parsed_choice(tmp_path):
 def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     path = tmp_path / "answers.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        answer_all(Fake(stop="3.mp4"), examples(), path, HEADER)
+        ask(Fake(stop="3.mp4"), examples(), path, HEADER)
     second, seen = Fake(), []
-    done = answer_all(second, examples(), path, HEADER, progress=lambda *at: seen.append(at))
+    done = ask(second, examples(), path, HEADER, progress=lambda *at: seen.append(at))
     assert done == (3, 3, 0, 0)
     assert [video for video, _ in second.asked] == ["3.mp4", "4.mp4", "5.mp4"]
     assert seen == [(4, 6), (5, 6), (6, 6)]
-    assert answer_all(Fake(stop="0.mp4"), examples(), path, HEADER) == (0, 6, 0, 0)
+    assert ask(Fake(stop="0.mp4"), examples(), path, HEADER) == (0, 6, 0, 0)
 
 
 def test_a_bad_clip_is_a_line_with_its_error_and_the_rest_goes_on(tmp_path):
     path = tmp_path / "answers.jsonl"
-    assert answer_all(Fake(bad={"1.mp4"}), examples(), path, HEADER) == (6, 0, 1, 0)
+    assert ask(Fake(bad={"1.mp4"}), examples(), path, HEADER) == (6, 0, 1, 0)
     line = read_answers(path)[examples()[1].key]
     assert line["error"] == "1.mp4: no frame can be decoded"
     assert (line["reply"], line["choice"], line["correct"], line["visual_tokens"]) == (
@@ -94,10 +102,10 @@ def test_a_bad_clip_is_a_line_with_its_error_and_the_rest_goes_on(tmp_path):
 
 def test_errors_are_asked_again_only_on_request(tmp_path):
     path = tmp_path / "answers.jsonl"
-    answer_all(Fake(bad={"0.mp4"}), examples(), path, HEADER)
+    ask(Fake(bad={"0.mp4"}), examples(), path, HEADER)
     before = path.read_bytes()
-    assert answer_all(Fake(), examples(), path, HEADER) == (0, 6, 1, 0)
-    assert answer_all(Fake(), examples(), path, HEADER, retry_errors=True) == (1, 5, 0, 0)
+    assert ask(Fake(), examples(), path, HEADER) == (0, 6, 1, 0)
+    assert ask(Fake(), examples(), path, HEADER, retry_errors=True) == (1, 5, 0, 0)
     assert path.read_bytes().startswith(before)
     assert read_answers(path)[examples()[0].key]["correct"] is True
 
@@ -108,28 +116,63 @@ def test_a_mistake_of_ours_is_not_swallowed_as_a_bad_clip(tmp_path):
             raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        answer_all(Broken(), examples(), tmp_path / "answers.jsonl", HEADER)
+        ask(Broken(), examples(), tmp_path / "answers.jsonl", HEADER)
+
+
+class Both(Fake):
+    """The model `a` says (A) of everything, `b` says (B); clips are looked at in the reverse order."""
+
+    def answers(self, questions, control):
+        for question in reversed(questions):
+            self.asked.append((question.example.video, question.models))
+            both = {"a": Reply("(A)", 104, seconds=0.5), "b": Reply("(B)", 26, (-2.0, -0.5, -3.0), 0.25, 0.125, 0.2)}
+            yield question, {name: both[name] for name in question.models}
+
+
+def test_models_asked_together_are_asked_once_a_clip_and_each_keeps_its_file(tmp_path):
+    together, alone = Both(), Fake()
+    targets = {name: Target(tmp_path / name / "answers.jsonl", HEADER | {"weights": name}) for name in "ab"}
+    ask(alone, examples()[:2], targets["a"].path, targets["a"].header)
+    done = answer_all(lambda: together, examples(), targets)
+    assert (done["a"][:2], done["b"][:2]) == ((4, 2), (6, 0))
+    assert dict(together.asked) == {f"{i}.mp4": ("b",) if i < 2 else ("a", "b") for i in range(6)}
+    lines = {name: read_answers(target.path) for name, target in targets.items()}
+    assert all(set(lines[name]) == {e.key for e in examples()} for name in "ab")
+    last = examples()[5].key
+    assert (lines["a"][last]["reply"], lines["a"][last]["seconds"]) == ("(A)", 0.5)
+    names = ("choice", "logprob_choice", "logprob_margin", "seconds", "seconds_encode", "seconds_first")
+    assert [lines["b"][last][name] for name in names] == ["B", "B", 1.5, 0.25, 0.125, 0.2]
+
+
+def test_no_model_is_loaded_where_every_answer_stands(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    ask(Fake(), examples(), path)
+
+    def load():
+        raise AssertionError("minutes of loading for nothing")
+
+    assert answer_all(load, examples(), {"it": Target(path, HEADER)})["it"] == (0, 6, 0, 0)
 
 
 @pytest.mark.parametrize("cut", [1, 20, 10**9])
 def test_a_torn_last_line_is_cut_off_and_answered_again(tmp_path, cut):
     path = tmp_path / "answers.jsonl"
-    answer_all(Fake(), examples(), path, HEADER)
+    ask(Fake(), examples(), path, HEADER)
     whole = path.read_bytes()
     last = len(whole.splitlines(keepends=True)[-1])
     path.write_bytes(whole[: -min(cut, last - 1)])
     assert len(read_answers(path)) == 5
-    done = answer_all(Fake(), examples(), path, HEADER)
+    done = ask(Fake(), examples(), path, HEADER)
     assert (done.new, done.kept, done.torn_bytes) == (1, 5, last - min(cut, last - 1))
     assert list(read_answers(path)) == [example.key for example in examples()]
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "answers.jsonl"
-    answer_all(Fake(), examples(2), path, HEADER)
+    ask(Fake(), examples(2), path, HEADER)
     path.write_bytes(b"{oops\n" + path.read_bytes())
     with pytest.raises(UserError, match="answers.jsonl, line 1: not an answer"):
-        answer_all(Fake(), examples(), path, HEADER)
+        ask(Fake(), examples(), path, HEADER)
 
 
 @pytest.mark.parametrize(
@@ -138,29 +181,29 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
 )
 def test_answers_of_another_model_never_mix_in(tmp_path, header, control):
     path = tmp_path / "answers.jsonl"
-    answer_all(Fake(), examples(2), path, HEADER)
+    ask(Fake(), examples(2), path, HEADER)
     before = path.read_bytes()
     with pytest.raises(UserError, match="holds answers with (weights|control|extra) = .* this run has"):
-        answer_all(Fake(), examples(), path, header, control=control)
+        ask(Fake(), examples(), path, header, control=control)
     assert path.read_bytes() == before
 
 
 def test_answers_without_their_meta_file_are_refused(tmp_path):
     path = tmp_path / "answers.jsonl"
-    answer_all(Fake(), examples(2), path, HEADER)
+    ask(Fake(), examples(2), path, HEADER)
     meta_path(path).unlink()
     with pytest.raises(UserError, match="answers.meta.json is missing"):
-        answer_all(Fake(), examples(), path, HEADER)
+        ask(Fake(), examples(), path, HEADER)
 
 
 def test_a_control_reaches_the_model_and_its_lines(tmp_path):
     path, fake = tmp_path / "answers.blind.jsonl", Fake()
-    answer_all(fake, examples(2), path, HEADER, control="blind")
+    ask(fake, examples(2), path, HEADER, control="blind")
     assert fake.asked == [("0.mp4", "blind"), ("1.mp4", "blind")]
     assert {line["control"] for line in read_answers(path).values()} == {"blind"}
     assert (tmp_path / "answers.blind.meta.json").exists()
     with pytest.raises(UserError, match="unknown control 'deaf'"):
-        answer_all(fake, examples(2), path, HEADER, control="deaf")
+        ask(fake, examples(2), path, HEADER, control="deaf")
 
 
 def test_two_processes_do_not_answer_into_one_file(tmp_path):
@@ -169,10 +212,10 @@ def test_two_processes_do_not_answer_into_one_file(tmp_path):
     class Nested(Fake):
         def answer(self, example, control):
             with pytest.raises(UserError, match="is being written by another process"):
-                answer_all(Fake(), examples(), path, HEADER)
+                ask(Fake(), examples(), path, HEADER)
             return super().answer(example, control)
 
-    assert answer_all(Nested(), examples(2), path, HEADER).new == 2
+    assert ask(Nested(), examples(2), path, HEADER).new == 2
 
 
 def test_an_odd_reply_is_kept_on_one_line(tmp_path):
@@ -181,7 +224,7 @@ def test_an_odd_reply_is_kept_on_one_line(tmp_path):
             return Reply("two\nlines \udcff \u2028 中", 1)
 
     path = tmp_path / "answers.jsonl"
-    answer_all(Odd(), examples(3), path, HEADER)
+    ask(Odd(), examples(3), path, HEADER)
     assert len(read_answers(path)) == 3
 
 
@@ -194,7 +237,7 @@ class Slow(Fake):
         time.sleep(0.01)
         return super().answer(example, control)
 {setup}
-answer_all(Slow(), examples(100), {path!r}, HEADER)
+ask(Slow(), examples(100), {path!r}, HEADER)
 """
 
 
@@ -213,7 +256,7 @@ def test_kill_9_loses_no_answer_and_doubles_none(tmp_path):
     os.kill(run.pid, signal.SIGKILL)
     run.communicate()
     kept = path.read_bytes().count(b"\n")
-    done = answer_all(Fake(), examples(100), path, HEADER)
+    done = ask(Fake(), examples(100), path, HEADER)
     assert 5 <= kept == done.kept < 100 and done.new == 100 - kept
     keys = [json.loads(line)["key"] for line in path.read_text().splitlines()]
     assert keys == [example.key for example in examples(100)]
@@ -225,11 +268,11 @@ def test_a_full_disk_is_one_clear_line_and_the_answers_so_far_stay(tmp_path):
     _, stderr = run.communicate()
     assert "UserError" in stderr and "answers.jsonl cannot be written: File too large; free space" in stderr
     kept = path.read_bytes().count(b"\n")
-    done = answer_all(Fake(), examples(100), path, HEADER)
+    done = ask(Fake(), examples(100), path, HEADER)
     assert kept == done.kept > 3 and done.new == 100 - kept and done.torn_bytes > 0
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="answers.jsonl cannot be written: (Not a directory|File exists)"):
-        answer_all(Fake(), examples(1), tmp_path / "file" / "answers.jsonl", HEADER)
+        ask(Fake(), examples(1), tmp_path / "file" / "answers.jsonl", HEADER)

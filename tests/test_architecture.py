@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     ["types", "configs"],
     ["adapters", "checkpoint", "mixtures"],
-    ["fingerprint", "experiments", "video", "encoders", "projectors", "merge", "chat"],
-    ["models", "data"],
-    ["train", "training", "toy", "sweep"],
+    ["fingerprint", "experiments", "generation", "flops", "store", "video", "decoders", "encoders", "projectors", "merge", "chat"],
+    ["models", "data", "feeding"],
+    ["train", "training", "toy", "sweep", "convert", "hub"],
     ["jobs", "screen"],
     ["eval"],
     ["cli"],
@@ -70,6 +70,7 @@ def test_every_room_has_its_level():
     [
         "videogpt_plus.cli",
         "videogpt_plus.experiments",
+        "videogpt_plus.flops",
         "videogpt_plus.sweep",
         "eval.score",
         "eval.report",

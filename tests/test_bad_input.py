@@ -34,7 +34,7 @@ from videogpt_plus.mixtures import MIXTURES
 CLIPS = Path("bench/video/clip")
 RUN = Path("run")
 PROJECTORS = ["--projectors", "image=pre/image", "video=pre/video"]
-TRAIN = ["train", "tiny_pool2", *PROJECTORS, "--output"]
+TRAIN = ["train", "tiny_pool2", *PROJECTORS, "--output-dir"]
 #: A frame of the tiny model at level 2: 6 x 6 image and 4 x 4 video tokens.
 FRAME = 52
 #: Clips that are unusual and yet fine -> how many frames the model is shown.
@@ -130,7 +130,7 @@ def world(tmp_path_factory) -> Iterator[Path]:
         )
         patch.setitem(EXPERIMENTS, "tiny", tiny)
         for stream in ("image", "video"):
-            cli.main(["pretrain", "tiny", stream, "--output", f"pre/{stream}"])
+            cli.main(["pretrain", "tiny", stream, "--output-dir", f"pre/{stream}"])
         cli.main([*TRAIN, str(RUN)])
         yield folder
 
@@ -325,7 +325,7 @@ def test_bad_clips_in_training_are_replaced_counted_and_listed_and_the_weights_a
         Path("train.json").write_text(json.dumps(entries))
         out = done(*TRAIN, first)
         done(*TRAIN, second)
-        done(*TRAIN, workers, "--workers", 2)
+        done(*TRAIN, workers, "--dataloader-num-workers", 2)
         entries[1], entries[3] = entries[2], entries[4]
         Path("train.json").write_text(json.dumps(entries))
         assert "replaced" not in done(*TRAIN, without)
@@ -342,7 +342,7 @@ def test_bad_clips_in_training_are_replaced_counted_and_listed_and_the_weights_a
 def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(workers, refused, tmp_path):
     with kept("train.json"):
         Path("train.json").write_text(json.dumps([sample("missing.mp4"), sample("empty.mp4")]))
-        line = refused(*TRAIN, tmp_path, "--workers", workers)
+        line = refused(*TRAIN, tmp_path, "--dataloader-num-workers", workers)
     assert "no clip of 2 samples from train.json: entry" in line and "media of 'TEST' are complete" in line
 
 
@@ -367,18 +367,21 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
         (["sweep", "tiny_template"], "unknown template 'gpt'; choose from: qwen2, plain"),
         (["answer", "run", "--limit", "-1"], "--limit -1 is not possible: ask at least 1"),
         (["score", "run", "--limit", "0"], "--limit 0 is not possible: ask at least 1"),
-        (["pretrain", "tiny", "image", "--workers", "-1", "--output", "w"], "--workers -1 is not possible: 0 reads"),
+        (
+            ["pretrain", "tiny", "image", "--dataloader-num-workers", "-1", "--output-dir", "w"],
+            "--dataloader-num-workers -1 is not possible",
+        ),
         (["predict", "no/such/run", "q", "--image", "a.png"], "run folder not found: no/such/run does not exist"),
         (["predict", "pre", "q", "--image", "a.png"], "pre is no run folder: it has no experiment.json; name the"),
         (["report", "nowhere"], "nothing to report: no answers under nowhere; run"),
         (["train", "tiny", "--projectors", "image=pre/image"], "no pre-trained projector for stream 'video'"),
-        (["train", "tiny", "--projectors", "image=pre/image", "video=x", "--output", "t"], "x does not exist"),
+        (["train", "tiny", "--projectors", "image=pre/image", "video=x", "--output-dir", "t"], "x does not exist"),
         (
             ["train", "tiny", "--projectors", "image=pre/video", "video=pre/image"],
             "(streams.0.0: 'video' there, 'image'",
         ),
         (
-            ["train", "tiny", *PROJECTORS, "--output", "run"],
+            ["train", "tiny", *PROJECTORS, "--output-dir", "run"],
             "run holds another experiment (name: 'tiny_pool2' there, 't",
         ),
     ],
@@ -506,8 +509,8 @@ def test_weights_that_do_not_fit_are_told_with_all_lists_in_one_line(file, refus
 @pytest.mark.parametrize(
     "args",
     [
-        ["pretrain", "tiny", "image", "--output", "file"],
-        ["pretrain", "tiny", "image", "--output", "file/inside"],
+        ["pretrain", "tiny", "image", "--output-dir", "file"],
+        ["pretrain", "tiny", "image", "--output-dir", "file/inside"],
         [*TRAIN, "file"],
         ["sweep", "tiny", "--output", "file"],
     ],

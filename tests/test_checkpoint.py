@@ -102,8 +102,10 @@ def test_folders_without_weights_say_what_was_expected(tmp_path):
 
 
 def test_shards_of_a_folder_are_read_together(tmp_path):
-    for i in (1, 2):
-        save_tensors(tmp_path / f"model-0000{i}-of-00002.safetensors", {f"w{i}": torch.full((2,), i)})
+    names = {f"w{i}": f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    for i, name in enumerate(names.values(), start=1):
+        save_tensors(tmp_path / name, {f"w{i}": torch.full((2,), i)})
+    write_json(tmp_path / "model.safetensors.index.json", {"metadata": {}, "weight_map": names})
     assert {key: value.tolist() for key, value in read_folder(tmp_path).items()} == {"w1": [1, 1], "w2": [2, 2]}
 
 

@@ -29,8 +29,11 @@ def test_help_names_every_command_and_imports_nothing_heavy():
 def test_tokens_of_the_real_size_at_every_level(capsys):
     cli.main(["tokens", "qwen1_5b"])
     rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    found = {row[1].strip(): int(row[-2]) for row in rows}
-    assert found == {"1": 13312, "2": 3328, "4": 832, "8": 208, "16": 80, "24": 32}
+    found = {row[1].strip(): (int(row[4]), row[6].strip()) for row in rows}
+    assert {level: tokens for level, (tokens, _) in found.items()} == {
+        "1": 13312, "2": 3328, "4": 832, "8": 208, "16": 80, "24": 32,
+    }  # fmt: skip
+    assert [found[level][1] for level in ("2", "4", "8", "16")] == ["60 %", "86 %", "95 %", "97 %"]
 
 
 @pytest.mark.parametrize(

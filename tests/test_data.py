@@ -17,6 +17,7 @@ from PIL import Image
 
 from videogpt_plus import data
 from videogpt_plus.data import Conversations, append_once, collate, epoch_order, read_annotations
+from videogpt_plus.feeding import pad_to_square
 from videogpt_plus.mixtures import MIXTURES, get_mixture
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
 
@@ -141,7 +142,7 @@ def test_video_is_not_padded(conversations):
 
 @pytest.mark.parametrize("size", [(2, 5), (5, 2), (3, 3), (4, 7)])
 def test_square_holds_the_picture_in_its_middle(size):
-    square = data.pad_to_square(Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png")).frames
+    square = pad_to_square(Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png")).frames
     side = max(size)
     assert square.shape == (1, 3, side, side)
     rows, columns = (square[0, 0] == 255).nonzero(as_tuple=True)

@@ -102,6 +102,20 @@ def test_gradients_reach_both_projectors_and_nothing_frozen(tiny_experiment):
     assert trained == {name for name, _ in model.named_parameters() if name.startswith("projectors.")}
 
 
+def test_the_loss_alone_is_that_of_all_logits_and_so_are_its_gradients(tiny_experiment):
+    model, found = fresh(tiny_experiment), []
+    for loss_only in (False, True):
+        model.zero_grad()
+        out = model(**batch(*SAMPLES), loss_only=loss_only)
+        out.loss.backward()
+        found.append((out.loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    (loss, gradients), (alone, of_alone) = found
+    assert out.logits is None and gradients.keys() == of_alone.keys()
+    torch.testing.assert_close(alone, loss, atol=1e-6, rtol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(of_alone[name], gradient, atol=1e-6, rtol=1e-5)
+
+
 def test_features_do_not_depend_on_training_mode(tiny_experiment):
     model = fresh(tiny_experiment)
     before = model.encode([visual(8)])[0]
@@ -126,13 +140,12 @@ def test_answers_do_not_depend_on_batch_size(model):
     visuals = [[visual(8, 1)], [], [visual(3, 2)]]
     together = model.generate_ids(prompts, visuals, 6)
     for row, (prompt, shown) in enumerate(zip(prompts, visuals, strict=True)):
-        alone = model.generate_ids([prompt], [shown], 6)[0]
-        assert together[row, : len(alone)].tolist() == alone.tolist()
+        assert together[row] == model.generate_ids([prompt], [shown], 6)[0]
 
 
 def test_greedy_answers_are_the_argmax_of_the_uncached_model(model):
     prompt, shown = [5, 6, *[PLACEHOLDER] * 8, 7], visual(8, 1)
-    got = model.generate_ids([prompt], [[shown]], 6)[0].tolist()
+    got = model.generate_ids([prompt], [[shown]], 6)[0]
     ids = list(prompt)
     for token in got:
         row = batch((ids, [], []))
@@ -150,7 +163,7 @@ def test_answers_stop_at_the_end_of_the_turn(tiny_experiment):
         model.llm.model.norm.weight.zero_()
         model.llm.lm_head.bias = torch.nn.Parameter(torch.zeros(len(model.llm.lm_head.weight)))
         model.llm.lm_head.bias[end] = 1
-    assert model.generate_ids([[5, 6]], [[]], 6).tolist() == [[end]]
+    assert model.generate_ids([[5, 6]], [[]], 6) == [[end]]
     assert model.generate([[5, 6]], [[]], 6) == [""]
 
 
@@ -163,9 +176,9 @@ def test_answers_ignore_the_llm_folder_s_own_generation_config(tiny_experiment, 
     plain, other = (
         repeating(replace(tiny_experiment, llm=llm)) for llm in (tiny_experiment.llm, str(tmp_path / "llm"))
     )
-    expected = plain.generate_ids([[5, 6]], [[]], 8).tolist()
+    expected = plain.generate_ids([[5, 6]], [[]], 8)
     assert len(set(expected[0])) < len(expected[0]), "only an answer that repeats itself shows a penalty"
-    assert other.generate_ids([[5, 6]], [[]], 8).tolist() == expected
+    assert other.generate_ids([[5, 6]], [[]], 8) == expected
 
 
 def repeating(experiment):
@@ -182,7 +195,7 @@ def test_answers_hold_no_id_beyond_the_vocabulary(tiny_experiment):
     rows = model.llm.lm_head.weight
     with torch.no_grad():
         rows[len(model.tokenizer) :] *= 1000
-    assert max(model.generate_ids([[5, 6, 7]], [[]], 8)[0].tolist()) < len(model.tokenizer)
+    assert max(model.generate_ids([[5, 6, 7]], [[]], 8)[0]) < len(model.tokenizer)
 
 
 def save_run(model, folder: Path) -> None:

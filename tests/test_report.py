@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from eval.answer import write_atomically
-from eval.cells import are_grouped, curves, groups, neighbours, tasks
-from eval.plots import _lines, _places
+from eval.cells import are_grouped, curves, dominated, groups, neighbours, tasks
+from eval.plots import _apart, _lines, _places
 from eval.report import CSV_COLUMNS, proof, write_report
 from eval.score import score
 from eval.task import Example
@@ -40,6 +40,7 @@ def make_cell(
     n: int = 40,
     tokens: dict[float, int] = TOKENS,
     failed: int = 0,
+    seconds_first: float | None = None,
 ) -> dict:
     """A cell whose tasks have exactly the accuracies given, through the real scorer."""
     groups = {task: "" for task in accuracy} if groups is None else groups
@@ -57,15 +58,16 @@ def make_cell(
             examples.append(asked)
             lines.append({
                 "key": asked.key, "task": task, "video": asked.video, "reference": asked.reference, "seconds": 0.1,
-                "reply": None if error else reply, "error": error,
+                "reply": None if error else reply, "error": error, "seconds_first": None if error else seconds_first,
                 "visual_tokens": 0 if control == "blind" else tokens[level],
             })  # fmt: skip
     path = folder / f"{experiment}-{control}" / "answers.jsonl"
     write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
     write_atomically(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
+    shown = 0 if control == "blind" else tokens[level]
     return {
-        "experiment": experiment, "adapter": "average", "level": level, "control": control,
-        "visual_tokens": 0 if control == "blind" else tokens[level], "scores": score(path, examples),
+        "experiment": experiment, "adapter": "average", "level": level, "control": control, "visual_tokens": shown,
+        "flops": 10**6 * (shown + 900), "kv_bytes": 1300 * (shown + 60), "scores": score(path, examples),
     }  # fmt: skip
 
 
@@ -106,9 +108,9 @@ def reported(tmp_path_factory):
     return cells, folder / "report"
 
 
-def test_the_report_has_its_five_files_and_they_hold_no_half_written_part(reported):
+def test_the_report_has_its_six_files_and_they_hold_no_half_written_part(reported):
     assert sorted(path.name for path in reported[1].iterdir()) == [
-        "accuracy_vs_tokens.png", "index.html", "sweep.csv", "sweep.md", "tasks_by_level.png",
+        "accuracy_vs_cost.png", "accuracy_vs_tokens.png", "index.html", "sweep.csv", "sweep.md", "tasks_by_level.png",
     ]  # fmt: skip
 
 
@@ -118,11 +120,12 @@ def test_the_csv_has_a_row_for_every_cell_and_task_and_the_mean(reported):
     assert list(rows[0]) == CSV_COLUMNS
     assert {"experiment", "adapter", "level", "visual_tokens", "control", "task", "group", "n", "n_failed", "accuracy",
             "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy",
-            "seconds_per_question"} <= set(CSV_COLUMNS)  # fmt: skip
+            "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes"} <= set(CSV_COLUMNS)  # fmt: skip
     assert len(rows) == len(cells) * (len(TOY_TASKS) + 1)
     row = next(r for r in rows if (r["level"], r["control"], r["task"]) == ("16", "none", "which square"))
     found = next(c for c in cells if c["level"] == 16)["scores"]["tasks"]["which square"]
     assert (row["group"], row["n"], row["n_failed"], row["visual_tokens"]) == ("fine", "40", "1", "16")
+    assert (row["flops"], row["kv_bytes"], row["seconds_to_first_token"]) == ("916000000", "98800", "")
     assert float(row["accuracy"]) == pytest.approx(found["accuracy"], abs=1e-6)
     assert float(row["ci_low"]) < float(row["accuracy"]) < float(row["ci_high"])
 
@@ -147,7 +150,8 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
     page = (reported[1] / "index.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert [base64.b64decode(p) for p in pictures] == [
-        (reported[1] / name).read_bytes() for name in ("accuracy_vs_tokens.png", "tasks_by_level.png")
+        (reported[1] / name).read_bytes()
+        for name in ("accuracy_vs_tokens.png", "accuracy_vs_cost.png", "tasks_by_level.png")
     ]
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script|http', page)
     assert "<h1>Toy &lt;sweep&gt;</h1>" in page and "seed 42" in page
@@ -169,6 +173,11 @@ def test_points_of_equal_tokens_stand_side_by_side():
     ]
     places = _places(curve, apart=1.1)
     assert places[0] > 80 > places[1] > places[2] == 32
+
+
+def test_points_of_equal_cost_stand_side_by_side_and_others_where_they_belong():
+    first, other, second = _apart([5.0, 20.0, 5.0], inch=2)
+    assert first < 5 < second and other == 20
 
 
 def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(tmp_path):
@@ -241,3 +250,49 @@ def test_what_was_not_asked_is_not_claimed(tmp_path):
         "temporal tasks are within 10 points of chance with one frame repeated at level 1",
         "blind is at the majority rate",
     }
+
+
+def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
+    def cells(**accuracy: float) -> list[dict]:
+        return [make_cell(tmp_path, int(level[1:]), {"task": share}) for level, share in accuracy.items()]
+
+    found = cells(l1=0.8, l2=0.8, l4=0.7, l8=0.75, l16=0.5)
+    for name in ("GFLOP a question", "key-value MB"):
+        better = {name: cell["experiment"] for name, cell in dominated(found, name).items()}
+        assert better == {"toy_pool1": "toy_pool2", "toy_pool4": "toy_pool8"}
+    assert dominated(cells(l12=0.6, l16=0.6), "key-value MB") == {}, "equals do not dominate each other"
+    assert list(dominated(cells(l12=0.5, l16=0.6), "key-value MB")) == ["toy_pool12"], "as dear and worse"
+    assert dominated(found, "seconds to the first token") == {}, "what nobody measured dominates nothing"
+
+
+def test_controls_dominate_nothing(tmp_path):
+    cells = [make_cell(tmp_path, 1, {"task": 0.5}), make_cell(tmp_path, 1, {"task": 0.9}, "blind")]
+    assert dominated(cells, "GFLOP a question") == {}
+
+
+def test_costs_stand_in_the_table_and_what_nobody_measured_is_said(tmp_path):
+    first = make_cell(tmp_path, 2, {"task": 0.5}, seconds_first=0.25)
+    second = make_cell(tmp_path, 4, {"task": 0.75})
+    second |= {"flops": None}
+    write_report([first, second], tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| toy_pool2 | 416 | 1.32 |"))
+    assert row.split(" | ")[3:6] == ["0.250", "0.619", "0.10"] and row.endswith("|  |  | toy_pool4 |")
+    row = next(line for line in text.splitlines() if line.startswith("| toy_pool4 | 104 |"))
+    assert row.split(" | ")[2:4] == ["not measured"] * 2
+
+
+def test_seconds_to_the_first_token_are_the_median_of_the_answers_that_say_them(tmp_path):
+    cell = make_cell(tmp_path, 2, {"a": 0.5, "b": 0.5}, n=4, failed=1, seconds_first=0.5)
+    path = tmp_path / "toy_pool2-None/answers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, seconds in zip(lines, (None, 90.0, 0.25, 0.5, None, 0.125, 0.25, 0.25), strict=True):
+        line["seconds_first"] = seconds
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    examples = [
+        Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
+    ]
+    scores = score(path, examples)
+    assert scores["overall"]["seconds_to_first_token"] == 0.25
+    assert [row["seconds_to_first_token"] for row in scores["tasks"].values()] == [0.5, 0.25]
+    assert cell["scores"]["overall"]["seconds_to_first_token"] == 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.answer import answer_all
+from eval.answer import Target, answer_all
 from eval.score import score, scores_path
 from eval.stats import wilson
 from eval.task import Example, Reply
@@ -32,15 +32,21 @@ class Table:
     def __init__(self, replies):
         self.replies = replies
 
-    def answers(self, examples, control):
-        for example in examples:
+    def answers(self, questions, control):
+        for question in questions:
+            example = question.example
             reply = self.replies.get(example.video, example.reference)
-            yield ClipError(f"{example.video}: empty file") if reply is None else Reply(reply, 104)
+            bad = ClipError(f"{example.video}: empty file")
+            yield question, bad if reply is None else dict.fromkeys(question.models, Reply(reply, 104))
+
+
+def answer(answerer, examples, path, control=None):
+    answer_all(lambda: answerer, examples, {"it": Target(path, HEADER)}, control=control)
 
 
 def scored(path: Path, asked: list[Example], **replies):
     replies = {f"{name[1:]}.mp4": reply for name, reply in replies.items()}
-    answer_all(Table(replies), asked, path, HEADER)
+    answer(Table(replies), asked, path)
     return score(path, asked)
 
 
@@ -94,21 +100,21 @@ def test_overall_is_the_mean_over_tasks_and_over_questions(tmp_path):
 
 def test_an_unfinished_run_is_refused_with_the_command_that_finishes_it(tmp_path):
     path = tmp_path / "run" / "answers.jsonl"
-    answer_all(Table({}), examples()[:5], path, HEADER)
+    answer(Table({}), examples()[:5], path)
     with pytest.raises(UserError, match=f"3 of 8 answers are missing.*videogpt-plus answer {path.parent}$"):
         score(path, examples())
     assert not scores_path(path).exists()
     with pytest.raises(UserError, match="8 of 8 answers are missing"):
         score(tmp_path / "none" / "answers.jsonl", examples())
     blind = tmp_path / "run" / "answers.blind.jsonl"
-    answer_all(Table({}), examples()[:7], blind, HEADER, control="blind")
+    answer(Table({}), examples()[:7], blind, control="blind")
     with pytest.raises(UserError, match="1 of 8 .* --control blind$"):
         score(blind, examples())
 
 
 def test_answers_to_an_older_benchmark_are_refused(tmp_path):
     path = tmp_path / "answers.jsonl"
-    answer_all(Table({}), examples(), path, HEADER)
+    answer(Table({}), examples(), path)
     with pytest.raises(UserError, match="the benchmark now says '\\(A\\) teal'"):
         score(path, examples(options=("teal", "green", "blue", "white")))
 

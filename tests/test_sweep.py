@@ -36,7 +36,8 @@ def answers(folder: Path) -> dict[str, list[dict]]:
     for path in sorted(folder.glob("results/tiny/*/answers*/answers.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
-            line.pop("seconds")
+            for name in ("seconds", "seconds_encode", "seconds_first"):
+                line.pop(name)
         found[path.parent.relative_to(folder).as_posix()] = lines
     return found
 
@@ -50,11 +51,13 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_sweep_leaves_every_artifact(swept):
     root = swept / "results/tiny"
     assert {p.name for p in (root / "report").iterdir()} == {
-        "index.html", "sweep.csv", "sweep.md", "accuracy_vs_tokens.png", "tasks_by_level.png",
+        "index.html", "sweep.csv", "sweep.md", "accuracy_vs_tokens.png", "accuracy_vs_cost.png",
+        "tasks_by_level.png",
     }  # fmt: skip
     with (root / "report/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert {(r["level"], r["visual_tokens"]) for r in rows} == {("2", "416"), ("16", "16")}
+    shown = {(r["level"], r["control"] == "blind", r["visual_tokens"]) for r in rows}
+    assert shown == {("2", False, "416"), ("16", False, "16"), ("2", True, "0"), ("16", True, "0")}
     assert {r["control"] for r in rows} == {"none", "blind", "one_frame"}
     for name in ("tiny_pool2", "tiny_pool16"):
         assert json.loads((root / name / "experiment.json").read_text())["name"] == name
@@ -73,14 +76,15 @@ def test_a_finished_sweep_does_nothing_again(swept, capsys):
     before = times(swept)
     cli.main(ARGS)
     assert times(swept) == before
-    assert capsys.readouterr().out.count("finished before") == 10
+    # Two pre-trainings, two trainings, and one group of answers for all frames and each control.
+    assert capsys.readouterr().out.count("finished before") == 7
 
 
 def test_a_dry_run_lists_every_cell_with_its_command_and_runs_none(swept, capsys):
     cli.main([*ARGS, "--name", "other", "--dry-run"])
     out = capsys.readouterr().out
     assert not (swept / "results/other").exists()
-    assert "videogpt-plus pretrain tiny image --output results/other/pretrain/image" in out
+    assert "videogpt-plus pretrain tiny image --output-dir results/other/pretrain/image" in out
     assert "videogpt-plus answer results/other/tiny_pool16 --control one_frame" in out
     assert out.count("to do") == 11
 

@@ -7,6 +7,9 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,8 @@ import pytest
 from clips import coded_frames, read_code, render_audio, render_mp4
 from PIL import Image
 
-from videogpt_plus.types import Clip, ClipError
+from videogpt_plus.decoders import DECODERS, load_decoder
+from videogpt_plus.types import Clip, ClipError, UserError
 from videogpt_plus.video import folder_indices, read_clip, sample_indices
 
 SHARED = Path(__file__).parents[1].parent / "shared"
@@ -64,6 +68,10 @@ RECORDED_FOLDERS = [
     (48, 3.4, 3.5, "10"),
     (3, 0, 1, "0"),
 ]
+
+
+#: Of x264: frames before a key frame, in the order of display, are decoded behind it.
+OPEN_GOP = {"x264-params": "open-gop=1:bframes=3:b-adapt=0:b-pyramid=normal:scenecut=0:min-keyint=1"}
 
 
 def codes(clip: Clip) -> list[int]:
@@ -168,16 +176,30 @@ def test_rounded_time_stamps_do_not_shift_bounds(tmp_path):
         assert codes(read_clip(path, 8, 5, 6)) == sample_indices(200, fps, 8, 5, 6)
 
 
-def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path):
-    path = render_mp4(tmp_path / "a.mp4", coded_frames(60), 10)
+def hide_frames(path: Path, count: int) -> None:
+    """Has the edit list of an MP4 of 10 frames a second begin later by so many frames."""
     content = bytearray(path.read_bytes())
     place = content.index(b"elst") + 12
     milliseconds, ticks = struct.unpack(">ii", content[place : place + 8])
-    content[place : place + 8] = struct.pack(">ii", milliseconds - 500, ticks + 5 * 1024)
+    content[place : place + 8] = struct.pack(">ii", milliseconds - 100 * count, ticks + 1024 * count)
     path.write_bytes(content)
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path):
+    path = render_mp4(tmp_path / "a.mp4", coded_frames(60), 10)
+    hide_frames(path, 5)
     clip = read_clip(path, 8)
     assert codes(clip) == [5 + i for i in sample_indices(55, 10, 8)]
     assert clip.seconds[0] == 0
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+@pytest.mark.parametrize("gop", [3, 6, 12])
+def test_frames_behind_an_open_key_frame_are_read(tmp_path, name, gop):
+    # They need what stands before it: after a jump to it they look like damage.
+    path = render_mp4(tmp_path / name, coded_frames(100), 10, gop=gop, options=OPEN_GOP)
+    for num_frames in (8, 16):
+        assert codes(read_clip(path, num_frames)) == sample_indices(100, 10, num_frames)
 
 
 def test_bounds_choose_their_part(tmp_path):
@@ -219,19 +241,163 @@ def test_colours_survive_range_and_matrix(tmp_path, full_range_bt709):
     assert np.abs(clip.frames[:, :, 30, 30].numpy() - colours).max() <= 4
 
 
-@pytest.mark.parametrize(("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1))])
-def test_rotation_of_the_file_is_applied(tmp_path, matrix, corner):
-    frames = np.zeros((3, 48, 64, 3), np.uint8)
-    frames[:, :20, :20] = 255
-    path = render_mp4(tmp_path / "a.mp4", frames, 10)
+def turn(path: Path, matrix: tuple[int, int, int, int]) -> None:
+    """Writes a display matrix into an MP4."""
     content = bytearray(path.read_bytes())
     place = content.index(b"tkhd") + 44
     a, b, c, d = matrix
     content[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize(("matrix", "corner"), [((0, 1, -1, 0), (0, -1)), ((-1, 0, 0, -1), (-1, -1))])
+def test_rotation_of_the_file_is_applied(tmp_path, matrix, corner):
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    frames[:, :20, :20] = 255
+    path = render_mp4(tmp_path / "a.mp4", frames, 10)
+    turn(path, matrix)
     picture = read_clip(path, 8).frames[0, 0]
-    assert picture.shape == ((64, 48) if a == 0 else (48, 64))
+    assert picture.shape == ((64, 48) if matrix[0] == 0 else (48, 64))
     assert picture[corner] > 250 and int((picture > 128).sum()) == pytest.approx(400, abs=40)
+
+
+# Other decoders.
+
+Reader = Callable[..., Clip]
+
+
+@pytest.fixture(scope="module", params=[name for name in DECODERS if name != "pyav"])
+def other(request) -> Iterator[tuple[str, Reader]]:
+    """The name of a decoder and `read_clip` by it, in a process of its own: each brings an FFmpeg of its own."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            pool.submit(_load, request.param).result()
+        except UserError as error:
+            pytest.skip(str(error))
+        yield request.param, lambda *args: pool.submit(read_clip, *args, decoder=request.param).result()
+
+
+def _load(decoder: str) -> None:
+    load_decoder(decoder)
+
+
+def motion(count: int = 60) -> np.ndarray:
+    """Coloured blocks that move: all planes of the picture matter."""
+    block = np.random.default_rng(0).integers(0, 255, (12, 16, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+    return np.stack([np.roll(block, 3 * i, axis=0) for i in range(count)])
+
+
+def same(a: Clip, b: Clip) -> bool:
+    return a.frames.equal(b.frames) and (a.seconds, a.source) == (b.seconds, b.source)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {}),
+        ("short_gop.mp4", {"gop": 2}),
+        ("long_gop.mkv", {"gop": 250}),
+        ("a.webm", {"codec": "libvpx-vp9"}),
+        ("a.mov", {"codec": "mjpeg", "pix_fmt": "yuvj420p"}),
+        ("full_range.mp4", {"full_range_bt709": True}),
+        ("colourful.mp4", {"pix_fmt": "yuv444p"}),
+        ("fragmented.mp4", {"container_options": {"movflags": "frag_keyframe+empty_moov"}}),
+        ("ntsc.mkv", {"fps": 30000 / 1001}),
+    ],
+)
+def test_decoders_give_the_same_pictures_bit_for_bit(tmp_path, other, name, options):
+    path = render_mp4(tmp_path / name, motion(), **{"fps": 10, "gop": 10, **options})
+    for asked in [(16,), (7,), (8, 1, 2), (1,)]:
+        assert same(other[1](path, *asked), read_clip(path, *asked))
+
+
+def test_decoders_take_the_same_frames_at_a_variable_rate(tmp_path, other):
+    ticks = [50 * i for i in range(20)] + [1000 * i for i in range(1, 20)]
+    for name in ("a.mp4", "a.mkv"):
+        path = render_mp4(tmp_path / name, coded_frames(len(ticks)), 20, ticks=ticks)
+        assert same(other[1](path, 8), read_clip(path, 8))
+
+
+#: What decord gives other frames of, or none: it has to say so.
+NOT_BY_DECORD = ["a.ts", "hidden.mp4", "a.gif"]
+KINDS = ["open.mp4", "hevc.mp4", "a.avi", "turned.mp4", "upside_down.mp4", "two.mp4", "twins.mp4"]
+
+
+@pytest.mark.parametrize("name", [*NOT_BY_DECORD, *KINDS])
+def test_a_decoder_gives_the_right_frames_or_none(tmp_path, other, name):
+    frames, options = coded_frames(60), {"gop": 10}
+    if name == "a.gif":
+        options |= {"codec": "gif", "pix_fmt": "rgb8"}
+    elif name == "open.mp4":
+        options |= {"options": OPEN_GOP}
+    elif name == "hevc.mp4":
+        frames = coded_frames(60, 96, 128)
+        options |= {"codec": "libx265", "options": {"x265-params": "bframes=3:b-adapt=0:log-level=none"}}
+    elif name == "two.mp4":
+        frames = [coded_frames(60, 32, 32), coded_frames(60, 64, 96)]
+    elif name == "twins.mp4":
+        frames = [coded_frames(60), coded_frames(120)[60:]]
+    path = render_mp4(tmp_path / name, frames, 10, **options)
+    if name == "hidden.mp4":
+        hide_frames(path, 5)
+    if name in ("turned.mp4", "upside_down.mp4"):
+        turn(path, (0, 1, -1, 0) if name == "turned.mp4" else (-1, 0, 0, -1))
+    decoder, read = other
+    for asked in [(16,), (7,), (8, 2, 4), (4, 3)]:
+        try:
+            clip = read(path, *asked)
+        except ClipError as error:
+            assert "take --decoder pyav" in str(error) and str(path) in str(error) and "\n" not in str(error)
+            continue
+        assert same(clip, read_clip(path, *asked))
+        assert decoder != "decord" or name not in NOT_BY_DECORD
+
+
+def test_what_is_cut_off_is_refused_by_every_decoder(tmp_path, other):
+    path = render_mp4(tmp_path / "a.mp4", coded_frames(60), 10, container_options={"movflags": "faststart"})
+    whole = path.read_bytes()
+    for percent in (1, 50, 99):
+        path.write_bytes(whole[: len(whole) * percent // 100])
+        with pytest.raises(ClipError, match="damaged|cut off|ends in the middle"):
+            other[1](path, 8)
+
+
+def test_lost_pictures_are_not_replaced_by_neighbours(tmp_path, other):
+    path = render_mp4(tmp_path / "a.mp4", coded_frames(60), 10, gop=30)
+    content = bytearray(path.read_bytes())
+    begin, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    middle = (begin + end) // 2
+    content[middle : middle + (end - begin) // 4] = bytes((end - begin) // 4)
+    path.write_bytes(content)
+    for read in (read_clip, other[1]):
+        with pytest.raises(ClipError):
+            read(path, 60)
+
+
+@pytest.mark.skipif(not (SHARED / "clips").exists(), reason="the real clips are not on this machine")
+@pytest.mark.parametrize("name", ["nasa_13013.mp4", "bt709_full_range.mp4", "h265_video.mp4", "av1_video.mkv"])
+def test_decoders_give_the_same_pictures_of_real_files(other, name):
+    path = SHARED / "clips" / name
+    try:
+        clip = other[1](path, 16)
+    except ClipError as error:
+        # decord's FFmpeg has no AV1
+        assert (other[0], name) == ("decord", "av1_video.mkv") and "decord stops at it" in str(error)
+        return
+    assert same(clip, read_clip(path, 16))
+
+
+def test_unknown_and_missing_decoders_are_one_line(tmp_path, monkeypatch):
+    path = render_mp4(tmp_path / "a.mp4", coded_frames(10), 10)
+    with pytest.raises(UserError, match="unknown decoder 'cv2'; choose from: pyav, decord, torchcodec"):
+        read_clip(path, 8, decoder="cv2")
+    monkeypatch.setattr("sys.path", [])
+    for name, extra in (("decord", "decord"), ("torchcodec", "gpu")):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        with pytest.raises(
+            UserError, match=rf"decoder '{name}' is not installed: pip install 'videogpt-plus\[{extra}\]'"
+        ):
+            read_clip(path, 8, decoder=name)
 
 
 # Stills and folders.

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -32,6 +33,25 @@ REFERENCE_PARTS = {
 
 #: Files that may hold projectors, the first one found wins: ours, LoRA fine-tuning's, pre-training's.
 PROJECTOR_FILES = ("projectors.safetensors", "non_lora_trainables.bin", "mm_projector.bin")
+#: Files that may hold a LoRA adapter, the first one found wins: PEFT's, and that of its earlier versions.
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+#: Weights of a Hugging Face folder, the first one found wins: one file, or an index of several.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+#: What a tokenizer may consist of; those of a run folder are its LLM's, byte for byte.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 def projector_key(stream: str) -> str:
@@ -85,28 +105,45 @@ FOLDER_FILES = (
 
 
 def require_folder(folder: str | Path, what: str) -> Path:
-    """`located(folder)` if it is a Hugging Face model folder whose files can be read.
+    """`located(folder)` if it is a Hugging Face model folder whose json files can be read.
 
     UserError names the file that cannot: transformers tells of a damaged one in a dozen ways, without its name.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = require(Path(folder) / "config.json", f"{what}'s config").parent
     for file in (folder / name for name in FOLDER_FILES):
         if file.exists():
             read_object(file, "download it again")
-    for file in sorted(folder.glob("model*.safetensors")):
-        try:
-            safe_open(file, "pt")
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(file, error) from error
     return folder
+
+
+@contextmanager
+def values_of(path: str | Path, then: str) -> Iterator[None]:
+    """Turns what transformers and peft raise over an impossible value in `path` into a UserError that names it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        StrictDataclassError,  # a value of another type
+        AssertionError,
+        AttributeError,
+        ArithmeticError,
+        ImportError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} has an impossible value ({type(error).__name__}: {told:.200}); {then}") from error
 
 
 def read_tensors(path: str | Path) -> State:
     """The tensors of a `.safetensors` file or of a pickle of tensors (`.pt`, `.bin`), on the CPU.
 
-    A pickle may hold the state dict itself or {"model" or "module": state dict}, as published.
+    A pickle may hold the state dict itself or {"model" or "module": state dict}, as published; nothing in it is run.
     UserError: the file is missing, damaged or holds something else than tensors.
     """
     import torch
@@ -118,7 +155,23 @@ def read_tensors(path: str | Path) -> State:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # what else torch.load raises depends on which bytes are damaged
+        if wants := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
+                "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
+            ) from error
         raise _unreadable(path, error) from error
     if isinstance(state, dict):
         state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
@@ -128,17 +181,42 @@ def read_tensors(path: str | Path) -> State:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0]
+    # torch advises to read the pickle without protection; its last words say what is wrong with it.
+    told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
+    reason = told.strip().split("\n")[0]
     return UserError(f"cannot read weights {path}: {reason}; copy or download the file again")
 
 
-def read_folder(folder: str | Path) -> State:
-    """All tensors of a Hugging Face model folder: `model.safetensors`, its shards, or `pytorch_model.bin`."""
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold the weights of a Hugging Face model folder, one or several shards.
+
+    UserError: there are none, an index is no index, or a shard that it names is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
     folder = require(folder, "model folder")
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise UserError(f"no weights in {folder}: expected model.safetensors or pytorch_model.bin; download them")
-    return {key: value for file in files for key, value in read_tensors(file).items()}
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if path is None:
+        raise UserError(f"no weights in {folder}: expected one of {', '.join(WEIGHT_FILES)}; download them")
+    files = [path] if path.suffix != ".json" else _shards(path)
+    for file in (f for f in files if f.suffix == ".safetensors"):
+        try:
+            safe_open(file, "pt")  # reads its header alone
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(file, error) from error
+    return files
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_object(index, "download it again").get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise UserError(f"{index} names no shards in a 'weight_map'; download it again")
+    return [require(index.parent / name, f"shard of {index.name}") for name in sorted(set(shards.values()))]
+
+
+def read_folder(folder: str | Path) -> State:
+    """All tensors of a Hugging Face model folder: safetensors or pickles, one file or shards with their index."""
+    return {key: value for file in weight_files(folder) for key, value in read_tensors(file).items()}
 
 
 def save_experiment(folder: str | Path, experiment: Experiment) -> None:
@@ -215,27 +293,55 @@ def split_reference(state: State) -> dict[str, State]:
     return parts
 
 
-def read_projectors(folder: str | Path) -> State:
-    """Projector tensors of a run folder or a pre-training folder, ours or the reference's.
+def read_projectors(source: str | Path) -> State:
+    """Projector tensors of a run folder or a pre-training folder, ours or the reference's, or of one such file.
 
     Keys come back as `mm_projector.*` and `image_mm_projector.*`, whatever wrappers the file's names carry.
     UserError: the folder holds none of PROJECTOR_FILES.
     """
-    folder = require(folder, "run folder")
-    path = next((folder / name for name in PROJECTOR_FILES if (folder / name).exists()), None)
+    path = source = require(source, "run folder")
+    if source.is_dir():
+        path = next((source / name for name in PROJECTOR_FILES if (source / name).exists()), None)
     if path is None:
         raise UserError(
-            f"no projectors in {folder}: expected one of {', '.join(PROJECTOR_FILES)}; train them first or name "
+            f"no projectors in {source}: expected one of {', '.join(PROJECTOR_FILES)}; train them first or name "
             "the folder that training wrote"
         )
-    return {_unwrapped(key): value for key, value in read_tensors(path).items()}
+    return without_prefixes(read_tensors(path), ("base_model.model.", "model."))
 
 
-def _unwrapped(key: str) -> str:
-    """`base_model.model.model.mm_projector.0.weight` -> `mm_projector.0.weight`."""
-    for prefix in ("base_model.model.", "model."):
-        key = key.removeprefix(prefix)
-    return key
+def projector_part(state: State, stream: str) -> State:
+    """Of what `read_projectors` returned: one stream's tensors under the names inside its projector.
+
+    By whole names, for "mm_projector" is a part of "image_mm_projector", too. Keys that belong to no projector come
+    along, so that loading tells of them.
+    """
+    prefix = f"{projector_key(stream)}."
+    foreign = re.compile(r"(?!(\w+_)?mm_projector\.)")
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) or foreign.match(k)}
+
+
+def read_adapter(folder: str | Path) -> tuple[Path, State]:
+    """The file of a folder's LoRA adapter, and its tensors under PEFT's names. UserError: there is none."""
+    folder = Path(folder)
+    files = [folder / name for name in ADAPTER_FILES if (folder / name).exists()]
+    path = files[0] if files else require(folder / ADAPTER_FILES[0], "LoRA adapter")
+    return path, read_tensors(path)
+
+
+def without_prefixes(state: State, prefixes: Iterable[str]) -> State:
+    """`state` with each of `prefixes`, one after the other, taken from the keys that begin with it.
+
+    UserError: two keys become one, so that the tensors of one would be lost.
+    """
+    stripped: State = {}
+    for key, value in state.items():
+        for prefix in prefixes:
+            key = key.removeprefix(prefix)
+        if key in stripped:
+            raise UserError(f"weights name '{key}' twice, with and without {' or '.join(prefixes)}; remove one")
+        stripped[key] = value
+    return stripped
 
 
 def load_exactly(
@@ -294,18 +400,23 @@ def write_json(path: str | Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replaces `path` by `data` in one step. UserError: the folder is full, read-only or no folder."""
+def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
+    """Replaces `path` by `data` in one step. UserError: the folder is full, read-only or no folder.
+
+    Not `durable`: a power cut may leave a torn file, for those who check what they read.
+    """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(part, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):  # the same trouble may forbid this, too
             part.unlink()

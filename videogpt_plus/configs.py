@@ -6,6 +6,8 @@ Nothing here imports torch: `videogpt-plus tokens` and the report read experimen
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from videogpt_plus.types import UserError
 
@@ -72,9 +74,9 @@ class Training:
     learning_rate: float = 1e-3
     # Peak learning rate of the projectors in fine-tuning; None uses `learning_rate`.
     projector_learning_rate: float | None = None
-    # Samples a device and forward pass.
+    # Samples a device and forward pass; fewer where a step has not that many for every device.
     per_device_train_batch_size: int = 16
-    # Forward passes a step.
+    # Forward passes a step, of all devices together: a step has as many samples on eight devices as on one.
     gradient_accumulation_steps: int = 1
     # Passes over the data.
     num_train_epochs: float = 1.0
@@ -139,3 +141,43 @@ class Experiment:
         for name in ("num_frames", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)}: choose at least 1")
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a benchmark is asked."""
+
+    # What decides: the generated text, the options' probabilities, or the text with these written beside it.
+    scoring: Literal["generate", "logprob", "both"] = "generate"
+    # Questions that go through the LLM together.
+    batch_size: int = 1
+    # What the encoders compute in; auto is bfloat16 on a GPU and float32 on a CPU.
+    encoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # Processes that decode clips; 0 decodes in the answering process, without a time limit.
+    workers: int = 2
+    # Seconds that a clip may take to decode; then it is an error line.
+    clip_seconds: float = 120.0
+    # Decoder of videos: pyav, decord or torchcodec.
+    decoder: str = "pyav"
+    # Folder that keeps the encoders' output, to be read instead of encoding again; none when not given.
+    store: Path | None = None
+    # Number format in the store: bfloat16, float32 or int8.
+    store_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
+    # GiB that the store may take; the least recently used clips go first. No limit when not given.
+    store_cap_gib: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size {self.batch_size} is not possible: ask at least 1 question at a time")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers} is not possible: 0 decodes in the answering process itself")
+        if not self.clip_seconds > 0:
+            raise UserError(f"--clip-seconds {self.clip_seconds:g} is not possible: choose a number above 0")
+
+    def shapes_answers(self) -> dict[str, object]:
+        """What of it answers depend on."""
+        stored = self.store_dtype if self.store else None
+        return {"scoring": self.scoring, "encoder_dtype": self.encoder_dtype, "store_dtype": stored}
+
+
+DEFAULT_ASKING = Asking()

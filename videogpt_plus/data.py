@@ -20,17 +20,17 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from videogpt_plus import chat, encoders, video
+from videogpt_plus import chat
 from videogpt_plus.configs import Stream, Training
+from videogpt_plus.feeding import ASPECT_RATIOS, Preparation
 from videogpt_plus.mixtures import get_mixture
-from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, Clip, ClipError, UserError, Visual
+from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, ClipError, UserError, Visual
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: CLIP's mean colour in 0..255, cut to int as the reference does.
-CLIP_MEAN_COLOUR = (122, 116, 104)
-ASPECT_RATIOS = ("pad", "crop")
+    from videogpt_plus.store import GridStore
+
 MARKERS = {"<image>": "image", "<video>": "video"}
 #: So many unreadable samples in a row mean a wrong folder, not bad luck.
 MOST_IN_A_ROW = 100
@@ -127,7 +127,8 @@ class Conversations(Dataset[Encoded]):
     """The samples of a mixture, in the order of its files.
 
     `streams` are those of the stage: one in projector pre-training, all in fine-tuning. `substituted` is the
-    file that lists replaced samples. A video is sampled as in evaluation; a still image is one frame.
+    file that lists replaced samples. A video is sampled as in evaluation; a still image is one frame. What `store`
+    has is not decoded.
     """
 
     def __init__(
@@ -137,14 +138,17 @@ class Conversations(Dataset[Encoded]):
         tokenizer: PreTrainedTokenizerBase,
         num_frames: int,
         substituted: str | Path,
+        store: GridStore | None = None,
+        decoder: str = "pyav",
     ):
         if training.image_aspect_ratio not in ASPECT_RATIOS:
             raise UserError(
                 f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; choose from: {', '.join(ASPECT_RATIOS)}"
             )
-        self.training, self.tokenizer, self.num_frames = training, tokenizer, num_frames
+        self.training, self.tokenizer = training, tokenizer
         self.substituted = Path(substituted)
-        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        arithmetic = "autocast" if training.bf16 else "float32"
+        self.prepare = Preparation(streams, num_frames, decoder, store, arithmetic)
         self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
 
     def __len__(self) -> int:
@@ -180,15 +184,8 @@ class Conversations(Dataset[Encoded]):
 
     def _visual(self, kind: str, path: str, entry: Entry) -> Visual:
         if kind == "video":
-            clip = video.read_clip(path, self.num_frames, entry.start, entry.end)
-        else:
-            clip = video.read_clip(path, 1)
-        square = kind == "image" and self.training.image_aspect_ratio == "pad"
-        pixels = {
-            stream: preprocess(pad_to_square(clip) if square and stream == "image" else clip)
-            for stream, preprocess in self.preprocessors.items()
-        }
-        return Visual(pixels, placeholders=len(clip.frames))
+            return self.prepare(path, entry.start, entry.end)
+        return self.prepare(path, still=self.training.image_aspect_ratio)
 
     def _cut(self, input_ids: list[int], labels: list[int], entry: Entry) -> dict[str, list[int]]:
         """Cuts the end off a sample that is too long; no frame and not all of the answer may go with it."""
@@ -217,16 +214,6 @@ class Conversations(Dataset[Encoded]):
     def lengths(self) -> list[int]:
         """Words of each sample, at least 1. Reads no clip."""
         return [max(1, sum(len(turn["value"].split()) for turn in entry.turns)) for entry in self.entries]
-
-
-def pad_to_square(clip: Clip) -> Clip:
-    """The clip in the middle of a square of CLIP's mean colour, as LLaVA's `expand2square` puts it."""
-    count, _, height, width = clip.frames.shape
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    square = torch.tensor(CLIP_MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
-    square[:, :, top : top + height, left : left + width] = clip.frames
-    return Clip(square, clip.seconds, clip.source)
 
 
 def append_once(path: Path, line: dict) -> None:

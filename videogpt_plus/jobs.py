@@ -19,31 +19,34 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from videogpt_plus.sweep import Cell
-from videogpt_plus.training.folder import writing
+from videogpt_plus.training.folder import FINISHED, writing
 from videogpt_plus.types import UserError
 
 
-def run_cells(titled: Sequence[tuple[Cell, str]], run: Callable[[Cell, str], None], jobs: int) -> None:
-    """Calls `run(cell, title)` for every cell in order, or for `jobs` at a time in processes of their own.
+def run_cells(
+    titled: Sequence[tuple[Sequence[Cell], str]], run: Callable[[Sequence[Cell], str], None], jobs: int
+) -> None:
+    """Calls `run(cells, title)` for every group of cells in order, or for `jobs` at a time in processes of their own.
 
-    A cell begins as soon as what it needs is there. `run` has to be picklable. What it raises ends the sweep when the
-    cells beside it are through.
+    A group begins as soon as what it needs is there. `run` has to be picklable. What it raises ends the sweep when
+    the groups beside it are through.
     """
     if jobs < 1:
         raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
     if jobs == 1:
-        for cell, title in titled:
-            run(cell, title)
+        for cells, title in titled:
+            run(cells, title)
         return
     left, running = list(titled), {}
     threads = max(1, cores() // jobs)
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (threads, os.getpid())) as pool:
         while left or running:
-            unfinished = {cell.folder for cell, _ in left} | {cell.folder for cell in running.values()}
-            ready = [one for one in left if not unfinished & set(one[0].needs)][: jobs - len(running)]
-            for cell, title in ready:
-                left.remove((cell, title))
-                running[pool.submit(run, cell, title)] = cell
+            unfinished = {cell.folder for cells, _ in left for cell in cells}
+            unfinished |= {cell.folder for cells in running.values() for cell in cells}
+            ready = [one for one in left if not any(unfinished & set(cell.needs) for cell in one[0])]
+            for cells, title in ready[: jobs - len(running)]:
+                left.remove((cells, title))
+                running[pool.submit(run, cells, title)] = cells
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 del running[future]
                 future.result()
@@ -66,11 +69,23 @@ def _begin_worker(threads: int, parent: int) -> None:
             sys.exit("the sweep has ended")
 
 
-def launch(launcher: str, command: Sequence[str]) -> None:
-    """Runs a cell's command behind a launcher such as torchrun. UserError: it ends with an exit code."""
+def launch(launcher: str, command: Sequence[str], folder: Path) -> int:
+    """Runs the command of a training of `folder` behind a launcher such as torchrun; returns its exit code.
+
+    The file that a training writes last tells whether it ended well: many processes may stumble over each other when
+    they leave, and then the code is not 0. UserError: that file is not there, or there is no such launcher.
+    """
     call = [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
-    if code := subprocess.run(call, check=False).returncode:
-        raise UserError(f"exit code {code} of: {shlex.join(call)}; mend what it says above and run the sweep again")
+    try:
+        code = subprocess.run(call, check=False).returncode
+    except OSError as error:
+        raise UserError(f"cannot start the launcher '{launcher}': {error.strerror}; name one that is there") from error
+    if not (folder / FINISHED).exists():
+        raise UserError(
+            f"exit code {code} and no {folder / FINISHED} after: {shlex.join(call)}; mend what it says above and run "
+            "the sweep again"
+        )
+    return code
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.chat import check_template
 from videogpt_plus.checkpoint import read_object, write_json
-from videogpt_plus.configs import Experiment, Stream, Training
+from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment, Stream, Training
 from videogpt_plus.mixtures import get_mixture
 from videogpt_plus.training.folder import writing
 from videogpt_plus.types import UserError
@@ -46,6 +46,8 @@ class Cell:
     control: str | None = None
     #: Questions a task at most in an answer cell; None for all.
     limit: int | None = None
+    #: How an answer cell asks.
+    asking: Asking = DEFAULT_ASKING
     #: Folders of the cells that have to be finished before.
     needs: tuple[Path, ...] = ()
 
@@ -63,6 +65,7 @@ def plan(
     controls: Sequence[str] = (),
     control_levels: Sequence[float] = (),
     limit: int | None = None,
+    asking: Asking = DEFAULT_ASKING,
 ) -> list[Cell]:
     """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors."""
     if not experiments:
@@ -77,7 +80,7 @@ def plan(
         name: Cell(
             "pretrain",
             root / "pretrain" / name,
-            ("pretrain", base.name, name, "--output", str(root / "pretrain" / name)),
+            ("pretrain", base.name, name, "--output-dir", str(root / "pretrain" / name)),
             base,
             stream=name,
         )
@@ -88,19 +91,53 @@ def plan(
     for e in experiments:
         folder = root / e.name
         needs = tuple(cell.folder for cell in pretrain.values())
-        command = ("train", e.name, "--projectors", *starts, "--output", str(folder))
+        command = ("train", e.name, "--projectors", *starts, "--output-dir", str(folder))
         cells.append(Cell("train", folder, command, e, needs=needs))
         asked = (None, *controls) if e.level in control_levels else (None,)
-        answers += [_answer_cell(e, folder, control, limit) for control in asked]
+        answers += [_answer_cell(e, folder, control, limit, asking) for control in asked]
     report = Cell("report", root / "report", ("report", str(root)), needs=tuple(a.folder for a in answers))
     return [*cells, *answers, report]
 
 
-def _answer_cell(experiment: Experiment, run: Path, control: str | None, limit: int | None) -> Cell:
+def _answer_cell(experiment: Experiment, run: Path, control: str | None, limit: int | None, asking: Asking) -> Cell:
     command = ["answer", str(run)]
     command += ["--control", control] if control else []
     command += ["--limit", str(limit)] if limit else []
-    return Cell("answer", answers_folder(run, control, limit), tuple(command), experiment, "", control, limit, (run,))
+    for name, value in vars(asking).items():
+        if value != getattr(DEFAULT_ASKING, name):
+            command += [f"--{name.replace('_', '-')}", str(value)]
+    folder = answers_folder(run, control, limit)
+    return Cell("answer", folder, tuple(command), experiment, "", control, limit, asking, (run,))
+
+
+def together(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
+    """The cells in groups that run as one: models asked under the same control share each clip's encoding.
+
+    With several jobs the models of a control are dealt out to as many groups, evenly by their visual tokens, so that
+    no job waits for another's training.
+    """
+    groups: list[list[Cell]] = []
+    seen: set[str | None] = set()
+    for cell in cells:
+        if cell.kind != "answer":
+            groups.append([cell])
+        elif cell.control not in seen:
+            seen.add(cell.control)
+            mates = [one for one in cells if one.kind == "answer" and one.control == cell.control]
+            groups += _dealt(mates, jobs)
+    return groups
+
+
+def _dealt(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
+    """The cells in at most `jobs` groups of about equal visual tokens, each in the order of `cells`."""
+
+    def load(group: Sequence[Cell]) -> int:
+        return sum(num_visual_tokens(cell.experiment, cell.experiment.num_frames) for cell in group)
+
+    groups: list[list[Cell]] = [[] for _ in range(min(jobs, len(cells)))]
+    for cell in sorted(cells, key=lambda one: -load([one])):
+        min(groups, key=load).append(cell)
+    return [sorted(group, key=cells.index) for group in groups]
 
 
 def answers_folder(run: Path, control: str | None, limit: int | None = None) -> Path:
@@ -122,7 +159,8 @@ def inputs(cell: Cell) -> dict[str, object]:
         settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "lora": vars(e.lora)}
         streams = [_stream(stream) for _, stream in e.streams]
         return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
-    settings = {"control": cell.control, "limit": cell.limit, "max_new_tokens": e.max_new_tokens}
+    asked = {"control": cell.control, "limit": cell.limit, **cell.asking.shapes_answers()}
+    settings = {**asked, "max_new_tokens": e.max_new_tokens}
     return {"before": before, "benchmark": _benchmark(e.benchmark_root), **settings}
 
 

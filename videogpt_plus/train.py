@@ -15,10 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -32,15 +35,26 @@ from videogpt_plus.training.folder import (
     as_json,
     claim,
     complete_checkpoints,
+    describe,
     difference,
     remove_incomplete_checkpoints,
     step_of,
 )
-from videogpt_plus.training.trainer import StageTrainer, check_deepspeed, is_projector, training_arguments
+from videogpt_plus.training.trainer import (
+    StageTrainer,
+    check_deepspeed,
+    is_projector,
+    join,
+    left_alone,
+    processes_launched,
+    share,
+    training_arguments,
+)
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from videogpt_plus.models.dual_encoder import DualEncoderVLM
+    from videogpt_plus.store import GridStore
 
 Progress = Callable[[int, int, float], None]
 
@@ -53,19 +67,22 @@ def pretrain(
     deepspeed: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    store: GridStore | None = None,
+    decoder: str = "pyav",
 ) -> None:
     """Trains the projector of one stream at level 1, with its encoder and the LLM frozen.
 
     Writes `projectors.safetensors`, `experiment.json` and `log.jsonl` into `out_dir`. `deepspeed` is a
     DeepSpeed json, `workers` how many processes read clips (unless told, 4 with a GPU and 0 without), `progress`
-    is called after each step with (step, steps, loss). Raises UserError.
+    is called after each step with (step, steps, loss). Clips are decoded by `decoder` and encoded unless `store`
+    has their grids, and then kept there. Raises UserError.
     """
     stage = pretraining_experiment(experiment, stream_name)
 
     def build(dtype: torch.dtype) -> DualEncoderVLM:
         return load_model(stage, None, "cpu", dtype)
 
-    _train(stage, Path(out_dir), build, deepspeed, workers, progress)
+    _train(stage, Path(out_dir), build, deepspeed, workers, progress, store, decoder)
 
 
 def finetune(
@@ -76,6 +93,8 @@ def finetune(
     deepspeed: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    store: GridStore | None = None,
+    decoder: str = "pyav",
 ) -> None:
     """Trains LoRA on the LLM and all projectors at the experiment's level.
 
@@ -91,7 +110,7 @@ def finetune(
         model.add_lora(experiment.lora)
         return model
 
-    _train(experiment, Path(out_dir), build, deepspeed, workers, progress)
+    _train(experiment, Path(out_dir), build, deepspeed, workers, progress, store, decoder)
 
 
 def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
@@ -134,14 +153,16 @@ def trainable_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
 def training_batches(dataset: data.Conversations, training: Training, processes: int) -> list[list[int]]:
     """Indices of every forward pass of the whole training, a pure function of the seed.
 
-    Pass i is of process i modulo `processes`; a step takes `gradient_accumulation_steps` of each process.
+    Pass i is of process i modulo `processes`; a step takes `share`'s number of each process, and so has as
+    many samples whatever their number.
     """
-    size, passes = training.per_device_train_batch_size, processes * training.gradient_accumulation_steps
+    size, own = share(training, processes)
+    passes = own * processes
     lengths = dataset.modality_lengths() if training.group_by_modality_length else None
     count = training.num_train_epochs * math.ceil(len(dataset) / size)
     if training.max_steps > 0:
         count = min(count, training.max_steps * passes)
-    count = math.ceil(count / processes) * processes  # every process makes as many passes
+    count = math.ceil(count / passes) * passes  # whole steps: the last one, too, is the same for any number of processes
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < count:
@@ -170,6 +191,7 @@ def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) 
             raise UserError(f"the projector in {folder} was trained for another model ({told}): pre-train it again")
 
 
+@left_alone()
 def _train(
     experiment: Experiment,
     out_dir: Path,
@@ -177,11 +199,15 @@ def _train(
     deepspeed: str | None,
     workers: int | None,
     progress: Progress | None,
+    store: GridStore | None,
+    decoder: str,
 ) -> None:
     """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
     training = experiment.finetune
-    check_deepspeed(deepspeed, training)
-    if claim(out_dir, experiment):
+    check_deepspeed(deepspeed)
+    share(training, processes_launched())  # refused before minutes of loading
+    processes = join(deepspeed)
+    if _claim_together(processes, out_dir, experiment):
         return
     set_seed(training.seed)  # random projectors and LoRA
     model = build(torch.bfloat16 if training.bf16 else torch.float32)
@@ -190,8 +216,17 @@ def _train(
     parameters = trainable_parameters(model)
     if not parameters["trains"]:
         raise UserError(f"nothing trains in '{experiment.name}': an 'identity' projector needs no pre-training")
+    model.store = store
+    listed, scratch = out_dir / "substituted.jsonl", TemporaryDirectory()
+    own_list = listed if processes.num_processes == 1 else Path(scratch.name) / listed.name
     dataset = data.Conversations(
-        training, experiment.streams, model.tokenizer, experiment.num_frames, out_dir / "substituted.jsonl"
+        training,
+        experiment.streams,
+        model.tokenizer,
+        experiment.num_frames,
+        own_list,
+        store,
+        decoder,
     )
     args = training_arguments(training, out_dir, deepspeed)
     if deepspeed:
@@ -209,12 +244,14 @@ def _train(
         log,
         progress,
         workers=4 * torch.cuda.is_available() if workers is None else workers,
+        before_checkpoint=partial(_gather_substitutions, own_list, listed),
     )
     header = {
         "experiment": experiment.name,
         "start": _digest(model),
         "samples": len(dataset),
         "processes": args.world_size,
+        "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if deepspeed else None,
         **parameters,
     }
     if args.should_save:
@@ -224,10 +261,30 @@ def _train(
     if args.should_save:
         log.start(header, step_of(checkpoint) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    _gather_substitutions(own_list, listed)
     tensors = trainer.trained_tensors()
     if args.should_save:
-        _save(model, tensors, out_dir)
+        _save(model, tensors, experiment, out_dir)
     trainer.accelerator.wait_for_everyone()
+
+
+def _claim_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> bool:
+    """`claim` in every process, of which the first one alone writes."""
+    with processes.main_process_first():
+        if not (processes.is_main_process or (out_dir / "experiment.json").exists()):
+            raise UserError(
+                f"process {processes.process_index} does not see what the first one wrote into {out_dir}: choose a "
+                "folder on a file system that all nodes share"
+            )
+        return claim(out_dir, experiment)
+
+
+def _gather_substitutions(own_list: Path, listed: Path) -> None:
+    """Brings every process's substitutions into the one list; each process has to call it."""
+    lines = gather_object(data.read_substitutions(own_list))
+    if PartialState().is_main_process:
+        for line in sorted(lines, key=lambda line: line["sample"]):
+            data.append_once(listed, line)
 
 
 def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
@@ -240,6 +297,7 @@ def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
         assert not any(p.requires_grad for p in part.parameters()), f"{name} train: DeepSpeed has to know them"
         delattr(model, name)
         object.__setattr__(model, name, part.to(device))  # Module's own would register it again
+    model.config = model.llm.config  # "auto" in a DeepSpeed json may ask for its hidden_size
 
 
 def _digest(model: nn.Module) -> str:
@@ -248,7 +306,7 @@ def _digest(model: nn.Module) -> str:
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
 
 
-def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], out_dir: Path) -> None:
+def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], experiment: Experiment, out_dir: Path) -> None:
     """Writes the weights from the trained parameters by name; the file that says "finished" comes last."""
     lora = {n.removeprefix("llm."): t for n, t in tensors.items() if n.startswith("llm.")}
     if lora:
@@ -263,4 +321,5 @@ def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], out_dir: Path) -
         write_json(out_dir / "adapter_config.json", listed)
     split = [n.removeprefix("projectors.").partition(".") + (t,) for n, t in tensors.items() if is_projector(n)]
     assert len(lora) + len(split) == len(tensors), "something trained that no file holds"
+    describe(out_dir, experiment)
     save_tensors(out_dir / FINISHED, {f"{projector_key(stream)}.{key}": t for stream, _, key, t in split})

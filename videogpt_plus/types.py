@@ -3,13 +3,15 @@
 b  samples         t  frames          h w  patch grid        p  pixel side
 d  width           n  visual tokens   l    text tokens       s  merged length
 
-path -> Clip -> Visual (pixels a stream) -> grid "t h w d" -> tokens "n d" -> inputs_embeds "b s d"
+path -> Clip -> Visual (pixels a stream, or its grid out of a store) -> grid "t h w d" -> tokens "n d" ->
+inputs_embeds "b s d"
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ class ClipError(UserError):
     """A video, image or frame folder cannot be read. In a benchmark it is one error line, never a crash."""
 
 
+def unreadable(path: str | Path, what: str, then: str) -> ClipError:
+    """The ClipError of a path: what is wrong with it, and what to do."""
+    return ClipError(f"cannot read {path}: {what}; {then}")
+
+
 @dataclass(frozen=True)
 class Clip:
     """Sampled frames of one video, image or frame folder; every frame is a real one."""
@@ -44,13 +51,29 @@ class Clip:
     source: str
 
 
+class Nothing(dict):
+    """An empty dict that stays empty: a default that cannot be filled for everybody by mistake."""
+
+    def _refuse(self, *_: object) -> None:
+        raise TypeError("this is the empty default: make a dict of your own")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+
 class Visual(NamedTuple):
-    """What one `<image>` or `<video>` of a conversation becomes before the encoders."""
+    """What one `<image>` or `<video>` of a conversation becomes before the LLM: pixels, or grids made before.
+
+    Each stream of the model is in `pixels` or in `grids`.
+    """
 
     #: Stream name ("image", "video") -> Float "t 3 p p", normalised.
     pixels: dict[str, Tensor]
     #: How many PLACEHOLDER ids stand for it in `input_ids`: one for each frame.
     placeholders: int
+    #: Stream name -> Float "t h w d": what the frozen encoder makes of the pixels, before projector and pooling.
+    grids: dict[str, Tensor] = Nothing()
+    #: Its name in the grid store; None where it is not to be kept.
+    key: str | None = None
 
 
 class Batch(TypedDict):

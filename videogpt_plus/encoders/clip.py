@@ -7,19 +7,31 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.checkpoint import load_exactly, read_folder, read_object, require, require_folder
+from videogpt_plus.checkpoint import (
+    load_exactly,
+    read_folder,
+    read_object,
+    require,
+    require_folder,
+    values_of,
+    without_prefixes,
+)
 from videogpt_plus.configs import Stream
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-#: Keys of a whole CLIP that its vision tower has no place for.
-UNUSED = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+#: Parts and tensors of a whole CLIP that its vision tower has no place for; `position_ids` was stored once.
+UNUSED_PARTS = ("text_model.", "text_projection.", "visual_projection.")
+UNUSED = ("logit_scale", "embeddings.position_ids")
+#: What the tower's keys begin with in a checkpoint of the reference, and up to transformers 4.
+PREFIXES = ("model.image_vision_tower.vision_tower.", "vision_model.")
 
 
 class ClipTower(nn.Module):
@@ -39,23 +51,21 @@ class ClipTower(nn.Module):
 
 
 def load(stream: Stream) -> ClipTower:
-    """CLIP from a Hugging Face folder: of the whole CLIP, or of its vision tower alone.
+    """CLIP from a Hugging Face folder: of the whole CLIP, or of its vision tower alone, with or without PREFIXES.
 
     UserError: files are missing, or config or weights have other sizes than the stream.
     """
+    from accelerate import init_empty_weights
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
-    config = CLIPVisionConfig.from_pretrained(require_folder(stream.weights, "CLIP"))
-    _check_sizes(stream, config)
-    model = CLIPVisionModel(config)
-    # Up to transformers 4 the keys carry `vision_model.`; `position_ids` was a stored buffer once.
-    state = {key.removeprefix("vision_model."): value for key, value in read_folder(stream.weights).items()}
-    load_exactly(
-        model,
-        state,
-        source=stream.weights,
-        unused=lambda key: key.startswith(UNUSED) or key == "embeddings.position_ids",
-    )
+    folder = require_folder(stream.weights, "CLIP")
+    with values_of(folder / "config.json", "correct it or download it again"):
+        config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+        _check_sizes(stream, config)
+        with init_empty_weights():  # 300 million random numbers would be drawn only to be replaced
+            model = CLIPVisionModel(config)
+    state = without_prefixes(read_folder(folder), PREFIXES)
+    load_exactly(model, state, folder, lambda key: key in UNUSED or key.startswith(UNUSED_PARTS), assign=True)
     return ClipTower(model)
 
 
@@ -75,10 +85,13 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
 
     file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
     read_object(file, "download it again")
-    processor = CLIPImageProcessorPil.from_pretrained(file.parent, local_files_only=True)
-    found = (processor.crop_size["height"], processor.crop_size["width"])
-    if found != (stream.pixels, stream.pixels):
-        raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")
+    with values_of(file, "correct it or download it again"):
+        processor = CLIPImageProcessorPil.from_pretrained(file.parent, local_files_only=True)
+        found = (processor.crop_size["height"], processor.crop_size["width"])
+        if found != (stream.pixels, stream.pixels):
+            raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")
+        # Some values are read only when a picture comes, which then would look like a bad one.
+        _preprocess(processor, Clip(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), (0.0,), "black"))
     return partial(_preprocess, processor)
 
 

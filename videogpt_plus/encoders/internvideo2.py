@@ -15,23 +15,23 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.checkpoint import load_exactly, read_tensors
+from videogpt_plus.checkpoint import load_exactly, read_tensors, without_prefixes
 from videogpt_plus.configs import InternVideo2Size, Stream
 from videogpt_plus.types import Clip, UserError
 
-#: Keys of the published file that the features do not depend on.
-UNUSED = (
+#: Parts and tensors of the published file that the features do not depend on.
+UNUSED_PARTS = (
     "clip_projector.",
     "clip_decoder.",
     "final_clip_decoder.",
-    "clip_pos_embed",
-    "clip_img_pos_embed",
     "vision_proj.",
     "text_encoder.",
     "text_proj.",
     "itm_head.",
-    "temp",
 )
+UNUSED = ("clip_pos_embed", "clip_img_pos_embed", "temp")
+#: What the tower's keys begin with in a checkpoint of the reference, and in the published file.
+PREFIXES = ("model.vision_tower.", "vision_encoder.")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -131,16 +131,20 @@ class InternVideo2(nn.Module):
 
 
 def load(stream: Stream) -> InternVideo2:
-    """The tower from the published `.pt` or from safetensors, with or without `vision_encoder.` before its keys.
+    """The tower from the published `.pt` or from safetensors, with or without PREFIXES before its keys.
 
     UserError: no file, other keys or shapes, or a stream whose sizes contradict one another.
     """
     size = _checked_size(stream)
-    state = {key.removeprefix("vision_encoder."): value for key, value in read_tensors(stream.weights).items()}
+    state = without_prefixes(read_tensors(stream.weights), PREFIXES)
     last = f"blocks.{size.depth - 1}."  # in the published file, but never run
     with torch.device("meta"):  # a billion random numbers would be drawn only to be replaced
         tower = InternVideo2(size, stream.pixels)
-    load_exactly(tower, state, stream.weights, unused=lambda key: key.startswith((*UNUSED, last)), assign=True)
+
+    def unused(key: str) -> bool:
+        return key in UNUSED or key.startswith((*UNUSED_PARTS, last))
+
+    load_exactly(tower, state, stream.weights, unused, assign=True)
     return tower
 
 

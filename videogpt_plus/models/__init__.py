@@ -32,6 +32,7 @@ def load_model(
 
     Without `run_dir` the projectors are random. `streams` names those to load, for pre-training one alone; all
     unless told. LLM and encoders are frozen and of `dtype`; projectors are trainable and of float32.
+    On device "meta" it has names and shapes alone, checked against the files like any other.
     UserError: unknown family or stream; weights are missing, damaged or of other sizes.
     """
     if experiment.family not in FAMILIES:
@@ -40,3 +41,26 @@ def load_model(
 
     with quiet():
         return resolve_name(FAMILIES[experiment.family])(experiment, run_dir, device, dtype, streams)
+
+
+def load_models(
+    runs: Sequence[tuple[Experiment, Path]],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    encoder_dtype: torch.dtype,
+) -> list[DualEncoderVLM]:
+    """The models of several run folders, in eval mode and frozen, for answering.
+
+    They share their encoders, and their LLM where it is the same one: each has its LoRA beside it, unmerged, and
+    its own projectors and adapter. UserError: as in `load_model`, or they do not see clips in the same way.
+    """
+    families = {experiment.family for experiment, _ in runs}
+    if len(families) > 1:
+        raise UserError(f"families {', '.join(sorted(families))} share no encoders: answer them one after the other")
+    (family,) = families
+    if family not in FAMILIES:
+        raise UserError(f"unknown family '{family}'; choose from: {', '.join(FAMILIES)}")
+    from videogpt_plus.models.quiet import quiet
+
+    with quiet():
+        return resolve_name(f"{FAMILIES[family].partition(':')[0]}:load_beside")(runs, device, dtype, encoder_dtype)

@@ -5,7 +5,8 @@ The model has a `Qwen2ForCausalLM` and feeds it `inputs_embeds`; LoRA wraps that
 
 from __future__ import annotations
 
-from collections import defaultdict
+import string
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,34 +14,44 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoTokenizer,
-    GenerationConfig,
     PreTrainedTokenizerBase,
+    Qwen2Config,
     Qwen2ForCausalLM,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videogpt_plus.adapters import build_adapter
 from videogpt_plus.checkpoint import (
+    ADAPTER_FILES,
+    TOKENIZER_FILES,
     check_fit,
     load_exactly,
+    located,
     projector_key,
+    projector_part,
+    read_adapter,
+    read_folder,
     read_object,
     read_projectors,
-    read_tensors,
     require,
     require_folder,
+    values_of,
+    weight_files,
 )
 from videogpt_plus.configs import Experiment, Lora, Stream
 from videogpt_plus.encoders import load_encoder
+from videogpt_plus.generation import Generated, Reading, generate
 from videogpt_plus.merge import Merged, VisualTokens, splice
 from videogpt_plus.models.quiet import quiet
 from videogpt_plus.projectors import build_projector
-from videogpt_plus.types import IGNORE, UserError, Visual
+from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 if TYPE_CHECKING:
     from videogpt_plus.encoders.grid import GridEncoder
+    from videogpt_plus.store import GridStore
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 END_OF_TURN = "<|im_end|>"
@@ -62,8 +73,10 @@ class DualEncoderVLM(nn.Module):
     ):
         super().__init__()
         self.llm = llm.requires_grad_(False)
-        # The folder's own settings sample and penalise repetition, and would fill what `_greedy` leaves unset.
-        self.llm.generation_config = GenerationConfig()
+        #: Where `encode` keeps grids.
+        self.store: GridStore | None = None
+        #: Name of this model's LoRA in an LLM that it shares with others; None where it has the LLM to itself.
+        self.shared_lora: str | None = None
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(projectors)
@@ -75,17 +88,29 @@ class DualEncoderVLM(nn.Module):
 
     @torch.no_grad()
     def encode(self, visuals: Sequence[Visual]) -> list[dict[str, Float[Tensor, "t h w d"]]]:
-        """Each visual's grid of every stream, before projection. Equal shapes share one forward pass."""
+        """Each visual's grid of every stream, before projection. Equal shapes share one forward pass.
+
+        What has no grids yet and has a key is kept in the store, if there is one, and comes back as the store has it.
+        """
         grids: list[dict[str, Tensor]] = [{} for _ in visuals]
+        kept = [i for i, visual in enumerate(visuals) if self.store and visual.key and not visual.grids]
         for name, encoder in self.encoders.items():
-            alike: dict[torch.Size, list[int]] = defaultdict(list)
+            alike: dict[tuple[torch.Size, int | None], list[int]] = defaultdict(list)
             for i, visual in enumerate(visuals):
-                alike[visual.pixels[name].shape].append(i)
+                if name not in visual.grids:
+                    # What is kept must not depend on its neighbours in a batch, so it passes alone.
+                    alike[visual.pixels[name].shape, i if i in kept else None].append(i)
             weight = next(encoder.parameters())
             for members in alike.values():
                 pixels = torch.stack([visuals[i].pixels[name] for i in members])
                 for i, grid in zip(members, encoder(pixels.to(weight.device, weight.dtype)), strict=True):
                     grids[i][name] = grid
+        stored = {i: visual.grids for i, visual in enumerate(visuals)}
+        stored |= {i: self.store.write(visuals[i].key, grids[i]) for i in kept}
+        for i, own in stored.items():
+            for name in own.keys() & self.encoders.keys():
+                weight = next(self.encoders[name].parameters())
+                grids[i][name] = own[name].to(weight.device, weight.dtype)
         return grids
 
     def visual_tokens(self, grids: Grids) -> Float[Tensor, "n d"]:
@@ -109,12 +134,28 @@ class DualEncoderVLM(nn.Module):
         attention_mask: Bool[Tensor, "b l"],
         labels: Int[Tensor, "b l"],
         visuals: Sequence[Sequence[Visual]],
+        loss_only: bool = False,
     ) -> CausalLMOutputWithPast:
-        """Loss (mean cross-entropy over supervised tokens) and logits Float "b s v" of a right-padded batch."""
+        """Loss (mean cross-entropy over supervised tokens) and logits Float "b s v" of a right-padded batch.
+
+        `loss_only` computes logits where there is a label alone and returns none: over 3,328 visual tokens a head of
+        151,936 rows costs 2 GB in float32 for nothing.
+        """
         merged = self.merge(input_ids, attention_mask, labels, visuals)
         # No mask: padding stands behind every real position, which causal attention never looks at. A dense mask
         # would only keep the fast attention kernels away.
-        return self.llm(inputs_embeds=merged.inputs_embeds, labels=merged.labels)
+        if not loss_only:
+            return self.llm(inputs_embeds=merged.inputs_embeds, labels=merged.labels)
+        hidden = self.causal.model(inputs_embeds=merged.inputs_embeds).last_hidden_state
+        following = merged.labels[:, 1:]
+        supervised = following != IGNORE
+        logits = self.causal.lm_head(hidden[:, :-1][supervised])
+        return CausalLMOutputWithPast(loss=cross_entropy(logits.float(), following[supervised]))
+
+    @property
+    def causal(self) -> Qwen2ForCausalLM:
+        """The LLM itself, with LoRA's layers in it where there are any."""
+        return self.llm.get_base_model() if hasattr(self.llm, "get_base_model") else self.llm
 
     def merge(
         self,
@@ -145,36 +186,67 @@ class DualEncoderVLM(nn.Module):
         self, prompts: Sequence[Sequence[int]], visuals: Sequence[Sequence[Visual]], max_new_tokens: int
     ) -> list[str]:
         """Greedy answers to prompts of ids, up to `<|im_end|>` or `max_new_tokens`; as many as prompts."""
-        answers = self.generate_ids(prompts, visuals, max_new_tokens)
-        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [self.text_of(ids) for ids in self.generate_ids(prompts, visuals, max_new_tokens)]
 
     @torch.inference_mode()
     def generate_ids(
         self, prompts: Sequence[Sequence[int]], visuals: Sequence[Sequence[Visual]], max_new_tokens: int
-    ) -> Int[Tensor, "b l"]:
-        """The ids of those answers with their `<|im_end|>`, the pad token behind them."""
-        ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True)
-        lengths = torch.tensor([len(prompt) for prompt in prompts])
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
-        merged = self.merge(ids, mask, torch.full_like(ids, IGNORE), visuals, padding_side="left")
-        return self.llm.generate(
-            inputs_embeds=merged.inputs_embeds,
-            attention_mask=merged.attention_mask,
-            generation_config=self._greedy(max_new_tokens),
-        )
+    ) -> list[list[int]]:
+        """The ids of those answers, with their `<|im_end|>` if it came."""
+        rest = iter(self.encode([visual for sample in visuals for visual in sample]))
+        grids = [[(next(rest), visual.placeholders) for visual in sample] for sample in visuals]
+        asked = [([prompt], shown) for prompt, shown in zip(prompts, grids, strict=True)]
+        return [answer.ids for (answer,) in self.answer(asked, max_new_tokens)]
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
-        """The most likely token at each step, without penalties; ids beyond the vocabulary are never chosen."""
-        rows = self.llm.get_output_embeddings().weight.shape[0]
-        return GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            eos_token_id=self.tokenizer.convert_tokens_to_ids(END_OF_TURN),
-            pad_token_id=self.tokenizer.pad_token_id,
-            # Rows beyond the vocabulary mean nothing; the reference cuts them off before it answers.
-            suppress_tokens=list(range(len(self.tokenizer), rows)) or None,
-        )
+    @torch.inference_mode()
+    def answer(
+        self,
+        asked: Sequence[tuple[Sequence[Sequence[int]], Sequence[tuple[Grids, int]]]],
+        max_new_tokens: int,
+        options: Sequence[tuple[int, ...]] | None = None,
+    ) -> list[list[Generated]]:
+        """What `generation.generate` gives for prompts of ids about grids that are there already.
+
+        `asked` holds for each group of visuals, mostly one clip, the prompts that begin with it, and the grids with
+        the number of placeholders that stand for each. Ids beyond the vocabulary are never chosen.
+        """
+        self.activate()
+        shown = [grids for _, visuals in asked for grids, _ in visuals]
+        tokens = iter(self.tokens_of(shown) if shown else [])
+        readings = [
+            self._reading(prompts, [VisualTokens(next(tokens), placeholders) for _, placeholders in visuals])
+            for prompts, visuals in asked
+        ]
+        end = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        # Rows beyond the vocabulary mean nothing; the reference cuts them off before it answers.
+        return generate(self.causal, readings, max_new_tokens, end, len(self.tokenizer), options)
+
+    def _reading(self, prompts: Sequence[Sequence[int]], visuals: Sequence[VisualTokens]) -> Reading:
+        """Embeddings of what the prompts share, up to their last placeholder, and of what each goes on with."""
+        ids = torch.tensor(prompts[0], dtype=torch.long)
+        placed = (ids == PLACEHOLDER).nonzero().flatten().tolist()
+        shared = placed[-1] + 1 if placed else 0
+        assert all(list(p[:shared]) == list(prompts[0][:shared]) for p in prompts), "prompts begin differently"
+        head = ids[None, :shared].to(self.device)
+        embed = self.llm.get_input_embeddings()
+        everything = torch.ones_like(head, dtype=torch.bool)
+        prefix = splice(embed(head.clamp(min=0)), head, everything, head, [visuals]).inputs_embeds[0]
+        return Reading(prefix, [embed(torch.tensor(p[shared:], device=self.device)) for p in prompts])
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """An answer as text, without special tokens."""
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def option_tokens(self) -> list[tuple[int, ...]]:
+        """The first ids of `(A)` to `(Z)`, as many as tell each from all others."""
+        options = [tuple(self.tokenizer(f"({a})", add_special_tokens=False).input_ids) for a in string.ascii_uppercase]
+        begun = Counter(option[: i + 1] for option in options for i in range(len(option)))
+        return [next(o[: i + 1] for i in range(len(o)) if begun[o[: i + 1]] == 1) for o in options]
+
+    def activate(self) -> None:
+        """Switches a shared LLM to this model's LoRA."""
+        if self.shared_lora is not None and self.llm.active_adapter != self.shared_lora:
+            self.llm.set_adapter(self.shared_lora, inference_mode=True)
 
     def projector_state(self) -> dict[str, Tensor]:
         """The projectors' tensors under the reference's names, `mm_projector.0.weight` and so on."""
@@ -191,8 +263,7 @@ class DualEncoderVLM(nn.Module):
         """
         state = read_projectors(folder)
         for name in streams or self.projectors:
-            prefix = f"{projector_key(name)}."
-            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            own = projector_part(state, name)
             load_exactly(self.projectors[name], own, source=f"of the {name} projector in {folder}")
 
     def add_lora(self, lora: Lora) -> None:
@@ -209,21 +280,29 @@ class DualEncoderVLM(nn.Module):
         with quiet():
             self.llm = get_peft_model(self.llm, config)
 
-    def load_lora(self, folder: str | Path, merge: bool) -> None:
+    def load_lora(self, folder: str | Path, merge: bool, name: str = "default") -> None:
         """The adapter of a run folder (PEFT's files): merged into the LLM, or beside it and trainable.
 
-        UserError: files are missing, or keys differ from those that the adapter's config makes.
+        An LLM takes several beside it, each under a `name` of its own. UserError: files are missing, or keys differ
+        from those that the adapter's config makes.
         """
-        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+        from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 
-        file = require(Path(folder) / "adapter_model.safetensors", "LoRA adapter")
-        read_object(require(Path(folder) / "adapter_config.json", "LoRA config"), "copy the file again")
-        config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        with quiet():
-            llm = get_peft_model(self.llm, config)
-        state = read_tensors(file)
-        own = _adapter_state(llm)
+        file, state = read_adapter(folder)
+        described = require(Path(folder) / "adapter_config.json", "LoRA config")
+        if read_object(described, "copy the file again").get("peft_type") != "LORA":
+            raise UserError(f"{described} describes no LoRA adapter: its 'peft_type' must be LORA; name another folder")
+        self._take_embeddings(file, state)
+        with values_of(described, "copy the file again"), quiet():
+            config = PeftConfig.from_pretrained(str(folder))
+            config.inference_mode = False
+            config.base_model_name_or_path = None  # the LLM's path when it was trained, of which peft would warn
+            llm = self.llm
+            if isinstance(llm, PeftModel):
+                llm.add_adapter(name, config)
+            else:
+                llm = get_peft_model(llm, config, adapter_name=name)
+        own = _adapter_state(llm, name)
         check_fit(
             file,
             missing=own.keys() - state.keys(),
@@ -234,14 +313,38 @@ class DualEncoderVLM(nn.Module):
                 if own[k].shape != state[k].shape
             ],
         )
-        set_peft_model_state_dict(llm, state)
+        set_peft_model_state_dict(llm, state, adapter_name=name)
         self.llm = llm.merge_and_unload().requires_grad_(False) if merge else llm
 
+    def _take_embeddings(self, file: Path, state: dict[str, Tensor]) -> None:
+        """Moves the embedding tables that PEFT writes beside a LoRA of a resized vocabulary from `state` to the LLM.
 
-def _adapter_state(llm: nn.Module) -> dict[str, Tensor]:
+        The reference cuts the table to its tokenizer's length before it trains, ours keeps the LLM's: the rows
+        behind stand for no token, and are never read or chosen.
+        """
+        tables = {
+            "base_model.model.model.embed_tokens.weight": self.llm.get_input_embeddings().weight,
+            "base_model.model.lm_head.weight": self.llm.get_output_embeddings().weight,
+        }
+        for key, table in tables.items():
+            if key not in state:
+                continue
+            if self.shared_lora is not None:
+                raise UserError(f"{file} brings embeddings of its own, and the LLM is shared: answer this run alone")
+            rows, entries = state.pop(key), len(self.tokenizer)
+            if not entries <= len(rows) <= len(table) or rows.shape[1:] != table.shape[1:]:
+                raise UserError(
+                    f"{file}: {key} {tuple(rows.shape)} does not fit a tokenizer of {entries} entries and the LLM's "
+                    f"table {tuple(table.shape)}; name the LLM that the adapter was trained on"
+                )
+            table.data[: len(rows)] = rows
+
+
+def _adapter_state(llm: nn.Module, name: str) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(llm)
+    # Told not to, for PEFT would ask the Hub whether the vocabulary was resized.
+    return get_peft_model_state_dict(llm, adapter_name=name, save_embedding_layers=False)
 
 
 def _dtype(projector: nn.Module, grid: Tensor) -> torch.dtype:
@@ -255,24 +358,79 @@ def load(
     device: str | torch.device,
     dtype: torch.dtype,
     streams: Sequence[str] | None,
+    encoders: Mapping[str, GridEncoder] | None = None,
 ) -> DualEncoderVLM:
-    """See `models.load_model`."""
+    """See `models.load_model`; with `encoders` that are loaded already."""
     chosen = _chosen_streams(experiment, streams)
-    llm, tokenizer = _load_llm(experiment.llm, dtype)
+    llm = _load_llm(experiment.llm, device, dtype)
+    tokenizer = _load_tokenizer(experiment.llm, run_dir)
+    if len(tokenizer) > (rows := llm.get_input_embeddings().weight.shape[0]):
+        raise UserError(
+            f"LLM in {experiment.llm} has embeddings for {rows} tokens, its tokenizer {len(tokenizer)} entries: "
+            "name the folder that holds both as published"
+        )
     width = llm.config.hidden_size
     model = DualEncoderVLM(
         llm,
         tokenizer,
-        encoders={name: load_encoder(stream, device, dtype) for name, stream in chosen.items()},
-        projectors={name: build_projector(s.projector, s.width, width) for name, s in chosen.items()},
-        adapters={name: build_adapter(experiment.adapter, experiment.level) for name in chosen},
+        encoders=encoders or {name: load_encoder(stream, device, dtype) for name, stream in chosen.items()},
+        **_own_parts(experiment, chosen, width),
     )
     if run_dir is not None:
         model.load_projectors(run_dir)
-        # Either: one of the two alone is a run folder that lost a file, not a model without LoRA.
-        if any((Path(run_dir) / name).exists() for name in ("adapter_config.json", "adapter_model.safetensors")):
+        if _has_lora(run_dir):
             model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
+
+
+def load_beside(
+    runs: Sequence[tuple[Experiment, Path]],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    encoder_dtype: torch.dtype,
+) -> list[DualEncoderVLM]:
+    """See `models.load_models`."""
+    first, shared = runs[0][0], len(runs) > 1
+    for experiment, folder in runs:
+        if (experiment.streams, experiment.num_frames) != (first.streams, first.num_frames):
+            raise UserError(f"{folder} and {runs[0][1]} see clips differently: answer them one after the other")
+        if shared and not _has_lora(folder):
+            raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
+    encoders = {name: load_encoder(stream, device, encoder_dtype) for name, stream in first.streams}
+    bases: dict[str, DualEncoderVLM] = {}
+    models = []
+    for number, (experiment, folder) in enumerate(runs):
+        if experiment.llm not in bases:
+            bases[experiment.llm] = load(experiment, None, device, dtype, None, encoders)
+        base = bases[experiment.llm]
+        tokenizer = _load_tokenizer(experiment.llm, folder)
+        parts = _own_parts(experiment, dict(experiment.streams), base.llm.config.hidden_size)
+        model = DualEncoderVLM(base.llm, tokenizer, encoders, **parts)
+        model.load_projectors(folder)
+        if _has_lora(folder):
+            model.shared_lora = f"run{number}" if shared else None
+            model.load_lora(folder, merge=False, name=f"run{number}")
+            base.llm = model.llm
+        models.append(model)
+    # In the LLM's dtype, where PEFT holds an adapter in float32 to train it.
+    for model in models:
+        model.llm.to(dtype)
+        model.requires_grad_(False).to(device).eval()
+    return models
+
+
+def _has_lora(folder: str | Path) -> bool:
+    """Any file: one of them alone is a run folder that lost the others, not a model without LoRA."""
+    written = ("adapter_config.json", *ADAPTER_FILES, "non_lora_trainables.bin")
+    return any((Path(folder) / name).exists() for name in written)
+
+
+def _own_parts(experiment: Experiment, streams: Mapping[str, Stream], width: int) -> dict[str, dict[str, nn.Module]]:
+    """What is an experiment's own beside LoRA: projectors into an LLM of `width`, and adapters."""
+    return {
+        "projectors": {name: build_projector(s.projector, s.width, width) for name, s in streams.items()},
+        "adapters": {name: build_adapter(experiment.adapter, experiment.level) for name in streams},
+    }
 
 
 def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict[str, Stream]:
@@ -283,26 +441,46 @@ def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict
     return {name: stream for name, stream in streams.items() if names is None or name in names}
 
 
-def _load_llm(folder: str | Path, dtype: torch.dtype) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerBase]:
-    """Qwen2 and its tokenizer from a Hugging Face folder."""
+def _load_llm(folder: str | Path, device: str | torch.device, dtype: torch.dtype) -> Qwen2ForCausalLM:
+    """Qwen2 on the CPU, or on "meta" if that is `device`, from a Hugging Face folder."""
     folder = require_folder(folder, "LLM folder")
     kind = read_object(folder / "config.json", "download it again").get("model_type")
     if kind != "qwen2":
         raise UserError(f"LLM in {folder} is a '{kind}', not a 'qwen2'; name a folder of Qwen2 or Qwen2.5")
-    if not (folder / "vocab.json").exists():  # of either; without both transformers makes an empty tokenizer
-        require(folder / "tokenizer.json", "LLM folder's tokenizer")
+    with values_of(folder / "config.json", "correct it or download it again"):
+        config = Qwen2Config.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):  # an impossible value shows here, and not as a fault of the weights
+            Qwen2ForCausalLM(config)
+    # transformers reads safetensors piece by piece; a pickle is read here, where each fault of it is one line.
+    state = None if weight_files(folder)[0].suffix == ".safetensors" else read_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         llm, info = Qwen2ForCausalLM.from_pretrained(
-            folder,
+            None if state else folder,
+            config=config,
+            state_dict=state,
             dtype=dtype,
+            device_map="meta" if torch.device(device).type == "meta" else None,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with the other lists
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load the LLM in {folder}: {reason}; download it again") from error
     shapes = [f"{key} {tuple(there)} instead of {tuple(own)}" for key, there, own in info["mismatched_keys"]]
     check_fit(folder, info["missing_keys"], info["unexpected_keys"], shapes)
-    return llm, tokenizer
+    return llm
+
+
+def _load_tokenizer(llm: str | Path, run_dir: str | Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that the run was trained with, where its folder has one; else the LLM's."""
+    folder = located(llm)
+    if not (folder / "vocab.json").exists():  # of either; without both transformers makes an empty tokenizer
+        require(folder / "tokenizer.json", "LLM folder's tokenizer")
+    if run_dir is not None and any((Path(run_dir) / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        folder = Path(run_dir)
+        for name in TOKENIZER_FILES:
+            if name.endswith(".json") and (folder / name).exists():
+                read_object(folder / name, "copy the LLM's again")
+    with values_of(f"the tokenizer in {folder}", "download its files again"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)

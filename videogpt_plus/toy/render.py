@@ -9,6 +9,7 @@ Deterministic from the recipe; training and test share no scene.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable
@@ -47,14 +48,24 @@ class Recipe:
 def ensure_toy_data(root: Path, recipe: Recipe = Recipe(), progress: Callable[[int, int], None] | None = None) -> bool:
     """Render the data into `root` unless it is there already, whole and from this recipe; True when it was rendered.
 
-    `progress(done, total)` is called as files appear. Nothing half-made is ever left under the final name.
+    `progress(done, total)` is called as files appear. Nothing half-made is ever left under the final name, and of
+    several processes one renders while the others wait.
     """
-    made, wanted = root / "made.json", made_from(recipe)
-    if made.is_file() and json.loads(made.read_text()) == wanted:
+    if _is_made(root, recipe):
         return False
     with writing(root):
-        _render(root, recipe, progress)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with root.with_name(root.name + ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
+            if _is_made(root, recipe):
+                return False
+            _render(root, recipe, progress)
     return True
+
+
+def _is_made(root: Path, recipe: Recipe) -> bool:
+    made = root / "made.json"
+    return made.is_file() and json.loads(made.read_text()) == made_from(recipe)
 
 
 def _render(root: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> None:

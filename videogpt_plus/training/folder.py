@@ -1,4 +1,4 @@
-"""The folder that a training fills: experiment.json, log.jsonl, checkpoint-N/, and the weights at the end.
+"""The folder that a training fills: experiment.json, log.jsonl, checkpoint-N/, and at the end tokenizer, card, weights.
 
 Whatever is here survives kill -9 and a power cut: a file appears whole, a checkpoint counts only when its
 COMPLETE marker stands, which is written after all else is on the disk, and `projectors.safetensors` comes last.
@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from videogpt_plus.checkpoint import read_object, write_bytes, write_json
+from videogpt_plus.checkpoint import TOKENIZER_FILES, located, read_object, write_bytes, write_json
 from videogpt_plus.configs import Experiment
+from videogpt_plus.training.card import CARD, model_card
 from videogpt_plus.types import UserError
 
 COMPLETE = "COMPLETE"
@@ -46,6 +47,14 @@ def claim(folder: Path, experiment: Experiment) -> bool:
             f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
         )
     return (folder / FINISHED).exists()
+
+
+def describe(folder: Path, experiment: Experiment) -> None:
+    """Writes what a run folder holds beside its weights: the LLM's tokenizer, byte for byte, and the model card."""
+    for file in (located(experiment.llm) / name for name in TOKENIZER_FILES):
+        if file.exists():
+            write_bytes(folder / file.name, file.read_bytes())
+    write_bytes(folder / CARD, model_card(experiment, folder).encode())
 
 
 @contextmanager

@@ -1,0 +1,41 @@
+"""Whether memory stays flat over thousands of clips, as a long benchmark asks them: decoded ahead, in workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import timing
+from eval.runs import examples_of, load_answerer
+from eval.task import Question
+from videogpt_plus.checkpoint import located
+from videogpt_plus.configs import Asking
+from videogpt_plus.experiments import TOY_WEIGHTS
+from videogpt_plus.toy.render import Recipe, ensure_toy_data
+
+CLIPS, EVERY = 2000, 100
+
+
+def toy(root: Path, repeats: int, clips: int = CLIPS, every: int = EVERY) -> dict[str, Any]:
+    """Resident memory of the answering process and its workers after every so many clips, asked by the toy at level 2.
+
+    The clips are files of their own with the content of a few.
+    """
+    ensure_toy_data(root / "toy", Recipe(test_per_task=4, train_per_task=1, images=1, videos=1))
+    rendered = [e for e in examples_of(root / "toy" / "bench") if e.path.suffix == ".mp4" and e.start is None]
+    (root / "clips").mkdir()
+    examples = []
+    for number in range(clips):
+        example = rendered[number % len(rendered)]
+        path = root / "clips" / f"{number:05d}.mp4"
+        os.link(example.path, path)
+        examples.append(replace(example, path=path, video=path.name))
+    answerer = load_answerer({"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}, Asking())
+    held = {}
+    questions = [Question(example, ("toy",)) for example in examples]
+    for number, _ in enumerate(answerer.answers(questions, None), start=1):
+        if number % every == 0:
+            held[number] = timing.resident_bytes()
+    return {"resident_bytes": held}

@@ -1,0 +1,344 @@
+"""Clips on their way to the model: read or looked up, made ready for the encoders, ahead of the one that is asked.
+
+`Preparation` is what happens to one clip, for training and answering alike. `Feeder` does it ahead of time, in
+processes that can be killed: a clip that hangs or brings its decoder down costs its limit and is a ClipError.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+
+from videogpt_plus import encoders, video
+from videogpt_plus.configs import Stream
+from videogpt_plus.decoders import check_decoder
+from videogpt_plus.store import GridStore
+from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
+
+#: CLIP's mean colour in 0..255, cut to int as the reference does.
+CLIP_MEAN_COLOUR = (122, 116, 104)
+#: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
+ASPECT_RATIOS = ("pad", "crop")
+
+
+class Job(NamedTuple):
+    """One clip to make ready: the arguments of a `Preparation`."""
+
+    path: str | Path
+    #: Bounds in seconds; None where the whole clip is meant.
+    start: float | None = None
+    end: float | None = None
+    #: One of ASPECT_RATIOS for a still image, which is one frame; None for a video.
+    still: str | None = None
+    #: This frame alone, modulo their number, is repeated to the full number; None for all of them.
+    frame: int | None = None
+
+
+class Preparation:
+    """A clip's path and bounds to what the model takes: its grids where the store has them, else its pixels."""
+
+    def __init__(
+        self,
+        streams: Sequence[tuple[str, Stream]],
+        num_frames: int,
+        decoder: str = "pyav",
+        store: GridStore | None = None,
+        arithmetic: str = "float32",
+    ):
+        """`arithmetic` is the dtype that the encoders compute in: grids of another one are not taken."""
+        check_decoder(decoder)
+        self.num_frames, self.decoder, self.store = num_frames, decoder, store
+        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        self.settings = store.settings(streams, num_frames, arithmetic) if store else None
+
+    def __call__(
+        self,
+        path: str | Path,
+        start: float | None = None,
+        end: float | None = None,
+        still: str | None = None,
+        frame: int | None = None,
+    ) -> Visual:
+        """See `Job`. Where the store has the clip nothing is decoded. Raises ClipError, UserError."""
+        key = self._key(path, start, end, still) if frame is None else None
+        if key and (grids := self.store.read(key)):
+            return Visual({}, len(next(iter(grids.values()))), grids, key)
+        clip = video.read_clip(path, 1 if still else self.num_frames, start, end, decoder=self.decoder)
+        if frame is not None:
+            chosen = frame % len(clip.frames)
+            clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
+        pixels = {
+            stream: preprocess(pad_to_square(clip) if still == "pad" and stream == "image" else clip)
+            for stream, preprocess in self.preprocessors.items()
+        }
+        return Visual(pixels, len(clip.frames), key=key)
+
+    def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
+        if self.store is None:
+            return None
+        try:
+            return self.store.key(path, start, end, still, self.settings)
+        except OSError:  # reading it will say what is wrong
+            return None
+
+
+def pad_to_square(clip: Clip) -> Clip:
+    """The clip in the middle of a square of CLIP's mean colour, as LLaVA's `expand2square` puts it."""
+    count, _, height, width = clip.frames.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = torch.tensor(CLIP_MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
+    square[:, :, top : top + height, left : left + width] = clip.frames
+    return Clip(square, clip.seconds, clip.source)
+
+
+class Fed(NamedTuple):
+    """What became of a job."""
+
+    outcome: Visual | ClipError
+    #: Spent on reading and preprocessing, where it was done.
+    seconds: float
+
+
+class Feeder:
+    """A context in which jobs are made ready ahead of their use.
+
+    `prepare` is picklable and called with the fields of a Job. `workers` processes do it, each clip within
+    `seconds` or without limit; with 0 of them the calling process does it when it is asked, and there is no limit,
+    for nothing could be ended. Not more than `ahead` clips are ready or in the making at any time.
+    """
+
+    def __init__(self, prepare: Callable[..., Visual], workers: int = 2, ahead: int = 8, seconds: float | None = 60):
+        for name, value, least in (("workers", workers, 0), ("ahead", ahead, 1)):
+            if value < least:
+                raise UserError(f"{name} {value} is not possible: give at least {least}")
+        if seconds is not None and not seconds > 0:
+            raise UserError(f"{seconds:g} seconds a clip are not possible: give more than 0, or no limit")
+        self.prepare, self.ahead, self.seconds = prepare, ahead, seconds
+        self._workers = _workers(prepare, workers) if workers else []
+
+    def __enter__(self) -> Feeder:
+        # One thread for each process: it waits for it, ends it in time, and has another one started.
+        self._threads = ThreadPoolExecutor(max(1, len(self._workers)))
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+            self._threads.submit(self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.end()
+
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Fed]:
+        """What became of each job, in order. UserError of a job that is no ClipError is raised."""
+        if not self._workers:
+            yield from (_done(self.prepare, job) for job in jobs)
+            return
+        left, waiting = iter(jobs), deque[Future[Fed]]()
+        try:
+            while True:
+                waiting.extend(self._threads.submit(self._ask, job) for job in islice(left, self.ahead - len(waiting)))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _begin(self) -> None:
+        """Starts a process before there is something to do for it: the first one takes seconds."""
+        worker = self._idle.get()
+        with suppress(UserError):  # said again when there is something to do
+            worker.start()
+        self._idle.put(worker)
+
+    def _ask(self, job: Job) -> Fed:
+        worker = self._idle.get()
+        try:
+            return worker.ask(job, self.seconds)
+        finally:
+            self._idle.put(worker)
+
+
+def _done(prepare: Callable[..., Visual], job: Job) -> Fed:
+    began = time.perf_counter()
+    try:
+        outcome = prepare(*job)
+    except ClipError as error:
+        outcome = error
+    except MemoryError:
+        outcome = unreadable(job.path, "it takes more memory than there is", "make its pictures smaller")
+    return Fed(outcome, time.perf_counter() - began)
+
+
+def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
+    # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
+    context = get_context("forkserver")
+    pickled = pickle.dumps(prepare)
+    context.set_forkserver_preload([__name__, *sorted(_modules(pickled))])
+    return [_Worker(context, pickled) for _ in range(count)]
+
+
+def _modules(pickled: bytes) -> set[str]:
+    """The modules that unpickling imports."""
+    found = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            found.add(module)
+            return super().find_class(module, name)
+
+    Recorder(io.BytesIO(pickled)).load()
+    return found
+
+
+class _Worker:
+    """One process that prepares clips, and its successors. Used by one thread at a time; `close` by any."""
+
+    def __init__(self, context: ForkServerContext, pickled: bytes):
+        self.context, self.pickled = context, pickled
+        self.process: BaseProcess | None = None
+        self.closed, self.lock = False, threading.Lock()
+
+    def start(self) -> None:
+        """Has a process that is ready. UserError: it ended before."""
+        if self.process is not None:
+            return
+        try:
+            self._start()
+            self.connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise UserError(
+                f"a process that reads clips ended when it began ({self.end() or error}): see above, "
+                "or read clips in this process with 0 workers"
+            ) from error
+
+    def _start(self) -> None:
+        with self.lock:
+            if self.closed:
+                raise UserError("the feeder is closed")
+            self.connection, theirs = self.context.Pipe()
+            process = self.context.Process(target=_serve, args=(theirs, self.pickled), daemon=True)
+            # The fork server inherits what is blocked here: Ctrl-C is for the parent, which ends the others. The
+            # resource tracker has to run before, for to start it unblocks again.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            with theirs:  # then theirs alone: that it ends is told by the end of the connection
+                process.start()
+            self.process = process
+
+    def ask(self, job: Job, seconds: float | None) -> Fed:
+        """What became of the job, which may be that the process had to be ended or ended by itself."""
+        self.start()
+        try:
+            self.connection.send_bytes(pickle.dumps(job))
+            if self.connection.poll(seconds):
+                return _received(self.connection)
+        except (EOFError, OSError):
+            return Fed(
+                unreadable(job.path, f"its decoder brought the process down ({self.end()})", "encode it again"), 0.0
+            )
+        self.process.kill()
+        self.end()
+        what, then = f"not decoded within {seconds:g} s", "raise --clip-seconds, or encode or download it again"
+        return Fed(unreadable(job.path, what, then), seconds)
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing, and has no other one started."""
+        with self.lock:
+            self.closed = True
+            if (process := self.process) is not None:
+                process.kill()
+
+    def end(self) -> str:
+        """Waits for the process to end and says how it did; nothing if there is none."""
+        process, self.process = self.process, None
+        if process is None:
+            return ""
+        # Not for ever: what waits for a lost file server cannot be killed, and nobody needs to wait for it.
+        process.join(5)
+        if process.exitcode is None:
+            process.kill()
+        self.connection.close()
+        code = process.exitcode
+        return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+
+
+def _serve(connection: Connection, pickled: bytes) -> None:
+    """The life of a worker: jobs in, what became of them out, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
+    torch.set_num_threads(1)
+    prepare = pickle.loads(pickled)
+    connection.send_bytes(b"ready")
+    with suppress(EOFError, OSError):  # of the connection: the parent is gone
+        while True:
+            job = pickle.loads(connection.recv_bytes())
+            try:
+                done = _done(prepare, job)
+            except UserError as error:
+                done = Fed(error, 0.0)
+            except Exception:
+                done = Fed(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
+            _send(connection, done)
+
+
+def _end_with_parent() -> None:
+    """A process that is started by a fork server is no child of the one that uses it."""
+    wait([parent_process().sentinel])
+    os._exit(1)
+
+
+def _send(connection: Connection, done: Fed) -> None:
+    """Tensors as bytes: in shared memory, as torch sends them, a killed process would leave them behind."""
+    visual, tensors = done.outcome, []
+    if isinstance(visual, Visual):
+        tensors = [t.contiguous() for part in (visual.pixels, visual.grids) for t in part.values()]
+        shapes = [{n: (t.dtype, t.shape) for n, t in part.items()} for part in (visual.pixels, visual.grids)]
+        done = done._replace(outcome=visual._replace(pixels=shapes[0], grids=shapes[1]))
+    connection.send_bytes(pickle.dumps(done))
+    for tensor in tensors:
+        connection.send_bytes(_bytes_of(tensor))
+
+
+def _received(connection: Connection) -> Fed:
+    """What `_send` sent. Raises EOFError, and what the job raised."""
+    done = pickle.loads(connection.recv_bytes())
+    if isinstance(done.outcome, ClipError):
+        return done
+    if isinstance(done.outcome, Exception):
+        raise done.outcome
+    pixels, grids = ({n: torch.empty(shape, dtype=dtype) for n, (dtype, shape) in p.items()} for p in done.outcome[::2])
+    for tensor in (*pixels.values(), *grids.values()):
+        connection.recv_bytes_into(_bytes_of(tensor))
+    return done._replace(outcome=done.outcome._replace(pixels=pixels, grids=grids))
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())

@@ -1,0 +1,140 @@
+"""Greedy answers and option scores of a causal LLM, for several clips with several questions each at once.
+
+Questions on one clip share the keys and values of what stands before them: the visual tokens are read once. Rows are
+padded on the left, the clip's part and the question's part each on its own:
+
+    [pad] [prefix: text and visual tokens of the clip] [pad] [question] [answer ...]
+
+Masks and positions skip the padding, so that an answer does not depend on its neighbours, their number or order. The
+LLM's head is asked for the last position only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
+
+
+class Reading(NamedTuple):
+    """A clip and what is asked about it, as embeddings."""
+
+    #: What all its questions begin with: template and visual tokens; "0 d" where nothing is shown.
+    prefix: Float[Tensor, "s d"]
+    #: What follows, up to where the answer begins; at least one token each.
+    questions: Sequence[Float[Tensor, "l d"]]
+
+
+class Generated(NamedTuple):
+    """What one question got."""
+
+    #: Ids of the answer with its end token if it came; empty where no text was asked for.
+    ids: list[int]
+    #: log P of each option's tokens, over the whole vocabulary; None unless asked for.
+    options: Float[Tensor, " k"] | None
+    #: Seconds from the call to the first token's logits; of the whole batch.
+    seconds_first: float
+
+
+@torch.inference_mode()
+def generate(
+    llm: PreTrainedModel,
+    readings: Sequence[Reading],
+    max_new_tokens: int,
+    end: int,
+    vocabulary: int,
+    options: Sequence[tuple[int, ...]] | None = None,
+) -> list[list[Generated]]:
+    """The most likely continuation of every question, by reading; up to and with `end`, or `max_new_tokens` ids.
+
+    `vocabulary`: ids from there on stand for no token and are never chosen (published tables have spare rows).
+    `options`: ids of continuations to be scored too. `max_new_tokens` 0 asks for the scores alone.
+    """
+    began = time.perf_counter()
+    batch = _Batch(llm, readings)
+    logits = batch.logits[:, :vocabulary]
+    scores = batch.scores(options, vocabulary) if options else [None] * len(logits)
+    chosen = logits.argmax(-1)
+    answers: list[list[int]] = [[] for _ in chosen]
+    seconds_first = time.perf_counter() - began
+    open_rows = set(range(len(answers))) if max_new_tokens else set()
+    for step in range(max_new_tokens):
+        for row, token in enumerate(chosen.tolist()):
+            if row in open_rows:
+                answers[row].append(token)
+                if token == end:
+                    open_rows.remove(row)
+        if not open_rows or step == max_new_tokens - 1:
+            break
+        chosen = batch.read(batch.embed(chosen[:, None]))[:, :vocabulary].argmax(-1)
+    rows = iter(zip(answers, scores, strict=True))
+    return [[Generated(*next(rows), seconds_first) for _ in reading.questions] for reading in readings]
+
+
+class _Batch:
+    """Keys and values of all rows, a row a question."""
+
+    def __init__(self, llm: PreTrainedModel, readings: Sequence[Reading]):
+        self.llm = llm
+        self.embed: Callable[[Int[Tensor, "q l"]], Float[Tensor, "q l d"]] = llm.get_input_embeddings()
+        self.cache = DynamicCache(config=llm.config)
+        prefixes, self.mask = _padded([reading.prefix for reading in readings])
+        if prefixes.shape[1]:
+            self._forward(prefixes, self.mask)
+        # From a row a clip to a row a question.
+        clip = torch.tensor([i for i, reading in enumerate(readings) for _ in reading.questions], device=llm.device)
+        if len(clip) != len(readings):
+            self.cache.batch_select_indices(clip)
+        self.mask = self.mask[clip]
+        questions, mask = _padded([question for reading in readings for question in reading.questions])
+        #: Float "q v": of the token that follows each question.
+        self.logits = self.read(questions, mask)
+
+    def read(self, embeds: Float[Tensor, "q l d"], mask: Bool[Tensor, "q l"] | None = None) -> Float[Tensor, "q v"]:
+        """Appends tokens to every row; the logits behind the last."""
+        own = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask
+        self.mask = torch.cat([self.mask, own], dim=1)
+        return self._forward(embeds, self.mask)
+
+    def _forward(self, embeds: Float[Tensor, "q l d"], mask: Bool[Tensor, "q s"]) -> Float[Tensor, "q v"]:
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        out = self.llm(
+            inputs_embeds=embeds,
+            # Without padding there is nothing to mask but the future, and the fast attention kernels do that alone.
+            attention_mask=None if mask.all() else mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1].float()
+
+    def scores(self, options: Sequence[tuple[int, ...]], vocabulary: int) -> Float[Tensor, "q k"]:
+        """log P of each option behind every row; leaves the rows as they were. What options share is read once."""
+        logprobs = {
+            begun: self._after(begun)[:, :vocabulary].log_softmax(-1)
+            for begun in {option[:i] for option in options for i in range(len(option))}
+        }
+        return torch.stack([sum(logprobs[o[:i]][:, o[i]] for i in range(len(o))) for o in options], dim=1)
+
+    def _after(self, begun: tuple[int, ...]) -> Float[Tensor, "q v"]:
+        """The logits behind the first tokens of an option."""
+        if not begun:
+            return self.logits
+        logits = self.read(self.embed(torch.tensor(begun, device=self.llm.device).expand(len(self.logits), -1)))
+        self.cache.crop(-len(begun))
+        self.mask = self.mask[:, : -len(begun)]
+        return logits
+
+
+def _padded(rows: Sequence[Float[Tensor, "l d"]]) -> tuple[Float[Tensor, "q l d"], Bool[Tensor, "q l"]]:
+    """The rows one below the other, zeros before the shorter ones; and where they are."""
+    masks = [torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows]
+    stack = {"batch_first": True, "padding_side": "left"}
+    return pad_sequence(list(rows), **stack), pad_sequence(masks, **stack)

@@ -1,0 +1,53 @@
+"""Uploads a finished run folder to the Hugging Face Hub. Offered, never required: nothing else here knows the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from videogpt_plus.checkpoint import TOKENIZER_FILES, load_experiment, write_bytes
+from videogpt_plus.training.card import CARD, model_card
+from videogpt_plus.training.folder import FINISHED
+from videogpt_plus.types import UserError
+
+#: What is uploaded of a run folder: no checkpoint, no answer, and nothing that tells of the machine beyond its paths.
+UPLOADED = (
+    CARD,
+    "experiment.json",
+    FINISHED,
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "log.jsonl",
+    "answers*/scores.json",
+    *TOKENIZER_FILES,
+)
+
+
+def push(run: str | Path, repo_id: str, private: bool = False) -> str:
+    """Uploads a run in one commit and returns its address; the repository is made if there is none.
+
+    The model card is written anew first, so that it tells the scores there are by now. Token and address of the Hub
+    are those of huggingface_hub.
+    UserError: the run is not finished, or the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, HTTPError
+
+    run = Path(run)
+    experiment = load_experiment(run)
+    if not (run / FINISHED).exists():
+        raise UserError(f"{run} is not finished: it has no {FINISHED}; run the same training to its end")
+    write_bytes(run / CARD, model_card(experiment, run).encode())
+    api = HfApi()
+    try:
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo.repo_id,
+            folder_path=run,
+            allow_patterns=list(UPLOADED),
+            commit_message=f"Upload {experiment.name}",
+        )
+    except HFValidationError as error:
+        raise UserError(f"'{repo_id}' is no name of a repository: choose one such as NAME/MODEL") from error
+    except (HTTPError, OSError) as error:
+        raise UserError(f"cannot push to '{repo_id}': {' '.join(str(error).split()):.300}") from error
+    return str(repo)

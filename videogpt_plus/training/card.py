@@ -1,0 +1,143 @@
+"""The model card of a run folder: what it is, what it is made of, how it was trained, how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from videogpt_plus.adapters import num_visual_tokens, pooled_side
+from videogpt_plus.checkpoint import read_object
+from videogpt_plus.configs import Experiment, Training
+from videogpt_plus.experiments import level_text
+from videogpt_plus.mixtures import MIXTURES
+
+#: Where the experiments look for published weights -> their name on the Hub, and what is known of their licence.
+PUBLISHED = {
+    ".cache/qwen2_5/1.5b_instruction": ("Qwen/Qwen2.5-1.5B-Instruct", "Apache-2.0"),
+    ".cache/qwen2_5/3b_instruction": ("Qwen/Qwen2.5-3B-Instruct", "Qwen Research License: not for commercial use"),
+    ".cache/clip-vit-large-patch14-336": ("openai/clip-vit-large-patch14-336", "see its page"),
+    ".cache/InternVideo2-Stage2_1B-224p-f4/InternVideo2-stage2_1b-224p-f4.pt": (
+        "OpenGVLab/InternVideo2-Stage2_1B-224p-f4",
+        "see its page",
+    ),
+}
+CARD = "README.md"
+
+
+def model_card(experiment: Experiment, folder: str | Path) -> str:
+    """The text of README.md for a run or pre-training `folder` of `experiment`: the same for the same folder."""
+    folder = Path(folder)
+    tuned = (folder / "adapter_config.json").exists()
+    sections = [
+        _header(experiment),
+        f"# {experiment.name}\n\n{_what(experiment, tuned)}",
+        f"## Made of\n\n{_table(('part', 'is', 'licence'), _parts(experiment))}",
+        f"## Trained\n\n{_table(('', ''), _recipe(experiment, folder, tuned))}",
+        *([f"## Scores\n\n{scores}"] if (scores := _scores(folder)) else []),
+        f"## Use\n\n{_use(experiment, tuned)}",
+        "## Licence\n\nThe weights in this folder were made from the parts above and the data they were trained on: "
+        "the licences of both apply. The code is under Apache-2.0.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _header(experiment: Experiment) -> str:
+    known = [PUBLISHED[path][0] for path in _weights(experiment) if path in PUBLISHED]
+    base = ["base_model:", *(f"- {name}" for name in known)] if known else []
+    lines = ["license: other", "library_name: videogpt-plus", "pipeline_tag: video-text-to-text", *base]
+    return "\n".join(["---", *lines, "tags:", "- video", "- visual-token-pooling", "---"])
+
+
+def _weights(experiment: Experiment) -> list[str]:
+    return [experiment.llm, *(stream.weights for _, stream in experiment.streams)]
+
+
+def _what(experiment: Experiment, tuned: bool) -> str:
+    streams = " and ".join(name for name, _ in experiment.streams)
+    if not tuned:
+        return (
+            f"The pre-trained projector of the {streams} stream of a video LLM: a start for fine-tuning, which answers "
+            "nothing by itself. This folder holds the projector, the experiment and the tokenizer."
+        )
+    tokens = num_visual_tokens(experiment, experiment.num_frames)
+    return (
+        f"A video LLM that sees {experiment.num_frames} frames of a clip as {tokens:,} visual tokens: frozen encoders "
+        f"({streams}), a projector each, {experiment.adapter} pooling at level {level_text(experiment.level)}, and an "
+        "LLM with LoRA. This folder holds what was trained (the LoRA adapter and the projectors), the experiment and "
+        "the tokenizer; the parts below are needed beside it."
+    )
+
+
+def _parts(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
+    def named(weights: str) -> tuple[str, str]:
+        published, licence = PUBLISHED.get(weights, ("", "its own"))
+        return (f"`{weights}`" + (f" ({published})" if published else "")), licence
+
+    yield "LLM", *named(experiment.llm)
+    for name, stream in experiment.streams:
+        side = pooled_side(stream.grid, experiment.level)
+        weights, licence = named(stream.weights)
+        shape = f"{stream.pixels} px, {stream.grid} x {stream.grid} patches a frame, pooled to {side} x {side}"
+        yield f"{name} stream", f"{stream.encoder}, {weights}: {shape}; projector {stream.projector}", licence
+
+
+def _recipe(experiment: Experiment, folder: Path, tuned: bool) -> Iterator[tuple[str, str]]:
+    training = experiment.finetune
+    files = ", ".join(f"`{Path(annotations).name}`" for annotations, _ in MIXTURES.get(training.data, []))
+    yield "data", training.data + (f": {files}" if files else "")
+    if tuned:
+        lora = experiment.lora
+        yield "LoRA", f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
+    yield from _settings(training)
+    log = folder / "log.jsonl"
+    if log.exists():
+        header, *steps = (json.loads(line) for line in log.read_text().splitlines())
+        yield "length", f"{len(steps)} steps over {header['samples']} samples"
+        if steps:
+            yield "last loss", f"{steps[-1]['loss']:.4f}"
+    else:
+        yield "length", "not recorded: without a log.jsonl the lines above are what the experiment says"
+
+
+def _settings(training: Training) -> Iterator[tuple[str, str]]:
+    apart = training.projector_learning_rate
+    yield "learning rate", f"{training.learning_rate:g}" + (f", projectors {apart:g}" if apart is not None else "")
+    yield "samples a step", str(training.per_device_train_batch_size * training.gradient_accumulation_steps)
+    yield "schedule", f"{training.lr_scheduler_type}, warm-up ratio {training.warmup_ratio:g}"
+    yield "epochs", f"{training.num_train_epochs:g}"
+    yield "weight decay, gradient clipping", f"{training.weight_decay:g}, {training.max_grad_norm:g}"
+    yield "precision", "bfloat16" if training.bf16 else "float32"
+    yield "template", training.template
+    yield "seed", str(training.seed)
+
+
+def _scores(folder: Path) -> str:
+    """Accuracy of each answered control, where `score` has run; empty without."""
+    rows = []
+    for path in sorted(folder.glob("answers*/scores.json")):
+        scores = read_object(path, "score the run again")
+        macro, asked = scores["overall"]["macro"], scores.get("control") or "all frames"
+        interval = f"{100 * macro['ci_low']:.1f} to {100 * macro['ci_high']:.1f}"
+        rows.append((asked, str(scores["overall"]["n"]), f"{100 * macro['accuracy']:.1f}", interval))
+    if not rows:
+        return ""
+    told = "Mean accuracy over the benchmark's tasks in %; a question that could not be asked counts as wrong."
+    return f"{told}\n\n{_table(('shown', 'questions', 'accuracy', '95 %'), rows)}"
+
+
+def _use(experiment: Experiment, tuned: bool) -> str:
+    if tuned:
+        commands = 'videogpt-plus predict FOLDER "What happens?" --video CLIP.mp4\nvideogpt-plus answer FOLDER'
+    else:
+        stream = experiment.streams[0][0]
+        commands = f"videogpt-plus train EXPERIMENT --projectors {stream}=FOLDER ..."
+    return (
+        f"FOLDER is this one; the parts lie at the paths of `experiment.json`.\n\n```\n{commands}\n"
+        "videogpt-plus convert FOLDER TARGET    # into the layout of the reference\n```"
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
