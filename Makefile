@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: setup
 	$(BIN)/videogpt-plus sweep toy --jobs 2
 
-test: setup
+test: $(VENV)/.train
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Measures on this machine alone: leave it to itself for a quarter of an hour.
@@ -23,6 +23,11 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+# The tests train with DeepSpeed, too, which nothing else needs. It is built here: without CUDA there are no kernels.
+$(VENV)/.train: $(VENV)/.installed
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train]'
 	touch $@
 
 lint: setup

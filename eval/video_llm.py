@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
 
 from eval.task import Example, Outcome, Question, Reply, frame_of
 from videogpt_plus import chat
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment
+from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import ClipError, Visual

@@ -1,27 +1,45 @@
-"""The command line with tiny experiments in it: `python deepspeed_worker.py ROOT [--dies] COMMAND ...`, also under torchrun.
+"""The command line with tiny experiments in it: `python deepspeed_worker.py ROOT [TROUBLE] COMMAND ...`.
 
-ROOT holds `experiments.pickle` (by name) and the samples of train_worker.
+ROOT holds `experiments.pickle` (by name) and the samples of train_worker. TROUBLE is `--dies` (the first process,
+when all of its second checkpoint but COMPLETE is written) or `--fails` (the second process alone, in its third step).
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from train_worker import die, second_call, tiny_mixtures
 
-from videogpt_plus import cli, experiments, mixtures
+from videogpt_plus import cli, data, experiments, mixtures
 from videogpt_plus.training import trainer
+from videogpt_plus.types import UserError
+
+
+def failing_in_the_third_step(encode: Callable[..., data.Encoded]) -> Callable[..., data.Encoded]:
+    """`encode` of a dataset, until two steps of two samples are read."""
+    read = count(1)
+
+    def encode_or_fail(*sample: object) -> data.Encoded:
+        if next(read) > 4:
+            raise UserError("the second process is out of luck")
+        return encode(*sample)
+
+    return encode_or_fail
 
 
 def main(root: Path, command: list[str]) -> None:
     experiments.EXPERIMENTS.update(pickle.loads((root / "experiments.pickle").read_bytes()))
     mixtures.MIXTURES.update(tiny_mixtures(root))
-    if command[0] == "--dies":  # when all of the second checkpoint but COMPLETE is written
+    if "--dies" in command:
         trainer.mark_complete = second_call(trainer.mark_complete, die)
-        command = command[1:]
-    cli.main(command)
+    if "--fails" in command and os.environ["RANK"] == "1":
+        data.Conversations.encode = failing_in_the_third_step(data.Conversations.encode)
+    cli.main([word for word in command if word not in ("--dies", "--fails")])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     ["types", "configs"],
     ["adapters", "checkpoint", "mixtures"],
-    ["fingerprint", "experiments", "generation", "flops", "store", "video", "decoders", "encoders", "projectors", "merge", "chat"],
+    ["fingerprint", "experiments", "generation", "flops", "store", "video", "decoders", "encoders"]
+    + ["projectors", "merge", "chat"],
     ["models", "data", "feeding"],
     ["train", "training", "toy", "sweep", "convert", "hub"],
     ["jobs", "screen"],

@@ -37,9 +37,7 @@ def readings(seed: int, groups: int = 5) -> list[Reading]:
         length = int(torch.randint(low, high + 1, (1,), generator=generator))
         return torch.randn(length, 32, generator=generator)
 
-    return [
-        Reading(tokens(0, 30), [tokens(1, 9) for _ in range(1 + (seed + number) % 3)]) for number in range(groups)
-    ]
+    return [Reading(tokens(0, 30), [tokens(1, 9) for _ in range(1 + (seed + number) % 3)]) for number in range(groups)]
 
 
 def ids(answers) -> list[list[list[int]]]:

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from videogpt_plus.checkpoint import located
+from videogpt_plus.configs import Lora
 from videogpt_plus.experiments import QWEN_3B, TOY, TOY_WEIGHTS, at_level, get_experiment
 from videogpt_plus.hub import push
 from videogpt_plus.train import pretraining_experiment
@@ -169,7 +171,9 @@ def test_an_unfinished_run_and_an_impossible_name_are_refused(run):
 
 
 def test_the_card_tells_what_it_is_made_of_how_trained_and_how_to_use(run):
-    card = model_card(at_level(TOY, 2), run)
+    finetune = replace(TOY.finetune, data="TOY_FINETUNING", learning_rate=5e-4, projector_learning_rate=2e-5)
+    experiment = replace(at_level(TOY, 2), finetune=finetune, lora=Lora(r=16, alpha=32, dropout=0.0))
+    card = model_card(experiment, run)
     for told in (
         "# toy_pool2",
         "sees 8 frames of a clip as 416 visual tokens",
@@ -178,14 +182,14 @@ def test_the_card_tells_what_it_is_made_of_how_trained_and_how_to_use(run):
         "96 px, 12 x 12 patches a frame, pooled to 6 x 6; projector mlp2x_gelu",
         "| data | TOY_FINETUNING: `questions.json` |",
         "| LoRA | r 16, alpha 32, dropout 0 |",
-        "| learning rate | 0.0005 |",
+        "| learning rate | 0.0005, projectors 2e-05 |",
         "| length | 2 steps over 64 samples |",
         "| last loss | 0.5000 |",
         "videogpt-plus predict FOLDER",
         "## Licence",
     ):
         assert told in card
-    assert str(run) not in card and card == model_card(at_level(TOY, 2), run)
+    assert str(run) not in card and card == model_card(experiment, run)
 
 
 def test_the_card_names_published_parts_and_their_licences(tmp_path):

@@ -133,8 +133,7 @@ def mixed() -> Lengths:
 def test_every_number_of_devices_sees_the_same_samples_in_a_step(mixed):
     alone = train.training_batches(mixed, FINETUNE, 1)
     for devices in (2, 4, 8):
-        batches = train.training_batches(mixed, FINETUNE, devices)
-        assert batches[: len(alone)] == alone and len(batches) - len(alone) < devices
+        assert train.training_batches(mixed, FINETUNE, devices) == alone
 
 
 def test_fine_tuning_keeps_modalities_apart_and_lengths_together(mixed):

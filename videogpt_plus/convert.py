@@ -336,7 +336,7 @@ def _config_for_reference(experiment: Experiment, tuned: bool) -> dict[str, Any]
     towers: dict[str, Any] = {}
     for name in ("video", "image"):
         prefix, stream = _prefix(name), streams.get(name)
-        towers[f"{prefix}vision_tower"] = stream and stream.weights
+        towers[f"{prefix}vision_tower"] = str(located(stream.weights)) if stream else None
         towers[f"{prefix}projector_type"] = stream.projector if stream else "mlp2x_gelu"
         if stream:
             towers[f"{prefix}hidden_size"] = stream.width

@@ -162,7 +162,7 @@ def training_batches(dataset: data.Conversations, training: Training, processes:
     count = training.num_train_epochs * math.ceil(len(dataset) / size)
     if training.max_steps > 0:
         count = min(count, training.max_steps * passes)
-    count = math.ceil(count / passes) * passes  # whole steps: the last one, too, is the same for any number of processes
+    count = math.ceil(count / passes) * passes  # whole steps: any number of processes makes the same ones
     batches: list[list[int]] = []
     epoch = 0
     while len(batches) < count:
@@ -217,55 +217,56 @@ def _train(
     if not parameters["trains"]:
         raise UserError(f"nothing trains in '{experiment.name}': an 'identity' projector needs no pre-training")
     model.store = store
-    listed, scratch = out_dir / "substituted.jsonl", TemporaryDirectory()
-    own_list = listed if processes.num_processes == 1 else Path(scratch.name) / listed.name
-    dataset = data.Conversations(
-        training,
-        experiment.streams,
-        model.tokenizer,
-        experiment.num_frames,
-        own_list,
-        store,
-        decoder,
-    )
-    args = training_arguments(training, out_dir, deepspeed)
-    if deepspeed:
-        _keep_from_deepspeed(model, args.device)
-    batches = training_batches(dataset, training, args.world_size)
-    rate = training.projector_learning_rate
-    log = Log(out_dir / "log.jsonl")
-    trainer = StageTrainer(
-        model,
-        args,
-        dataset,
-        partial(data.collate, pad_id=model.tokenizer.pad_token_id),
-        batches,
-        training.learning_rate if rate is None else rate,
-        log,
-        progress,
-        workers=4 * torch.cuda.is_available() if workers is None else workers,
-        before_checkpoint=partial(_gather_substitutions, own_list, listed),
-    )
-    header = {
-        "experiment": experiment.name,
-        "start": _digest(model),
-        "samples": len(dataset),
-        "processes": args.world_size,
-        "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if deepspeed else None,
-        **parameters,
-    }
-    if args.should_save:
-        remove_incomplete_checkpoints(out_dir)
-    trainer.accelerator.wait_for_everyone()
-    checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
-    if args.should_save:
-        log.start(header, step_of(checkpoint) if checkpoint else 0)
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    _gather_substitutions(own_list, listed)
-    tensors = trainer.trained_tensors()
-    if args.should_save:
-        _save(model, tensors, experiment, out_dir)
-    trainer.accelerator.wait_for_everyone()
+    listed = out_dir / "substituted.jsonl"
+    with TemporaryDirectory() as scratch:
+        own_list = listed if processes.num_processes == 1 else Path(scratch) / listed.name
+        dataset = data.Conversations(
+            training,
+            experiment.streams,
+            model.tokenizer,
+            experiment.num_frames,
+            own_list,
+            store,
+            decoder,
+        )
+        args = training_arguments(training, out_dir, deepspeed)
+        if deepspeed:
+            _keep_from_deepspeed(model, args.device)
+        batches = training_batches(dataset, training, args.world_size)
+        rate = training.projector_learning_rate
+        log = Log(out_dir / "log.jsonl")
+        trainer = StageTrainer(
+            model,
+            args,
+            dataset,
+            partial(data.collate, pad_id=model.tokenizer.pad_token_id),
+            batches,
+            training.learning_rate if rate is None else rate,
+            log,
+            progress,
+            workers=4 * torch.cuda.is_available() if workers is None else workers,
+            before_checkpoint=partial(_gather_substitutions, own_list, listed),
+        )
+        header = {
+            "experiment": experiment.name,
+            "start": _digest(model),
+            "samples": len(dataset),
+            "processes": args.world_size,
+            "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if deepspeed else None,
+            **parameters,
+        }
+        if args.should_save:
+            remove_incomplete_checkpoints(out_dir)
+        trainer.accelerator.wait_for_everyone()
+        checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
+        if args.should_save:
+            log.start(header, step_of(checkpoint) if checkpoint else 0)
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        _gather_substitutions(own_list, listed)
+        tensors = trainer.trained_tensors()
+        if args.should_save:
+            _save(model, tensors, experiment, out_dir)
+        trainer.accelerator.wait_for_everyone()
 
 
 def _claim_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> bool:

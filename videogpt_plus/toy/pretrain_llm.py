@@ -199,7 +199,7 @@ def pretrain_llm(
 ) -> None:
     """Write tokenizer and LLM to `folder` in Hugging Face's layout; `log(line)` takes the progress.
 
-    `first` above 0 goes on from the tokenizer and the weights in `folder`, saved at that step; the optimizer begins anew.
+    `first` above 0 goes on from the tokenizer and the weights in `folder`, saved at that step, with a new optimizer.
     """
     torch.manual_seed(seed + first)
     tokenizer = Qwen2Tokenizer.from_pretrained(folder) if first else train_tokenizer(folder, seed)
