@@ -20,6 +20,7 @@ LEVELS = [
     ["train", "training", "toy", "sweep", "convert", "hub"],
     ["jobs", "screen"],
     ["eval"],
+    ["commands"],
     ["cli"],
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}

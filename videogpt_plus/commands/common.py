@@ -1,0 +1,74 @@
+"""What several commands need: names of runs, folders of answers, the toy's data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from videogpt_plus.types import UserError
+
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
+
+
+def prepare_toy(experiment) -> None:
+    """Render the toy's clips where the experiment reads them and they are not there."""
+    from videogpt_plus.experiments import TOY
+
+    if experiment.benchmark_root == TOY.benchmark_root:
+        from videogpt_plus.screen import progress
+        from videogpt_plus.toy.render import ensure_toy_data
+
+        with progress("render toy clips") as advance:
+            ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
+
+
+def check_benchmark(task: str) -> None:
+    if task != "mvbench":
+        raise UserError(f"unknown benchmark '{task}'; choose from: mvbench")
+
+
+def answers_of(run: Path, control: str | None, limit: int | None) -> Path:
+    from videogpt_plus.sweep import answers_folder
+
+    return answers_folder(run, control, limit) / "answers.jsonl"
+
+
+def find_runs(run: str) -> list[Path]:
+    """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/."""
+    if not set(run) & set("*?["):
+        return [find_run(run)]
+    found = sorted({path.parent for path in Path().glob(f"results/**/{run}/projectors.safetensors")})
+    found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
+    if not found:
+        raise UserError(f"no trained run under results/ fits '{run}'; train some, or name their folders")
+    return found
+
+
+def find_run(run: str) -> Path:
+    """The folder itself, or the only trained run of that name under results/, or the packaged one."""
+    from videogpt_plus.checkpoint import located
+    from videogpt_plus.experiments import TOY_WEIGHTS, get_experiment
+
+    folder = Path(run)
+    if folder.is_dir() and folder.name.startswith("answers") and (folder.parent / "experiment.json").is_file():
+        return folder.parent
+    if (folder / "experiment.json").is_file():
+        return folder
+    if folder.is_dir():
+        raise UserError(f"{folder} is no run folder: it has no experiment.json; name the folder that `train` filled")
+    if folder.parent != Path():  # a path, and no experiment's name holds a slash
+        raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
+    get_experiment(run)
+    found = sorted(path.parent for path in Path("results").glob(f"**/{run}/projectors.safetensors"))
+    packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
+    if not found and packaged.is_dir():
+        return packaged
+    if len(found) != 1:
+        what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
+        then = (
+            "name one of the folders" if found else f"train it with `videogpt-plus sweep {run.partition('_pool')[0]}`"
+        )
+        raise UserError(f"{what} under results/; {then}")
+    return found[0]

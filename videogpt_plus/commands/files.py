@@ -1,0 +1,91 @@
+"""`tokens`, `convert` and `push`: what a size costs; run folders in other layouts and places."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from videogpt_plus.commands.common import Name, find_run
+from videogpt_plus.types import UserError
+
+
+def tokens(
+    experiment: Positional[Name],
+    levels: tuple[float, ...] = (1, 2, 4, 8, 16, 24),
+    frames: int | None = None,
+) -> None:
+    """Print level, grid, visual tokens and cost of a question, before anyone books a GPU.
+
+    Args:
+        experiment: toy, qwen1_5b or qwen3b.
+        levels: Pool levels.
+        frames: Frames of a clip; the experiment's when not given.
+    """
+    from videogpt_plus.adapters import num_visual_tokens, pooled_side
+    from videogpt_plus.experiments import at_level, get_experiment, level_text
+    from videogpt_plus.flops import TEXT_TOKENS, sizes_of
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
+
+    base = get_experiment(experiment)
+    count = base.num_frames if frames is None else frames
+    if count < 1:
+        raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
+    streams = dict(base.streams)
+    grids = [f"{name} grid" for name in streams]
+    columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "key-value MB")
+    table, sizes = new_table(*columns, title=f"{base.name}, {count} frames"), sizes_of(base)
+    for level in levels:
+        sides = [pooled_side(stream.grid, level) for stream in streams.values()]
+        visual, cost = num_visual_tokens(at_level(base, level), count), ("not known",) * 3
+        if sizes:
+            flops = sizes.question(count, visual)
+            kept = sizes.llm.key_value_bytes(visual + TEXT_TOKENS)
+            cost = (f"{flops / 1e9:,.1f}", f"{100 * sizes.encode(count) / flops:.0f} %", f"{kept / 1e6:,.2f}")
+        table.add_row(level_text(level), *(f"{side} x {side}" for side in sides), str(visual), *cost)
+    show(table)
+    print(f"A question: up to the first token, {TEXT_TOKENS} text tokens, keys and values in bfloat16.")
+
+
+def convert(
+    source: Positional[Path],
+    target: Positional[Path],
+    experiment: Name | None = None,
+    to: Literal["ours", "reference"] | None = None,
+    verify: bool = False,
+) -> None:
+    """Turn the reference's files into a run folder of ours, or a run folder into the reference's files.
+
+    Args:
+        source: A folder of either, or an mm_projector.bin.
+        target: A new folder.
+        experiment: Which of ours the reference's files are, such as qwen1_5b_pool4, where config.json fits several.
+        to: The layout of the target, where the source holds both.
+        verify: Load both and compare their logits; exit code 1 if they differ.
+    """
+    from videogpt_plus import convert as conversion
+
+    written = conversion.convert(source, target, experiment, to)
+    print(f"{written}: {target}")
+    if verify:
+        worst = conversion.largest_difference(source, target, written)
+        same = worst <= conversion.TOLERANCE
+        print(f"largest difference of a logit: {worst:.2g} ({'at most' if same else 'above'} {conversion.TOLERANCE:g})")
+        if not same:
+            sys.exit(1)
+
+
+def push(run: Positional[str], repo_id: Positional[str], private: bool = False) -> None:
+    """Upload a finished run to the Hugging Face Hub: weights, experiment, tokenizer and model card.
+
+    Args:
+        run: A run folder, or the name of a trained experiment under results/.
+        repo_id: Repository, NAME/MODEL; made if there is none.
+        private: Make it private.
+    """
+    from videogpt_plus.hub import push as push_run
+
+    print(f"pushed: {push_run(find_run(run), repo_id, private)}")
