@@ -1,4 +1,4 @@
-"""docs/parity.md names nothing that is not there: tests, config fields, commands, scripts."""
+"""docs/parity.md and docs/training.md name nothing that is not there: tests, config fields, commands, scripts."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from videogpt_plus.configs import Experiment, Lora, Stream, Training
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "parity.md").read_text()
+BOTH = TEXT + (ROOT / "docs" / "training.md").read_text()
 CLASSES = {kind.__name__: kind for kind in (Experiment, Lora, Stream, Training)}
-NAMED_TESTS = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", TEXT)))
+NAMED_TESTS = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", BOTH)))
 #: Every flag that the reference's scripts pass, or that its arguments add to transformers'.
 REFERENCE_FLAGS = """
     lora_enable lora_r lora_alpha lora_dropout lora_bias lora_weight_path mm_projector_lr deepspeed model_name_or_path
@@ -85,8 +86,8 @@ def test_every_field_and_option_named_there_exists():
     assert len(options) > 5
     for command, option in options:
         assert option.replace("-", "_") in inspect.signature(cli.COMMANDS[command]).parameters, f"{command} --{option}"
-    commands = re.findall(r"`videogpt-plus (\w+)", TEXT)
-    assert set(commands) <= cli.COMMANDS.keys() and commands
+    commands = re.findall(r"^`*videogpt-plus (\w+)|`videogpt-plus (\w+)", BOTH, re.MULTILINE)
+    assert {name for pair in commands for name in pair if name} <= cli.COMMANDS.keys() and len(commands) > 5
 
 
 def test_every_field_of_a_training_has_a_flag_of_the_reference():
@@ -95,7 +96,7 @@ def test_every_field_of_a_training_has_a_flag_of_the_reference():
 
 
 def test_every_script_and_file_named_there_exists():
-    named = re.findall(r"(?<![\w/])((?:scripts|docs|videogpt_plus|tests)/[\w/.]+\.(?:sh|json|md|py))", TEXT)
+    named = re.findall(r"(?<![\w/])((?:scripts|docs|videogpt_plus|tests)/[\w/.]+\.(?:sh|json|md|py))", BOTH)
     assert len(named) > 8
     assert [path for path in named if not (ROOT / path).exists()] == []
 
