@@ -25,9 +25,9 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# The tests train with DeepSpeed, too, which nothing else needs. It is built here: without CUDA there are no kernels.
+# The tests train with DeepSpeed and ask a judge on loopback, too, which nothing else needs. It is built here: without CUDA there are no kernels.
 $(VENV)/.train: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,judge]'
 	touch $@
 
 lint: setup

@@ -6,16 +6,15 @@ answers.meta.json   what the answers depend on: answers of another model never m
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import string
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
+from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
+from eval.open_questions import OpenExample
 from eval.options import parse_option, reference_verdict
 from eval.task import Answerer, Example, Question, Reply, check_control
 from videogpt_plus.checkpoint import read_object, write_bytes
@@ -45,7 +44,7 @@ class Target(NamedTuple):
 
 def answer_all(
     load: Callable[[], Answerer],
-    examples: Sequence[Example],
+    examples: Sequence[Example | OpenExample],
     targets: Mapping[str, Target],
     progress: Callable[[int, int], None] | None = None,
     control: str | None = None,
@@ -91,10 +90,11 @@ class _File:
         self.path, self.header, self.control = Path(target.path), {**target.header, "control": control}, control
 
     def __enter__(self) -> _File:
-        self.file = _open_locked(self.path)
+        self.file = open_locked(self.path)
         try:
-            self.torn = _cut_torn_line(self.file, self.path)
-            _claim(self.path, self.header)
+            self.torn = cut_torn_line(self.file, self.path)
+            found = read_meta(self.path) if self.path.stat().st_size else None
+            claim(self.path, self.header, "answers", found)
             self.lines = read_answers(self.path)
         except BaseException:
             self.file.close()
@@ -104,43 +104,25 @@ class _File:
     def __exit__(self, *exception: object) -> None:
         self.file.close()
 
-    def left(self, examples: Sequence[Example], retry_errors: bool) -> set[str]:
+    def left(self, examples: Sequence[Example | OpenExample], retry_errors: bool) -> set[str]:
         """Keys of the examples without a line."""
         kept = {key for key, line in self.lines.items() if not (retry_errors and line["error"])}
         self.todo = {example.key for example in examples} - kept
         return set(self.todo)
 
-    def append(self, example: Example, outcome: Reply | ClipError, seconds: float) -> None:
+    def append(self, example: Example | OpenExample, outcome: Reply | ClipError, seconds: float) -> None:
         line = _line(example, outcome, seconds, self.header["experiment"], self.control)
         self.lines[example.key] = line
-        _append(self.file, self.path, line)
+        append(self.file, self.path, line)
 
-    def account(self, examples: Sequence[Example]) -> Answered:
+    def account(self, examples: Sequence[Example | OpenExample]) -> Answered:
         failed = sum(self.lines[example.key]["error"] is not None for example in examples)
         return Answered(len(self.todo), len(examples) - len(self.todo), failed, self.torn)
 
 
 def read_answers(path: str | Path) -> dict[str, dict[str, Any]]:
     """Answer lines by key, the latest of each key; {} without a file. A torn last line does not count."""
-    path = Path(path)
-    if not path.exists():
-        return {}
-    lines = {}
-    *whole, _torn = path.read_bytes().split(b"\n")
-    for number, raw in enumerate(whole, start=1):
-        try:
-            line = json.loads(raw)
-            lines[line["key"]] = line
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}, line {number}: not an answer ({error}); remove that line and answer again"
-            ) from error
-    return lines
-
-
-def meta_path(path: str | Path) -> Path:
-    """`answers.meta.json` of `answers.jsonl`."""
-    return Path(path).with_suffix(".meta.json")
+    return read_lines(path, "an answer", "remove that line and answer again")
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -157,10 +139,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def _line(
-    example: Example, outcome: Reply | ClipError, seconds: float, experiment: str, control: str | None
+    example: Example | OpenExample, outcome: Reply | ClipError, seconds: float, experiment: str, control: str | None
 ) -> dict[str, Any]:
     reply = None if isinstance(outcome, ClipError) else outcome
-    choice = None if reply is None else parse_option(reply.text, example.candidates)
+    # An open question has no options: nothing to choose, and right or wrong is for a judge to say.
+    chosen = reply if example.candidates else None
+    choice = chosen and parse_option(chosen.text, example.candidates)
     if reply is not None and reply.seconds is not None:
         seconds = reply.seconds
     likely, margin = _likeliest(reply.option_logprobs if reply else None)
@@ -174,8 +158,8 @@ def _line(
         "reference": example.reference,
         "reply": reply and reply.text,
         "choice": choice,
-        "correct": example.is_right(choice),
-        "reference_verdict": None if reply is None else reference_verdict(reply.text, example.reference),
+        "correct": example.is_right(choice) if example.candidates else None,
+        "reference_verdict": chosen and reference_verdict(chosen.text, example.reference),
         "error": None if reply else str(outcome),
         "visual_tokens": reply and reply.visual_tokens,
         "logprob_choice": likely,
@@ -197,61 +181,3 @@ def _likeliest(logprobs: Sequence[float] | None) -> tuple[str | None, float | No
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
-
-
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into one clear line."""
-    try:
-        yield
-    except BlockingIOError as error:
-        raise UserError(f"{path} is being written by another process; wait for it or stop it") from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; free space, permit writing or choose another folder, "
-            "then run the same command again: it goes on where it was"
-        ) from error
-
-
-def _open_locked(path: Path) -> BinaryIO:
-    """The file at its end, unbuffered and locked: a second process would repeat the questions."""
-    with _disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab+", buffering=0)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
-
-
-def _append(file: BinaryIO, path: Path, line: Mapping[str, Any]) -> None:
-    left = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    with _disk(path):
-        while left:
-            left = left[file.write(left) :]
-        os.fsync(file.fileno())
-
-
-def _cut_torn_line(file: BinaryIO, path: Path) -> int:
-    """Cuts off what follows the last line end: a kill during a write leaves it. Returns its bytes."""
-    file.seek(0)
-    content = file.read()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with _disk(path):
-            file.truncate(whole)
-    return len(content) - whole
-
-
-def _claim(path: Path, header: dict[str, Any]) -> None:
-    """Keeps `header` beside the answers, or raises UserError where they are another model's."""
-    header = json.loads(json.dumps(header))
-    if not path.stat().st_size:
-        write_atomically(meta_path(path), json.dumps(header, indent=2, sort_keys=True) + "\n")
-        return
-    found = read_meta(path)
-    differing = [name for name in sorted(found.keys() | header.keys()) if found.get(name) != header.get(name)]
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"{path} holds answers with {name} = {json.dumps(found.get(name))}, "
-            f"this run has {json.dumps(header.get(name))}; move them away or choose another folder"
-        )

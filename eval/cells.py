@@ -1,17 +1,19 @@
 """Reading the cells of a sweep: one cell is one model under one control, with its scores.
 
 A cell holds experiment, adapter, level, visual_tokens, control and scores (`score.score`), and where they are known
-flops and kv_bytes of a question (`flops.costs`); more is left alone.
+seed, flops and kv_bytes of a question (`flops.costs`); more is left alone. Of a model that was trained with several
+seeds there is a cell for each, until `over_seeds` makes them one that holds them as `runs`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby, pairwise
+from itertools import combinations, groupby
+from statistics import fmean
 from typing import Any
 
-from eval.stats import Estimate, mean_share
+from eval.stats import Estimate, Paired, compare_seeds, mean_share, wilson, with_seed_noise
 
 Cell = Mapping[str, Any]
 
@@ -20,8 +22,110 @@ GROUP_ORDER = ("coarse", "middle", "fine", "temporal")
 
 
 def series(cell: Cell) -> str:
-    """What stays the same along one curve: the experiment's name without its level."""
-    return re.sub(r"_pool[\d.]+$", "", cell["experiment"])
+    """What stays the same along one curve: the experiment's name without its level and seed."""
+    return re.sub(r"(_pool[\d.]+)?(_seed\d+)?$", "", cell["experiment"])
+
+
+def runs_of(cell: Cell) -> list[Cell]:
+    """The runs of a model, one for each seed."""
+    return cell.get("runs") or [cell]
+
+
+def fullest(cells: Sequence[Cell]) -> list[Cell]:
+    """Of the answers of one run under one control those to the most questions: it may have been asked a few first."""
+    best: dict[tuple, Cell] = {}
+    for cell in cells:
+        at = (cell["experiment"], cell["control"])
+        if at not in best or _size(cell) > _size(best[at]):
+            best[at] = cell
+    return list(best.values())
+
+
+def _size(cell: Cell) -> int:
+    return len(correct(cell, None))
+
+
+def on_common(cells: Sequence[Cell]) -> tuple[list[Cell], int]:
+    """The cells on the questions that all of them have, and how many there are in any.
+
+    Counts of right, failed and all questions, accuracies and intervals are those of the common questions; what else a
+    row says (chance, majority, seconds) stays that of all its questions. Without a common question they stay as
+    they are.
+    """
+    keys = [correct(cell, None).keys() for cell in cells]
+    common, every = set.intersection(*map(set, keys)), set.union(*map(set, keys))
+    if not common or common == every:
+        return list(cells), len(every)
+    return [_only(cell, common) for cell in cells], len(every)
+
+
+def _only(cell: Cell, keys: set[str]) -> Cell:
+    rows = {}
+    for task, row in cell["scores"]["tasks"].items():
+        kept = {key: right for key, right in row["correct"].items() if key in keys}
+        if kept:
+            failed = sum(failure["key"] in keys for failure in row["failures"])
+            counts = {"n": len(kept), "right": sum(kept.values()), "n_failed": failed, "correct": kept}
+            rows[task] = row | counts | _accuracy(counts["right"], len(kept))
+    return {**cell, "scores": {**cell["scores"], "tasks": rows}}
+
+
+def _accuracy(right: float, n: int, by_seed: Sequence[float] = ()) -> dict[str, float]:
+    found = with_seed_noise(wilson(right, n), by_seed)
+    return {"accuracy": found.value, "ci_low": found.low, "ci_high": found.high}
+
+
+def over_seeds(cells: Sequence[Cell]) -> list[Cell]:
+    """One cell for each model and control: numbers are means over its seeds, intervals hold the noise of training."""
+    models: dict[tuple, list[Cell]] = {}
+    for cell in cells:
+        models.setdefault((series(cell), cell["level"], cell["control"]), []).append(cell)
+    return [_merged(runs) for runs in models.values()]
+
+
+def _merged(runs: Sequence[Cell]) -> Cell:
+    first, *others = runs = sorted(runs, key=lambda run: (run.get("seed") or 0, run["experiment"]))
+    if not others:
+        return first
+    held = [run["scores"]["tasks"] for run in runs]
+    tasks = {task: _merged_row([rows[task] for rows in held]) for task in held[0] if all(task in rows for rows in held)}
+    overall = _mean_of([run["scores"]["overall"] for run in runs])
+    name = re.sub(r"_seed\d+$", "", first["experiment"])
+    return {
+        **first,
+        "experiment": name,
+        "seed": None,
+        "runs": runs,
+        "scores": {**first["scores"], "overall": overall, "tasks": tasks},
+    }
+
+
+def _merged_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    row = _mean_of(rows)
+    return row | {"n": rows[0]["n"]} | _accuracy(row["right"], rows[0]["n"], [one["accuracy"] for one in rows])
+
+
+def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Numbers become means, a number that one row lacks is not known; the rest is the first row's."""
+    first = dict(rows[0])
+    for name, value in first.items():
+        values = [row[name] for row in rows]
+        if isinstance(value, Mapping) and name in ("macro", "micro"):
+            first[name] = _mean_of(values)
+        elif all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+            first[name] = fmean(values)
+        elif isinstance(value, int | float):
+            first[name] = None
+    return first
+
+
+def seeds_said(cells: Sequence[Cell]) -> str:
+    """What the reader has to know about seeds: whether the noise of training is in the numbers."""
+    counts = sorted({len(runs_of(cell)) for cell in cells})
+    if counts[-1] == 1:
+        return "One training seed: the noise of training is not in these numbers."
+    span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
+    return f"Each number is the mean of {span} seeds of fine-tuning, whose noise is in the intervals."
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -67,7 +171,9 @@ def rows_of(cell: Cell, group: str | None) -> dict[str, Mapping[str, Any]]:
 
 def estimate(cell: Cell, group: str | None) -> Estimate:
     """The mean accuracy over the tasks of `group` (all tasks for None), each task weighing the same."""
-    return mean_share([(row["right"], row["n"]) for row in rows_of(cell, group).values()])
+    questions = mean_share([(row["right"], row["n"]) for row in rows_of(cell, group).values()])
+    by_seed = [fmean(row["accuracy"] for row in rows_of(run, group).values()) for run in runs_of(cell)]
+    return with_seed_noise(questions, by_seed)
 
 
 def mean_of(cell: Cell, group: str | None, name: str) -> float:
@@ -79,6 +185,23 @@ def mean_of(cell: Cell, group: str | None, name: str) -> float:
 def correct(cell: Cell, group: str | None) -> dict[str, bool]:
     """Question key -> right or wrong, for paired tests."""
     return {key: right for row in rows_of(cell, group).values() for key, right in row["correct"].items()}
+
+
+def paired(first: Cell, second: Cell, group: str | None = None, task: str | None = None) -> Paired | None:
+    """The two models on the questions of a group or of one task, over the seeds that both have; None without any."""
+
+    def right(run: Cell) -> dict[str, bool]:
+        return run["scores"]["tasks"].get(task, {}).get("correct", {}) if task else correct(run, group)
+
+    def by_seed(cell: Cell) -> dict[int | None, dict[str, bool]]:
+        return {run.get("seed"): right(run) for run in runs_of(cell)}
+
+    one, other = by_seed(first), by_seed(second)
+    seeds = [seed for seed in one if seed in other]
+    if not seeds or not set.intersection(*(set(side[seed]) for side in (one, other) for seed in seeds)):
+        return None
+    clips = {k: v for row in rows_of(first, None).values() for k, v in row.get("videos", {}).items()}
+    return compare_seeds([one[seed] for seed in seeds], [other[seed] for seed in seeds], clips or None)
 
 
 #: What a question costs: what it is called, and its value in that unit or None where it is not known.
@@ -113,11 +236,11 @@ def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value / unit
 
 
-def neighbours(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:
-    """What is to be compared: neighbouring levels of each series, then each later series with the first."""
+def pairs(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:
+    """What is to be compared: all levels of each series, the finer one first, then each later series with the first."""
     all_curves = curves(cells)
     for name, curve in all_curves.items():
-        for fine, coarse in pairwise(curve):
+        for fine, coarse in combinations(curve, 2):
             yield f"{name}: level {fine['level']:g} - level {coarse['level']:g}", fine, coarse
     first_name, *later = all_curves
     for name in later:

@@ -1,14 +1,18 @@
-"""Benchmarks in MVBench's published layout: `json/<task>.json` beside `video/<folder>/<clip>`."""
+"""Benchmarks in MVBench's published layout: `json/<task>.json` beside `video/<folder>/<clip>`.
+
+A benchmark is named by its folder, or by a file of rows that says where the folder is: see `open_benchmark`.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval.task import Example, Task
 from videogpt_plus.types import UserError
@@ -16,6 +20,8 @@ from videogpt_plus.types import UserError
 KINDS = ("video", "gif", "frames")
 #: Optional fields of `tasks.json`: what they must be, for the reader and in words.
 FIELD_TYPES = {
+    "folder": (str, "a text"),
+    "suffix": (str, "a text"),
     "bounds": (bool, "true or false"),
     "questions": (int, "a whole number"),
     "group": (str, "a text"),
@@ -27,10 +33,12 @@ FIELD_TYPES = {
 class TaskFolder:
     """Where a task's clips lie and how its annotation is to be read; one entry of `tasks.json`."""
 
-    # Folder of the clips, from the benchmark's root.
+    # Folder of the clips, from the benchmark's root; an absolute one lies anywhere.
     folder: str
     # What a clip is: "video", "gif" or "frames" (a folder of pictures).
     kind: str = "video"
+    # What the clips' names end in here, such as ".mp4", where a copy was encoded anew; "" for what the annotation says.
+    suffix: str = ""
     # Whether `start` and `end` of an entry bound its clip.
     bounds: bool = False
     # How many questions the published file holds; None takes any number.
@@ -80,46 +88,116 @@ class MultipleChoice:
         return self.questions
 
 
+class Benchmark(NamedTuple):
+    """A benchmark's folder and its table of tasks, before any annotation is read."""
+
+    #: The folder that holds `json/`.
+    root: Path
+    #: Task name -> where its clips lie.
+    tasks: Mapping[str, TaskFolder]
+    #: The file that states rows of the table, whether or not it is there.
+    rows: Path
+
+    @property
+    def name(self) -> Path:
+        """What `open_benchmark` takes."""
+        return self.root if self.rows == self.root / "tasks.json" else self.rows
+
+
+class Reading(NamedTuple):
+    """What an annotation holds: the questions that can be asked, and what is wrong with it."""
+
+    questions: tuple[Example, ...]
+    #: One line each, with file and entry.
+    problems: tuple[str, ...]
+
+
 def load_benchmark(root: str | Path, tasks: Sequence[str] | None = None) -> list[Task]:
     """The tasks of the benchmark at `root`, or those named in `tasks`, with every annotation checked.
 
-    `root/tasks.json` states task -> folder, kind, bounds, ... (see TaskFolder) and takes the place of
-    MVBench's own table; without that file all 20 tasks of MVBench are expected. Raises UserError with the
-    file and the entry.
+    `root` is a folder or a file of rows (`open_benchmark`). Raises UserError with the file and the entry.
     """
-    root = Path(root).absolute()
-    table = task_table(root)
+    benchmark = open_benchmark(root)
+    root, table = benchmark.root, benchmark.tasks
     names = list(table) if tasks is None else list(dict.fromkeys(tasks))
     unknown = [name for name in names if name not in table]
     if unknown:
         raise UserError(f"unknown task '{unknown[0]}' of the benchmark {root}; choose from: {', '.join(table)}")
     if not names:
         raise UserError(f"no task to ask of the benchmark {root}; choose from: {', '.join(table)}")
-    return [_load_task(root, name, table[name]) for name in names]
+    return [_load_task(benchmark, name) for name in names]
 
 
-def task_table(root: Path) -> dict[str, TaskFolder]:
-    """The benchmark's tasks: those of `tasks.json`, then those of MVBENCH whose annotation lies there.
+def open_benchmark(path: str | Path) -> Benchmark:
+    """The benchmark at `path`: its folder, or a file of rows like its `tasks.json`, which may lie anywhere.
 
-    Without a `tasks.json` they are MVBENCH's, whether or not their files are there.
+    Such a file states task -> folder, suffix, kind, bounds, ... (see TaskFolder), and by `"root"` the benchmark's
+    folder where that is not its own. What a row leaves out is as MVBENCH has it; null leaves the task out. Tasks of
+    MVBENCH that it does not name follow if their annotation is there; without a file all 20 of MVBENCH are expected.
+    Raises UserError.
     """
+    path = Path(path).absolute()
+    rows = path if path.is_file() else path / "tasks.json"
+    stated = _read_json(rows) if rows.is_file() else {}
+    if not isinstance(stated, dict) or (rows.is_file() and not stated):
+        raise UserError(
+            f"no benchmark at {path}: {rows.name} should hold an object of task -> folder, kind, bounds; "
+            f"found {_shown(stated)}"
+        )
+    folder = stated.pop("root", ".")
+    if not isinstance(folder, str):
+        raise UserError(f"{rows}: 'root' must be the benchmark's folder; found {_shown(folder)}")
+    root = rows.parent / folder
     if not (root / "json").is_dir():
         raise UserError(
-            f"no benchmark at {root}: there is no folder {root / 'json'} of annotations; build or download it"
+            f"no benchmark at {root}: there is no folder {root / 'json'} of annotations; build or download it, "
+            'or name its folder by "root" in a file of rows'
         )
-    path = root / "tasks.json"
-    if not path.exists():
-        return MVBENCH
-    stated = _read_json(path)
-    if not isinstance(stated, dict) or not stated:
-        raise UserError(f"{path}: expected an object of task -> folder, kind, bounds; found {_shown(stated)}")
-    own = {name: _task_folder(path, name, entry) for name, entry in stated.items()}
-    return own | {n: t for n, t in MVBENCH.items() if n not in own and _annotation(root, n).exists()}
+    if not stated:
+        return Benchmark(root, MVBENCH, rows)
+    own = {name: _row(rows, name, entry) for name, entry in stated.items() if entry is not None}
+    there = {n: row for n, row in MVBENCH.items() if n not in stated and annotation_of(root, n).exists()}
+    return Benchmark(root, own | there, rows)
 
 
-def _task_folder(path: Path, name: str, entry: Any) -> TaskFolder:
+def annotation_of(root: Path, task: str) -> Path:
+    """Where the task's questions lie."""
+    return root / "json" / (task.lower().replace(" ", "_").replace("-", "_") + ".json")
+
+
+def read_task(benchmark: Benchmark, name: str) -> Reading:
+    """The questions of a task that are well formed, and a line for each that is not. Raises nothing.
+
+    A question that the file holds more than once stays in; `occurrence` counts from 0.
+    """
+    root, _, rows = benchmark
+    row, path = benchmark.tasks[name], annotation_of(benchmark.root, name)
+    questions, problems, seen = [], [], Counter[str]()
+    try:
+        entries = _entries(path)
+    except UserError as error:
+        named = "" if name in MVBENCH or path.exists() else f", or correct the name '{name}' in {rows}"
+        return Reading((), (f"{error}{named}",))
+    if row.questions not in (None, len(entries)):
+        problems.append(
+            f"{path}: {len(entries)} questions, {row.questions} expected; download it again, "
+            f"or state the number as 'questions' of '{name}' in {rows}"
+        )
+    for i, entry in enumerate(entries):
+        try:
+            example = _example(root, name, row, entry, where=f"{path}, entry {i}")
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        questions.append(replace(example, occurrence=seen[example.key]))
+        seen[example.key] += 1
+    return Reading(tuple(questions), tuple(problems))
+
+
+def _row(path: Path, name: str, entry: Any) -> TaskFolder:
+    known = asdict(MVBENCH[name]) if name in MVBENCH else {}
     fields = TaskFolder.__dataclass_fields__
-    if not isinstance(entry, dict) or not isinstance(entry.get("folder"), str):
+    if not isinstance(entry, dict) or not known and "folder" not in entry:
         raise UserError(f"{path}, task '{name}': expected an object with a 'folder'; found {_shown(entry)}")
     unknown = sorted(entry.keys() - fields.keys())
     if unknown:
@@ -129,37 +207,28 @@ def _task_folder(path: Path, name: str, entry: Any) -> TaskFolder:
     for field, (kind, said) in FIELD_TYPES.items():
         if entry.get(field) is not None and not isinstance(entry[field], kind):
             raise UserError(f"{path}, task '{name}': '{field}' must be {said}; found {_shown(entry[field])}")
-    return TaskFolder(**entry)
+    row = TaskFolder(**(known | entry))
+    if not row.folder or row.suffix and not row.suffix.startswith("."):
+        what, found = ("folder", row.folder) if not row.folder else ("suffix", row.suffix)
+        raise UserError(f"{path}, task '{name}': '{what}' must be like video/clips and .mp4; found {_shown(found)}")
+    return row
 
 
-def _annotation(root: Path, task: str) -> Path:
-    return root / "json" / (task.lower().replace(" ", "_").replace("-", "_") + ".json")
-
-
-def _load_task(root: Path, name: str, table: TaskFolder) -> MultipleChoice:
-    path = _annotation(root, name)
+def _entries(path: Path) -> list[Any]:
     entries = _read_json(path)
     if not isinstance(entries, list) or not entries:
         raise UserError(
             f"{path}: expected a list of questions; found {_shown(entries)}; build or download the benchmark again"
         )
-    if table.questions not in (None, len(entries)):
-        raise UserError(
-            f"{path}: {len(entries)} questions, {table.questions} expected; download it again, "
-            f"or state the number as 'questions' of '{name}' in {root / 'tasks.json'}"
-        )
-    first: dict[str, int] = {}
-    questions = []
-    for i, entry in enumerate(entries):
-        example = _example(root, name, table, entry, where=f"{path}, entry {i}")
-        if example.key in first:
-            raise UserError(
-                f"{path}, entry {i}: the same clip, bounds and question as entry {first[example.key]}; "
-                "remove one, answers could not be told apart"
-            )
-        first[example.key] = i
-        questions.append(example)
-    return MultipleChoice(name, table.group or name, len(entries), tuple(questions))
+    return entries
+
+
+def _load_task(benchmark: Benchmark, name: str) -> MultipleChoice:
+    questions, problems = read_task(benchmark, name)
+    if problems:
+        more = f" ({len(problems) - 1} more; all: videogpt-plus doctor {benchmark.name})" if problems[1:] else ""
+        raise UserError(problems[0] + more)
+    return MultipleChoice(name, benchmark.tasks[name].group or name, len(questions), questions)
 
 
 def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -> Example:
@@ -174,7 +243,7 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
     if answer not in options:
         raise UserError(f"{where}: the answer {_shown(answer)} is not among the candidates {_shown(list(options))}")
     start, end = (_second(entry, name, where) if table.bounds else None for name in ("start", "end"))
-    path = root / table.folder / video
+    path = root / table.folder / (Path(video).with_suffix(table.suffix) if table.suffix else video)
     return Example(
         task,
         path,

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by the colour-blind too.
 COLOURS = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F", "#5B4B8A")
 MARKERS = "osD^vPXh"
-CONTROL_LABELS = {"one_frame": "one frame repeated", "blind": "blind (no video)"}
+CONTROL_LABELS = {"one_frame": "one frame repeated", "shuffled": "frames shuffled", "blind": "blind (no video)"}
 CONTROL_STYLES = {
     "one_frame": {"color": COLOURS[2], "marker": "^", "markerfacecolor": "white"},
+    "shuffled": {"color": COLOURS[4], "marker": "v", "markerfacecolor": "white"},
     "blind": {"color": "black", "marker": "x"},
 }
 #: Tasks drawn beside the mean where nobody groups them.
@@ -40,6 +41,8 @@ DRAWN_TASKS = 4
 LABEL_INCHES, STEP_INCHES, MARGIN_INCHES = 0.72, 0.06, 0.45
 #: Width of the plotted area of a panel, in inches.
 PANEL_INCHES, SMALL_PANEL_INCHES, COST_PANEL_INCHES = 6.8, 2.6, 4.2
+#: Width of a column of the heat map.
+HEAT_INCHES = 0.78
 
 
 def accuracy_vs_tokens(cells: Sequence[Cell]) -> bytes:
@@ -97,6 +100,58 @@ def accuracy_vs_cost(cells: Sequence[Cell]) -> bytes:
     figure.align_xlabels(panels)
     _cost_legends(figure, colours, markers)
     return _png(figure)
+
+
+def differences(
+    cells: Sequence[Cell], tested: Mapping[tuple[str, str, str], tuple[float, bool]], all_questions: str
+) -> bytes | None:
+    """PNG: for each task, how far each level is from the finest one; None where no series has two levels.
+
+    `tested` holds (finest, level, task) by the experiments' names -> by how many points the level is above the finest,
+    and whether that is more than chance; `all_questions` is what all tasks together are called in it.
+    """
+    all_curves = {name: curve for name, curve in curves(cells).items() if len(curve) > 1}
+    if not all_curves:
+        return None
+    names = [all_questions, *tasks(cells)]
+    found = {
+        name: [[tested.get((curve[0]["experiment"], cell["experiment"], task)) for cell in curve[1:]] for task in names]
+        for name, curve in all_curves.items()
+    }
+    # The colours reach as far as the largest difference, yet small ones do not look large.
+    limit = max([10.0, *(abs(cell[0]) for rows in found.values() for row in rows for cell in row if cell)])
+    widths = [len(curve) - 1 for curve in all_curves.values()]
+    figure = _figure(HEAT_INCHES * sum(widths) + 0.4 * len(widths) + 2.9, 0.32 * len(names) + 1.9)
+    panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+    for axes, (name, curve) in zip(panels, all_curves.items(), strict=True):
+        values = [[cell[0] if cell else float("nan") for cell in row] for row in found[name]]
+        image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+        axes.set_title(f"{name}: points from level {curve[0]['level']:g}", fontsize=10)
+        labels = [f"level {cell['level']:g}\n{cell['visual_tokens']:,}" for cell in curve[1:]]
+        axes.set_xticks(range(len(labels)), labels, fontsize=8.5)
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.axhline(0.5, color="black", linewidth=1)
+        axes.tick_params(length=0)
+        for y, row in enumerate(found[name]):
+            for x, cell in enumerate(row):
+                _heat_text(axes, x, y, *(cell or (None, False)), limit)
+    figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.02).set_label("points", fontsize=9)
+    figure.supxlabel("pool level and visual tokens; framed and *: more than chance (adjusted p < 0.05)", fontsize=9.5)
+    return _png(figure)
+
+
+def _heat_text(axes: Axes, x: int, y: int, value: float | None, marked: bool, limit: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    if value is None:
+        axes.text(x, y, "no data", ha="center", va="center", fontsize=7.5, color="0.45")
+        return
+    colour = "white" if abs(value) > 0.62 * limit else "black"
+    weight = "bold" if marked else "normal"
+    text = (f"{value:+.1f}" if abs(value) >= 0.05 else "0.0") + ("*" if marked else "")
+    axes.text(x, y, text, ha="center", va="center", fontsize=8.5, color=colour, weight=weight)
+    if marked:
+        axes.add_patch(Rectangle((x - 0.46, y - 0.44), 0.92, 0.88, fill=False, linewidth=1.4, color="black"))
 
 
 def _cost_panel(
@@ -220,7 +275,7 @@ def _task_panel(axes: Axes, cells: Sequence[Cell], all_curves: Mapping[str, list
     inch = _inch(shown, SMALL_PANEL_INCHES)
     for i, (name, curve) in enumerate(all_curves.items()):
         held = [cell for cell in curve if task in cell["scores"]["tasks"]]
-        apart = inch ** (STEP_INCHES * (len(all_curves) + 1))
+        apart = inch ** (STEP_INCHES * (len(all_curves) + len(CONTROL_LABELS) - 1))
         at = [x * inch ** (STEP_INCHES * i) for x in _places(held, apart)]
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         found = [_task_estimate(cell, task) for cell in held]

@@ -102,7 +102,7 @@ def _blind(cells: Sequence[Cell], curve: Sequence[Cell]) -> list[Claim]:
         # The majority rate is the best constant guess after the fact; before it, a guess is worth chance.
         ok = found.low <= majority and found.high >= chance
         claims.append(Claim(f"blind is at the majority rate within sampling error {at}", measured, ok))
-        ps = holm([above(row["right"], row["n"], row["majority"]) for row in rows.values()])
+        ps = holm([above(round(row["right"]), row["n"], row["majority"]) for row in rows.values()])
         p, task = min(zip(ps, rows, strict=True))
         measured = f"closest: {task} {_percent(rows[task]['accuracy'])}, majority {_percent(rows[task]['majority'])}"
         claim = f"blind beats the majority rate in no task {at} (exact test, Holm, 5 %)"

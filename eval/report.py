@@ -1,6 +1,7 @@
 """The report of a sweep: tables, curves and tests, from the cells' scores. Imports no torch.
 
-out_dir/  index.html  sweep.csv  sweep.md  accuracy_vs_tokens.png  accuracy_vs_cost.png  tasks_by_level.png
+out_dir/  index.html  sweep.csv  pairs.csv  sweep.md  sweep.tex  accuracy_vs_tokens.png  accuracy_vs_cost.png
+          differences.png (of two levels and more)  tasks_by_level.png
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import csv
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from math import floor, log10
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from eval import plots
@@ -25,16 +28,24 @@ from eval.cells import (
     curves,
     dominated,
     estimate,
+    fullest,
     groups,
     in_order,
     mean_of,
-    neighbours,
+    on_common,
+    over_seeds,
+    paired,
+    pairs,
     rows_of,
+    runs_of,
+    seeds_said,
     tasks,
     with_control,
 )
+from eval.compare import LEVEL, NONE_SHOWN
+from eval.latex import tables_in_latex
 from eval.proof import proof
-from eval.stats import Estimate, compare, detectable, holm, margin
+from eval.stats import Estimate, Paired, detectable, holm, margin
 from videogpt_plus.checkpoint import write_bytes
 from videogpt_plus.flops import TEXT_TOKENS
 from videogpt_plus.types import UserError
@@ -42,14 +53,22 @@ from videogpt_plus.types import UserError
 __all__ = ["proof", "write_report"]
 
 CSV_COLUMNS = [
-    "experiment", "adapter", "level", "visual_tokens", "control", "task", "group", "n", "n_failed", "n_unparsed",
-    "accuracy", "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy", "seconds_per_question",
-    "seconds_to_first_token", "flops", "kv_bytes",
+    "experiment", "adapter", "level", "seed", "visual_tokens", "control", "task", "group", "n", "n_failed",
+    "n_unparsed", "accuracy", "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy",
+    "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes",
 ]  # fmt: skip
 #: The row of `sweep.csv` that holds the mean over tasks.
 MEAN = "mean of all tasks"
+#: What is compared over all tasks, in the tables of tests.
+ALL = "all questions"
 #: Shares of questions that change sides between two levels, as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)
+
+
+TEST_COLUMNS = [
+    "comparison", "questions", "n", "only first right", "only second right", "difference", "p", "p adjusted", "finds",
+    "shown",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,45 +79,100 @@ class Table:
     note: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    #: Whether it goes to `sweep.tex` too.
+    in_latex: bool = False
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison of two models; `adjusted` is its p after Holm over all comparisons of its family."""
+
+    family: str
+    label: str
+    first: str
+    second: str
+    questions: str
+    paired: Paired
+    adjusted: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        return NONE_SHOWN if self.adjusted >= LEVEL else "first" if self.paired.difference > 0 else "second"
 
 
 def write_report(
-    cells: Sequence[Cell], out_dir: str | Path, title: str = "Pool sweep", stamp: str | None = None
+    cells: Sequence[Cell],
+    out_dir: str | Path,
+    title: str = "Pool sweep",
+    stamp: str | None = None,
+    more: Sequence[Table] = (),
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
     A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames), scores, and where
-    they are known flops and kv_bytes of a question.
-    The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed.
+    they are known seed, flops and kv_bytes of a question. Runs that differ in their seed alone become one model.
+    Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
+    The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` tables come
+    last, such as those of judged answers.
     """
     if not any(cell["control"] is None for cell in cells):
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
-    cells, out_dir = in_order(cells), Path(out_dir)
-    tables = _tables(cells)
+    runs, out_dir = in_order(fullest(cells)), Path(out_dir)
+    common, every = on_common(runs)
+    models = in_order(over_seeds(common))
+    tests = _tests(models)
+    tables = [*_tables(models, runs, tests, every), *more]
+    heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.verdict != NONE_SHOWN) for t in tests}
     pictures = {
-        "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(cells),
-        "accuracy_vs_cost.png": plots.accuracy_vs_cost(cells),
-        "tasks_by_level.png": plots.tasks_by_level(cells),
+        "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(models),
+        "accuracy_vs_cost.png": plots.accuracy_vs_cost(models),
+        "differences.png": plots.differences(models, heat, ALL),
+        "tasks_by_level.png": plots.tasks_by_level(models),
     }
+    pictures = {name: picture for name, picture in pictures.items() if picture}
     for name, picture in pictures.items():
         write_bytes(out_dir / name, picture)
-    write_atomically(out_dir / "sweep.csv", _csv(cells))
+    write_atomically(out_dir / "sweep.csv", _csv(runs))
+    write_atomically(out_dir / "pairs.csv", _pairs_csv(tests))
     write_atomically(out_dir / "sweep.md", _markdown(title, stamp, tables, list(pictures)))
+    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
     write_atomically(out_dir / "index.html", _html(title, stamp, tables, pictures))
     return out_dir / "index.html"
 
 
-def _tables(cells: Sequence[Cell]) -> list[Table]:
-    by_series = [(name, curve) for name, curve in curves(cells).items()]
+def _tests(models: Sequence[Cell]) -> list[Test]:
+    """Every pair over all questions and over each group, one family; and over each task, another."""
+    by_group = groups(models) if are_grouped(models) else []
+    families = {
+        "questions": [(ALL, None, None), *((group, group, None) for group in by_group)],
+        "tasks": [(task, None, task) for task in tasks(models)],
+    }
+    tests: list[Test] = []
+    for family, parts in families.items():
+        found = [
+            Test(family, label, first["experiment"], second["experiment"], name, result)
+            for label, first, second in pairs(models)
+            for name, group, task in parts
+            if (result := paired(first, second, group, task))
+        ]
+        adjusted = holm([test.paired.p for test in found])
+        tests += [replace(test, adjusted=p) for test, p in zip(found, adjusted, strict=True)]
+    return tests
+
+
+def _tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int) -> list[Table]:
+    by_series = list(curves(models).items())
+    n = len(correct(next(m for m in models if m["control"] is None), None))
+    said = f"{seeds_said(models)} {n:,} of {every:,} questions are in every run; the table is about these."
     return [
-        *_proof_table(cells),
-        *(_accuracy_table(cells, name, curve, groups(cells)) for name, curve in by_series if are_grouped(cells)),
-        _cost_table(cells),
-        *(_accuracy_table(cells, name, curve, None) for name, curve in by_series),
-        *_paired_table(cells),
-        _resolution_table(cells),
-        _run_table(cells),
-        *_failures_table(cells),
+        *_proof_table(models),
+        *(_accuracy_table(models, *one, groups(models), tests, said) for one in by_series if are_grouped(models)),
+        _cost_table(models),
+        *(_accuracy_table(models, *one, None, tests, said) for one in by_series),
+        *_paired_tables(tests, said),
+        _resolution_table(models, tests),
+        _run_table(runs),
+        *_failures_table(runs),
     ]
 
 
@@ -109,27 +183,45 @@ def _proof_table(cells: Sequence[Cell]) -> list[Table]:
     return [Table("Does the pipe see?", note, ["claim", "measured", "holds"], rows)] if rows else []
 
 
-def _accuracy_table(cells: Sequence[Cell], name: str, curve: Sequence[Cell], by_group: list[str] | None) -> Table:
+def _accuracy_table(
+    cells: Sequence[Cell],
+    name: str,
+    curve: Sequence[Cell],
+    by_group: list[str] | None,
+    tests: Sequence[Test],
+    said: str,
+) -> Table:
     """Accuracy by level, a row for each group (or for each task where `by_group` is None), with the controls."""
-    controls = [c for cell in curve for control in ("one_frame", "blind") if (c := with_control(cells, cell, control))]
+    asked = ("one_frame", "shuffled", "blind")
+    controls = [c for cell in curve for control in asked if (c := with_control(cells, cell, control))]
     columns = [
         *(["group", "tasks"] if by_group else ["task", "group", "needs level"]),
         "n", "chance", "majority",
         *(f"level {cell['level']:g}: {cell['visual_tokens']:,} tokens" for cell in curve),
         *(f"{cell['control'].replace('_', ' ')}, level {cell['level']:g}" for cell in controls),
+        "finds",
     ]  # fmt: skip
     shown = [*curve, *controls]
     if by_group:
-        rows = [_group_row(shown, group) for group in [*by_group, None]]
+        rows = [[*_group_row(shown, group), _finds(curve, tests, group or ALL)] for group in [*by_group, None]]
     else:
-        rows = [_task_row(shown, task) for task in tasks(curve)]
-        rows.append([MEAN, "", "", *_group_row(shown, None)[2:]])
+        rows = [[*_task_row(shown, task), _finds(curve, tests, task)] for task in tasks(curve)]
+        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], _finds(curve, tests, ALL)])
     what = "group of tasks" if by_group else "task"
     note = (
         "Accuracy in % with its 95 % interval. Unreadable clips and replies without one clear option count as wrong. "
-        "Controls: one frame repeated; blind, without any visual token."
+        "Controls: one frame repeated; all frames shuffled; blind, without any visual token. "
+        "Finds: the smallest difference in points between two levels that a paired test at 5 % sees with 80 % power, "
+        f"by how many questions change sides between neighbouring levels; smaller ones are not shown. {said}"
     )
-    return Table(f"{name}: accuracy by {what}", note, columns, rows)
+    return Table(f"{name}: accuracy by {what}", note, columns, rows, in_latex=True)
+
+
+def _finds(curve: Sequence[Cell], tests: Sequence[Test], questions: str) -> str:
+    """The smallest difference that a test finds, at the median discordance of neighbouring levels."""
+    neighbours = {(fine["experiment"], coarse["experiment"]) for fine, coarse in pairwise(curve)}
+    found = [t.paired.detectable for t in tests if (t.first, t.second) in neighbours and t.questions == questions]
+    return _points(median(found)) if found else ""
 
 
 def _cost_table(cells: Sequence[Cell]) -> Table:
@@ -191,43 +283,58 @@ def _task_row(shown: Sequence[Cell], task: str) -> list[str]:
     ]
 
 
-def _paired_table(cells: Sequence[Cell]) -> list[Table]:
-    """Each comparison on the questions that both models answered; p values are adjusted over the whole table."""
-    found = [
-        (label, group or MEAN, compare(correct(first, group), correct(second, group)))
-        for label, first, second in neighbours(cells)
-        for group in [None, *(groups(cells) if are_grouped(cells) else [])]
-        if correct(first, group).keys() & correct(second, group).keys()
-    ]
-    adjusted = holm([paired.p for *_, paired in found])
-    rows = [
-        [
-            label, "all questions" if group == MEAN else group, f"{paired.n:,}", str(paired.only_first),
-            str(paired.only_second),
-            f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})",
-            _p(paired.p), _p(p),
-        ]
-        for (label, group, paired), p in zip(found, adjusted, strict=True)
-    ]  # fmt: skip
-    note = (
-        "The same questions, paired: McNemar's exact test; difference in points with its 95 % interval (Bonett and "
-        "Price); the last column is adjusted for the number of tests (Holm): under 0.05 a difference is more than the "
-        "chance of the questions. The chance of training is not in it: that needs several seeds."
+def _paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
+    """All pairs over all questions and groups; of the pairs by task, those that show a difference."""
+    whole, by_task = ([t for t in tests if t.family == family] for family in ("questions", "tasks"))
+    shown = [t for t in by_task if t.verdict != NONE_SHOWN]
+    how = (
+        "The same questions, paired; difference in points with its 95 % interval, clips being resampled as a whole. "
+        "p: exact, the questions of a clip changing sides together (McNemar's exact test where a clip has one "
+        "question); of several seeds a t test that holds their noise. The adjusted p (Holm) of one table keeps the "
+        f"chance of any false alarm in it at 5 %. Finds: the smallest difference seen with 80 % power. {said}"
     )
-    columns = [
-        "comparison",
-        "questions",
-        "n",
-        "only first right",
-        "only second right",
-        "difference",
-        "p",
-        "p adjusted",
-    ]
-    return [Table("Paired tests", note, columns, rows)] if rows else []
+    only = f"{len(shown)} of {len(by_task)} comparisons of two models on one task show a difference"
+    return [
+        *([Table("Paired tests", how, TEST_COLUMNS, list(map(_test_row, whole)), in_latex=True)] if whole else []),
+        *(
+            [Table("Paired tests by task", f"{only}; {NONE_SHOWN} in the others, which `pairs.csv` lists. {how}",
+                   TEST_COLUMNS, list(map(_test_row, shown)))]
+            if by_task
+            else []
+        ),
+    ]  # fmt: skip
 
 
-def _resolution_table(cells: Sequence[Cell]) -> Table:
+def _test_row(test: Test) -> list[str]:
+    found = test.paired
+    return [
+        test.label, test.questions, f"{found.n:,}", _count(found.only_first), _count(found.only_second),
+        f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})",
+        _p(found.p), _p(test.adjusted), _points(found.detectable),
+        test.verdict if test.verdict == NONE_SHOWN else f"{test.verdict} is better",
+    ]  # fmt: skip
+
+
+def _count(number: float) -> str:
+    """A mean over seeds has a digit behind the point."""
+    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
+
+
+def _pairs_csv(tests: Sequence[Test]) -> str:
+    out = io.StringIO()
+    numbers = list(Paired.__dataclass_fields__)
+    columns = ["family", "first", "second", "questions", *numbers, "p_holm", "verdict"]
+    names = {"first": "accuracy_first", "second": "accuracy_second"}
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*columns[:4], *(names.get(name, name) for name in columns[4:])])
+    for test in tests:
+        row = [*asdict(test.paired).values(), test.adjusted, test.verdict]
+        values = [round(v, 6) if isinstance(v, float) else v for v in row]
+        writer.writerow([test.family, test.first, test.second, test.questions, *values])
+    return out.getvalue()
+
+
+def _resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
     first = next(cell for cell in cells if cell["control"] is None)
     kinds = {"all tasks": rows_of(first, None)} | (
         {group: rows_of(first, group) for group in groups(cells)} if are_grouped(cells) else {}
@@ -253,14 +360,13 @@ def _resolution_table(cells: Sequence[Cell]) -> Table:
     note = (
         "Points. Half the 95 % interval of one accuracy; then the smallest difference between two levels that a paired "
         "test at 5 % finds with 80 % power, by how many questions change sides between them. "
-        f"{_seen_discordance(cells)}Noise of training is not in these numbers."
+        f"{_seen_discordance(tests)}Noise of training is not in these numbers."
     )
     return Table("What the benchmark can resolve", note, columns, rows)
 
 
-def _seen_discordance(cells: Sequence[Cell]) -> str:
-    pairs = [compare(correct(first, None), correct(second, None)) for _, first, second in neighbours(cells)]
-    shares = [100 * (pair.only_first + pair.only_second) / pair.n for pair in pairs]
+def _seen_discordance(tests: Sequence[Test]) -> str:
+    shares = [100 * test.paired.discordance for test in tests if test.questions == ALL]
     return f"Seen in this sweep: {min(shares):.0f} to {max(shares):.0f} %. " if shares else ""
 
 
@@ -269,15 +375,16 @@ def _run_table(cells: Sequence[Cell]) -> Table:
     for cell in cells:
         total = cell["scores"]["overall"]
         rows.append([
-            cell["experiment"], cell["adapter"], f"{cell['level']:g}", f"{cell['visual_tokens']:,}",
-            (cell["control"] or "none").replace("_", " "), f"{total['n']:,}", str(total["n_failed"]),
+            cell["experiment"], cell["adapter"], f"{cell['level']:g}", str(cell.get("seed", "")),
+            f"{cell['visual_tokens']:,}", (cell["control"] or "none").replace("_", " "), f"{total['n']:,}",
+            str(total["n_failed"]),
             f"{total['n_unparsed']} ({100 * total['n_unparsed'] / total['n']:.1f} %)",
             _points(total["macro"]["accuracy"]), _points(total["micro"]["accuracy"]),
             _points(total["reference_rule_accuracy"]), f"{total['seconds_per_question']:.2f}",
         ])  # fmt: skip
     columns = [
-        "experiment", "adapter", "level", "visual tokens", "control", "n", "unreadable clips", "no clear option",
-        "mean of tasks", "mean of questions", "reference's rule", "seconds a question",
+        "experiment", "adapter", "level", "seed", "visual tokens", "control", "n", "unreadable clips",
+        "no clear option", "mean of tasks", "mean of questions", "reference's rule", "seconds a question",
     ]  # fmt: skip
     note = (
         "Every run of the sweep, in %. The reference's rule compares the second word of a reply with the letter: it "
@@ -298,13 +405,16 @@ def _failures_table(cells: Sequence[Cell]) -> list[Table]:
     return [Table("Unreadable clips", note, ["task", "video", "error", "runs"], rows)] if rows else []
 
 
-def _csv(cells: Sequence[Cell]) -> str:
+def _csv(runs: Sequence[Cell]) -> str:
+    """A row for each run and task, then the means over seeds where there are several."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for cell in cells:
-        model = {name: cell.get(name) for name in ("experiment", "adapter", "visual_tokens", "flops", "kv_bytes")}
+    for cell in [*runs, *(model for model in over_seeds(runs) if "runs" in model)]:
+        names = ("experiment", "adapter", "seed", "visual_tokens", "flops", "kv_bytes")
+        model = {name: cell.get(name) for name in names}
         model |= {"level": f"{cell['level']:g}", "control": cell["control"] or "none"}
+        model |= {"seed": f"mean of {len(runs_of(cell))}"} if "runs" in cell else {}
         for row in _csv_rows(cell):
             numbers = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
             writer.writerow(model | numbers)

@@ -7,8 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eval import benchmarks
 from eval.answer import Answered, Target, answer_all, read_meta
-from eval.mvbench import load_benchmark
+from eval.benchmarks import get_benchmark
+from eval.judge.tables import judged_tables
 from eval.report import write_report
 from eval.score import score
 from eval.task import Example
@@ -18,39 +20,46 @@ from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.configs import DEFAULT_ASKING, Asking
 from videogpt_plus.flops import costs
+from videogpt_plus.store import GridStore, open_store
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from eval.video_llm import VideoLLM
 
 
-def examples_of(root: str | Path, limit: int | None = None) -> list[Example]:
-    """The questions of a benchmark folder, at most `limit` a task."""
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit {limit} is not possible: ask at least 1 question a task, or leave it out for all")
-    return [example for task in load_benchmark(root) for example in list(task.examples())[:limit]]
+def examples_of(root: str | Path, limit: int | None = None, task: str = "mvbench") -> list[Example]:
+    """The questions of a benchmark folder, at most `limit` a task; `task` is the benchmark's name."""
+    return benchmarks.examples(task, root, limit)
 
 
-def load_answerer(runs: Mapping[str, Path], asking: Asking = DEFAULT_ASKING) -> VideoLLM:
+def load_answerer(
+    runs: Mapping[str, Path], asking: Asking = DEFAULT_ASKING, store: GridStore | None = None
+) -> VideoLLM:
     """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
 
-    They share their encoders and their LLM. UserError: they do not see clips in the same way.
+    They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already.
+    UserError: they do not see clips in the same way.
     """
-    import torch
-
     from eval.video_llm import Member, VideoLLM
     from videogpt_plus.models import load_models
-    from videogpt_plus.store import GridStore
 
     experiments = {name: load_experiment(run) for name, run in runs.items()}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    encoder_dtype = dtype if asking.encoder_dtype == "auto" else getattr(torch, asking.encoder_dtype)
+    device, dtype, encoder_dtype = _arithmetic(asking)
     pairs = [(experiments[name], run) for name, run in runs.items()]
     models = load_models(pairs, device, dtype, encoder_dtype)
-    store = GridStore(asking.store, asking.store_dtype, asking.store_cap_gib) if asking.store else None
     members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}
-    return VideoLLM(members, asking, store)
+    return VideoLLM(members, asking, store or open_store(asking))
+
+
+def _arithmetic(asking: Asking) -> tuple[str, torch.dtype, torch.dtype]:
+    """Device, dtype of the LLM, dtype of the encoders."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    return device, dtype, dtype if asking.encoder_dtype == "auto" else getattr(torch, asking.encoder_dtype)
 
 
 def answer_runs(
@@ -61,28 +70,45 @@ def answer_runs(
     retry_errors: bool = False,
     asking: Asking = DEFAULT_ASKING,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    task: str = "mvbench",
 ) -> dict[Path, Answered]:
     """`answer_all` for the models of run folders, each clip decoded and encoded once for all of them.
 
-    `runs` holds run folder -> its answers.jsonl. The questions are those of the experiments' own benchmark, which
-    has to be one, unless `benchmark` names a folder.
+    `runs` holds run folder -> its answers.jsonl. The questions are those of the benchmark called `task`, in its usual
+    folder (MVBench: the experiments' own, which has to be one) unless `benchmark` names one. `say` is told what the
+    grid store will take and what it lost.
     """
     experiments = {run: load_experiment(run) for run in runs}
-    roots = {experiment.benchmark_root for experiment in experiments.values()}
-    if benchmark is None and len(roots) > 1:
+    roots = {str(benchmarks.root_of(task, e.benchmark_root, benchmark)) for e in experiments.values()}
+    if len(roots) > 1:
         raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
-    examples = examples_of(benchmark or roots.pop(), limit)
+    is_open = get_benchmark(task).scored == "judged"
+    if is_open and asking.scoring != "generate":
+        raise UserError(f"--scoring {asking.scoring} needs options, and the questions of {task} are open; leave it out")
+    examples = examples_of(roots.pop(), limit, task)
     questions = questions_fingerprint(examples)
     targets = {}
     for run, path in runs.items():
         weights = [fingerprint.of_path(run / f) for f in ("adapter_model.safetensors", "projectors.safetensors")]
+        if not experiments[run].pretrain:  # asked as they were published
+            weights.append(fingerprint.of_path(experiments[run].llm))
         header = {"experiment": experiments[run].name, "weights": weights, "questions": questions}
+        header |= {"benchmark": task} if is_open else {}
         targets[str(run)] = Target(path, {**header, **asking.shapes_answers()})
 
+    store = open_store(asking)
+
     def load() -> VideoLLM:
-        return load_answerer({str(run): run for run in runs}, asking)
+        if store and say and control is None:  # a control's clips are not kept
+            clips = {(example.path, example.start, example.end) for example in examples}
+            dtype = str(_arithmetic(asking)[-1]).removeprefix("torch.")
+            say(store.announce(len(clips), next(iter(experiments.values())), dtype))
+        return load_answerer({str(run): run for run in runs}, asking, store)
 
     done = answer_all(load, examples, targets, progress, control, retry_errors)
+    if store and say and (lost := store.measured()):
+        say(lost)
     return {run: done[str(run)] for run in runs}
 
 
@@ -91,18 +117,23 @@ def report_sweep(root: Path, title: str | None = None) -> Path:
     paths = [p for p in sorted(root.glob("*/answers*/answers.jsonl")) if ".old-" not in p.as_posix()]
     if not paths:
         raise UserError(f"nothing to report: no answers under {root}; run `videogpt-plus sweep` first")
-    cells = []
+    cells, judged = [], {}
     for path in paths:
         experiment = load_experiment(path.parent.parent)
-        limit = path.parent.name.partition("_first")[2]
         control = read_meta(path)["control"]
         frames = 0 if control == "blind" else experiment.num_frames
+        tokens = num_visual_tokens(experiment, frames)
+        if get_benchmark(read_meta(path).get("benchmark", "mvbench")).scored == "judged":
+            judged[path] = f"{experiment.name}: {tokens:,} tokens"
+            continue
+        limit = path.parent.name.partition("_first")[2]
         cells.append(
             {
                 "experiment": experiment.name,
                 "adapter": experiment.adapter,
                 "level": experiment.level,
-                "visual_tokens": num_visual_tokens(experiment, frames),
+                "seed": experiment.finetune.seed,
+                "visual_tokens": tokens,
                 **costs(experiment, frames),
                 "control": control,
                 "scores": score(path, examples_of(experiment.benchmark_root, int(limit) if limit else None)),
@@ -110,6 +141,6 @@ def report_sweep(root: Path, title: str | None = None) -> Path:
         )
     # The day of the newest answers, so that the report of the same answers stays the same.
     day = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths))
-    seed = load_experiment(paths[0].parent.parent).finetune.seed
-    stamp = f"answers of {day:%Y-%m-%d}, training seed {seed}"
-    return write_report(cells, root / "report", title or f"Pool sweep: {root.name}", stamp)
+    seeds = sorted({cell["seed"] for cell in cells})
+    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return write_report(cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_tables(judged))

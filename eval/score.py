@@ -12,9 +12,10 @@ from statistics import median
 from typing import Any
 
 from eval.answer import read_answers, read_meta, write_atomically
+from eval.benchmarks import BENCHMARKS
 from eval.options import parse_option, reference_verdict
 from eval.stats import mean_share, wilson
-from eval.task import Example
+from eval.task import CONTROLS, Example
 from videogpt_plus.types import UserError
 
 
@@ -27,11 +28,12 @@ def scores_path(answers_path: str | Path) -> Path:
 def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, Any]:
     """Scores of a finished run, written beside the answers (`scores_path`) and returned.
 
-    `tasks` has, for each task: n, n_failed, n_unparsed, right, accuracy over all n with its Wilson interval
-    (ci_low, ci_high), reference_rule_accuracy, chance, majority, seconds_per_question (mean),
-    seconds_to_first_token (median; None where no answer says it), visual_tokens, the failures, and `correct`
-    (key -> bool) for paired tests. `overall` has the mean over tasks, as MVBench reports it (`macro`), and over
-    questions (`micro`). The kept replies are parsed anew, so that a better parser needs no new answers. Raises
+    `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
+    n_unparsed, right, accuracy over all n with its Wilson interval (ci_low, ci_high), reference_rule_accuracy, chance,
+    majority, seconds_per_question (mean), seconds_to_first_token (median; None where no answer says it),
+    visual_tokens, the failures, and for paired tests `correct` (key -> bool) and `videos` (key -> clip). `overall`
+    has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). The kept replies are
+    parsed anew, so that a better parser needs no new answers. Raises
     UserError where an answer is missing or belongs to another question.
     """
     answers_path = Path(answers_path)
@@ -64,11 +66,14 @@ def check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], example
 
 def _command(path: Path) -> str:
     """What answers the rest: the folder's name says how it was asked, its meta file where the name does not."""
-    if named := re.fullmatch(r"answers(?:_(blind|one_frame))?(?:_first(\d+))?", path.parent.name):
-        run, control, limit = path.parent.parent, *named.groups()
+    tasks, controls = "|".join(BENCHMARKS), "|".join(CONTROLS)
+    if named := re.fullmatch(rf"answers(?:_({tasks}))?(?:_({controls}))?(?:_first(\d+))?", path.parent.name):
+        run, task, control, limit = path.parent.parent, *named.groups()
     else:
-        run, control, limit = path.parent, read_meta(path).get("control") if path.exists() else None, None
-    options = (f" --control {control}" if control else "") + (f" --limit {limit}" if limit else "")
+        run, task, limit = path.parent, None, None
+        control = read_meta(path).get("control") if path.exists() else None
+    options = (f" --task {task}" if task else "") + (f" --control {control}" if control else "")
+    options += f" --limit {limit}" if limit else ""
     return f"videogpt-plus answer {run}{options}"
 
 
@@ -83,6 +88,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
         "group": examples[0].group,
         "needs_level": examples[0].needs_level,
         "n": n,
+        "n_answered": len(asked),
         "n_failed": n - len(asked),
         "n_unparsed": sum(choice is None for choice in choices.values()),
         "right": right,
@@ -101,6 +107,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
             if line["error"] is not None
         ],
         "correct": correct,
+        "videos": {e.key: e.video for e in examples},
     }
 
 
@@ -127,6 +134,7 @@ def _overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         "n": n,
+        "n_answered": sum(row["n_answered"] for row in rows),
         "n_failed": sum(row["n_failed"] for row in rows),
         "n_unparsed": sum(row["n_unparsed"] for row in rows),
         "macro": {"accuracy": macro.value, "ci_low": macro.low, "ci_high": macro.high},

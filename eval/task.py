@@ -17,10 +17,11 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from videogpt_plus.types import ClipError, UserError
 
-#: What may be withheld from the model, so that an accuracy can be told from a guess.
+#: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
 CONTROLS: dict[str, str] = {
     "blind": "no video: the prompt without any visual token",
     "one_frame": "one frame, repeated to the full number of frames",
+    "shuffled": "all frames, in a random order that is fixed for each question",
 }
 
 
@@ -49,11 +50,17 @@ class Example:
     group: str = ""
     # The finest pool level that the task needs, where it is known by construction.
     needs_level: float | None = None
+    # How often the annotation held the same clip, bounds and question before this one.
+    occurrence: int = 0
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits that name the question by its content: task, video, bounds, question."""
-        return _digest([self.task, self.video, self.start, self.end, self.question])[:16]
+        """16 hexadecimal digits that name the question by its content: task, video, bounds, question.
+
+        A repetition is told from the first by its number.
+        """
+        content = [self.task, self.video, self.start, self.end, self.question]
+        return _digest([*content, self.occurrence] if self.occurrence else content)[:16]
 
     @property
     def letter(self) -> str:
@@ -132,8 +139,11 @@ def check_control(control: str | None) -> None:
         raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")
 
 
-def frame_of(example: Example) -> int:
-    """Which frame the `one_frame` control repeats, modulo the clip's frames: even over questions, fixed for each."""
+def seed_of(example: Example) -> int:
+    """What a control draws by, even over questions and fixed for each.
+
+    `one_frame` repeats the frame of this number, modulo the clip's frames; `shuffled` draws its order.
+    """
     return int(example.key, 16)
 
 

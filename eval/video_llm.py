@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from eval.task import Example, Outcome, Question, Reply, frame_of
+from eval.task import Example, Outcome, Question, Reply, seed_of
 from videogpt_plus import chat
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment
@@ -40,7 +40,9 @@ class View:
     start: float | None
     end: float | None
     #: The frame that the `one_frame` control repeats, modulo the clip's frames.
-    frame: int | None
+    frame: int | None = None
+    #: What the `shuffled` control draws the order of the frames by.
+    shuffle: int | None = None
     questions: list[Question] = field(default_factory=list, compare=False)
 
 
@@ -66,7 +68,7 @@ class VideoLLM:
             for block in blocks:
                 yield from self._answer(block, [None] * len(block), [0.0] * len(block))
             return
-        jobs = [Job(view.path, view.start, view.end, None, view.frame) for block in blocks for view in block]
+        jobs = [Job(v.path, v.start, v.end, None, v.frame, v.shuffle) for block in blocks for v in block]
         ahead = 2 * self.asking.batch_size + self.asking.workers
         with Feeder(self.prepare, self.asking.workers, ahead, self.asking.clip_seconds) as feeder:
             fed = feeder(jobs)
@@ -152,14 +154,14 @@ class VideoLLM:
 
 def _views(questions: Sequence[Question], control: str | None) -> list[View]:
     """Questions that look at the same frames stand together, in the order of the first of them."""
+    if control == "blind":  # nothing to share: each goes its own way through the batches
+        return [View(None, None, None, questions=[question]) for question in questions]
     views: dict[View, View] = {}
     for question in questions:
         e = question.example
-        frame = frame_of(e) if control == "one_frame" else None
-        view = View(None, None, None, None) if control == "blind" else View(e.path, e.start, e.end, frame)
+        drawn = {"one_frame": "frame", "shuffled": "shuffle"}.get(control)
+        view = View(e.path, e.start, e.end, **({drawn: seed_of(e)} if drawn else {}))
         views.setdefault(view, view).questions.append(question)
-    if control == "blind":  # nothing to share: each goes its own way through the batches
-        return [View(None, None, None, None, [q]) for view in views.values() for q in view.questions]
     return list(views.values())
 
 

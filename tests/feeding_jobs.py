@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from videogpt_plus.feeding import Preparation
 from videogpt_plus.types import ClipError, UserError, Visual
 
 
-def prepare(path, start=None, end=None, still=None, frame=None) -> Visual:
+def prepare(path, start=None, end=None, still=None, frame=None, shuffle=None) -> Visual:
     """Does what the path's name says; a visual of the process's id and of the number before the name's first "_"."""
     what = Path(path).name
     if "hang" in what:
@@ -39,6 +40,18 @@ def prepare(path, start=None, end=None, still=None, frame=None) -> Visual:
         Path(path).touch()
     number = int(what.partition("_")[0])
     return Visual({"image": torch.full((2, 3), number), "threads": torch.tensor(torch.get_num_threads())}, os.getpid())
+
+
+class HangsAt:
+    """A preparation that hangs at the clip of this name."""
+
+    def __init__(self, prepare: Preparation, name: str):
+        self.prepare, self.name = prepare, name
+
+    def __call__(self, path, *job: object) -> Visual:
+        if Path(path).name == self.name:
+            time.sleep(600)
+        return self.prepare(path, *job)
 
 
 class DiesAtTheStart:

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: Lower rooms import nothing of a higher one; rooms on one level are free among themselves.
 LEVELS = [
-    ["types", "configs"],
+    ["types", "configs", "memory"],
     ["adapters", "checkpoint", "mixtures"],
     ["fingerprint", "experiments", "generation", "flops", "store", "video", "decoders", "encoders"]
     + ["projectors", "merge", "chat"],
     ["models", "data", "feeding"],
-    ["train", "training", "toy", "sweep", "convert", "hub"],
+    ["train", "training", "toy", "sweep", "convert", "convert_families", "hub"],
     ["jobs", "screen"],
     ["eval"],
     ["commands"],

@@ -267,7 +267,10 @@ def test_bounds_outside_the_clip_are_error_lines_and_bounds_behind_its_end_are_c
         ("[" * 100_000, "bench/json/clip.json: is not JSON (maximum recursion depth"),
         ([], "bench/json/clip.json: expected a list of questions; found []; build or download"),
         ([question("a.mp4"), {}], "bench/json/clip.json, entry 1: 'video' must be a text"),
-        ([question("a.mp4"), question("a.mp4")], "entry 1: the same clip, bounds and question as entry 0; remove one"),
+        (
+            [{}, question("a.mp4"), 3],
+            "'video' must be a text that is not empty; found nothing (1 more; all: videogpt-plus",
+        ),
     ],
 )
 def test_a_bad_annotation_touches_no_answer(questions, said, answers, done, refused):

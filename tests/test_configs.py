@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, get_experiment, with_adapter
+from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, get_experiment, with_adapter, with_seed
 from videogpt_plus.types import UserError
 
 
@@ -20,6 +20,17 @@ def test_a_level_cannot_disagree_with_its_name():
     assert at_level(TOY, 4).name == "toy_pool4"
     assert at_level(at_level(TOY, 4), 1.5).name == "toy_pool1.5"
     assert get_experiment("toy_max_pool16") == at_level(with_adapter(TOY, "max"), 16)
+
+
+def test_a_seed_cannot_disagree_with_its_name():
+    e = with_seed(at_level(with_adapter(TOY, "max"), 4), 7)
+    assert (e.name, e.finetune.seed) == ("toy_max_pool4_seed7", 7)
+    assert get_experiment("toy_max_pool4_seed7") == e and at_level(e, 2).name == "toy_max_pool2_seed7"
+    assert with_adapter(with_seed(TOY, 7), "max").name == "toy_max_seed7"
+    assert with_seed(TOY, TOY.finetune.seed) is TOY, "the default seed's names stay as they are"
+    assert dict(e.pretrain)["image"].seed == dict(TOY.pretrain)["image"].seed
+    with pytest.raises(UserError, match="seed -1 is not possible"):
+        with_seed(TOY, -1)
 
 
 def test_every_experiment_is_found_under_its_own_name():

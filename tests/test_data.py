@@ -21,7 +21,7 @@ from videogpt_plus.feeding import pad_to_square
 from videogpt_plus.mixtures import MIXTURES, get_mixture
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
 
-REFERENCE = Path(__file__).parents[1].parent / "shared" / "golden" / "dataset_config.json"
+REFERENCE = Path(__file__).parent / "golden" / "dataset_config.json"
 
 
 def talk(question: str, answer: str = "a cup") -> list[dict]:
@@ -69,7 +69,6 @@ def conversations(tiny_experiment, tokenizer, media, tmp_path, monkeypatch):
 # Mixtures.
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="the reference's mixtures are not on this machine")
 def test_mixtures_equal_the_reference():
     for name, parts in json.loads(REFERENCE.read_text()).items():
         assert MIXTURES[name] == [(part["annotation_path"], part["data_path"]) for part in parts]

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from feeding_jobs import HangsAt
 
+from eval import video_llm
 from eval.answer import read_answers
 from eval.runs import answer_runs, examples_of, load_answerer
-from eval.task import Question
-from videogpt_plus.checkpoint import save_experiment, save_tensors
+from eval.task import CONTROLS, Question
+from videogpt_plus.checkpoint import load_experiment, save_experiment, save_tensors
 from videogpt_plus.configs import Asking, Lora
 from videogpt_plus.experiments import at_level
+from videogpt_plus.feeding import Preparation, shuffled
 from videogpt_plus.models import load_model
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
@@ -60,7 +63,7 @@ def asked(runs, tmp_path: Path, asking: Asking = HERE, **how) -> dict[str, dict]
     }
 
 
-@pytest.mark.parametrize("control", [None, "blind", "one_frame"])
+@pytest.mark.parametrize("control", [None, *CONTROLS])
 def test_answers_together_are_those_of_each_level_alone(runs, tmp_path, control):
     both = replace(HERE, scoring="both")
     together = asked(runs.values(), tmp_path / "together", both, control=control)
@@ -80,6 +83,35 @@ def test_a_clip_is_encoded_once_for_all_models_and_questions(runs):
     outcomes = dict(answerer.answers(questions, None))
     assert outcomes.keys() == set(questions)
     assert counted["frames"] == len({(e.path, e.start, e.end) for e in examples}) == len(examples)
+
+
+def test_shuffled_frames_are_those_of_the_clip_and_each_question_has_its_order(runs):
+    """A projector on frames one by one, averaged: without order nothing is left for shuffling to change."""
+    answerer = load_answerer({"it": runs[4]}, HERE)
+    examples = examples_of(answerer.members["it"].experiment.benchmark_root)[:3]
+    again = [replace(example, question=f"{example.question} Really?") for example in examples]
+    encoded, encode = [], answerer.encode
+
+    def recording(visuals):
+        encoded.extend(visual.pixels["image"] for visual in visuals)
+        return encode(visuals)
+
+    answerer.encode = recording
+    questions = [Question(example, ("it",)) for example in (*examples, *again)]
+    shown = {}
+    for control in (None, "shuffled", "shuffled"):
+        encoded.clear()
+        replies = dict(answerer.answers(questions, control))
+        assert replies.keys() == set(questions)
+        shown.setdefault(control, []).append((list(encoded), [r["it"].text for r in replies.values()]))
+    ((clips, _),), (first, second) = shown[None], shown["shuffled"]
+    assert len(clips) == 3 and len(first[0]) == 6, "each question has an order of its own"
+    assert first[1] == second[1] and all(a.equal(b) for a, b in zip(*(run[0] for run in (first, second)), strict=True))
+    for i, mixed in enumerate(first[0]):
+        clip = clips[i % 3]
+        key = int(questions[i].example.key, 16)
+        assert mixed.equal(clip[shuffled(len(clip), key)]) and not mixed.equal(clip)
+        assert sorted(frame.sum().item() for frame in mixed) == sorted(frame.sum().item() for frame in clip)
 
 
 def test_models_share_their_llm_and_encoders(runs):
@@ -112,6 +144,29 @@ def test_the_most_likely_option_decides_under_logprob(runs, tmp_path):
     lines = asked([runs[4]], tmp_path, replace(HERE, scoring="logprob"))[runs[4].name].values()
     assert all(line["choice"] == line["logprob_choice"] and line["logprob_margin"] >= 0 for line in lines)
     assert all(line["reply"] == f"({line['choice']})" for line in lines)
+
+
+def test_a_clip_that_hangs_costs_its_limit_and_is_a_line_with_its_error(runs, tmp_path, monkeypatch):
+    undisturbed = asked([runs[16]], tmp_path / "undisturbed")[runs[16].name]
+    hangs = examples_of(load_experiment(runs[16]).benchmark_root)[3]
+    monkeypatch.setattr(video_llm, "Preparation", lambda *of: HangsAt(Preparation(*of), hangs.path.name))
+    lines = asked([runs[16]], tmp_path / "hanging", Asking(workers=2, clip_seconds=4))[runs[16].name]
+    lost = {key for key, line in lines.items() if line["error"]}
+    assert lost == {key for key, line in lines.items() if Path(line["video"]).name == hangs.path.name} >= {hangs.key}
+    assert "not decoded within 4 s" in lines[hangs.key]["error"] and lines[hangs.key]["reply"] is None
+    assert {k: v for k, v in lines.items() if k not in lost} == {k: v for k, v in undisturbed.items() if k not in lost}
+
+
+def test_the_store_s_size_is_said_before_and_its_error_after(runs, tmp_path):
+    told, store = [], replace(HERE, store=tmp_path / "store", store_dtype="int8")
+    asked([runs[16]], tmp_path / "first", store, say=told.append)
+    asked([runs[4]], tmp_path / "second", store, say=told.append)
+    asked([runs[4]], tmp_path / "second", store, say=told.append)  # nothing is left to ask
+    before, lost, again = told
+    clips = len({(e.path, e.start, e.end) for e in examples_of(load_experiment(runs[16]).benchmark_root)})
+    assert f"grid store: {clips} clips x " in before and "; 0 of this kind are there already" in before
+    assert "kept as int8 differs from the encoders' grids by image 0." in lost and " %, video 0." in lost
+    assert f"; {clips} of this kind are there already" in again
 
 
 def test_a_cold_and_a_warm_store_and_none_in_float32_give_the_same_answers(runs, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from clips import coded_frames, render_mp4
 from feeding_jobs import DiesAtTheStart, prepare
 from PIL import Image
 
-from videogpt_plus.feeding import Feeder, Job, Preparation
+from videogpt_plus.feeding import Feeder, Job, Preparation, shuffled
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import ClipError, UserError, Visual
 
@@ -86,6 +87,35 @@ def test_one_frame_is_never_kept(tiny_experiment, media, tmp_path):
     assert kept(media / "a.mp4").key and kept(media / "a.mp4", frame=0).key is None
 
 
+def test_shuffling_shows_the_same_frames_in_an_order_fixed_by_its_number(preparation, media):
+    for clip in ("a.mp4", "frames"):  # eight frames and two
+        whole, orders = preparation(media / clip), set()
+        for seed in range(20):
+            visual = preparation(media / clip, shuffle=seed)
+            order = shuffled(whole.placeholders, seed)
+            assert sorted(order) == list(range(whole.placeholders)) and visual.placeholders == whole.placeholders
+            for name, pixels in whole.pixels.items():  # both streams in the same order, to the bit
+                assert visual.pixels[name].equal(pixels[order])
+                assert visual.pixels[name].sum(0, dtype=torch.float64).allclose(pixels.sum(0, dtype=torch.float64))
+            orders.add(tuple(order))
+        assert len(orders) >= (2 if clip == "frames" else 19)
+
+
+def test_a_shuffled_order_is_the_same_on_any_day_and_every_place_is_equally_likely():
+    assert shuffled(8, 0) == [6, 4, 2, 1, 7, 5, 0, 3]
+    assert shuffled(1, 5) == [0] and shuffled(0, 5) == []
+    firsts = Counter(shuffled(4, seed)[0] for seed in range(2000))
+    assert all(400 < firsts[i] < 600 for i in range(4))
+
+
+def test_shuffled_frames_are_never_kept_nor_taken_from_a_store(tiny_experiment, media, tmp_path):
+    store = GridStore(tmp_path)
+    kept = Preparation(tiny_experiment.streams, 8, store=store)
+    store.write(kept(media / "a.mp4").key, {name: torch.zeros(8, 3, 3, 5) for name, _ in tiny_experiment.streams})
+    visual = kept(media / "a.mp4", shuffle=1)
+    assert visual.key is None and not visual.grids and visual.pixels.keys() == dict(tiny_experiment.streams).keys()
+
+
 def test_a_clip_that_is_not_there_is_a_clip_error_with_a_store_too(tiny_experiment, media, tmp_path):
     kept = Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path))
     with pytest.raises(ClipError, match="no such file"):
@@ -113,6 +143,7 @@ def test_clips_come_in_order_and_as_without_a_feeder(tiny_experiment, media, tmp
         Job(media / "a.mp4", 0, 1),  # in the store
         Job(media / "frames"),
         Job(media / "a.mp4", frame=5),
+        Job(media / "frames", shuffle=5),
         Job(media / "a.mp4", 1, 2),
     ] * 2
     with Feeder(kept, workers, ahead=3) as feeder:

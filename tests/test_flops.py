@@ -218,3 +218,15 @@ def test_costs_of_a_cell_fall_with_its_level():
     assert costs(TOY, frames=0)["flops"] == sizes_of(TOY).llm.forward(TEXT_TOKENS), "nothing shown is not encoded"
     # 5 layers, 2 key-value heads of 32, 16 visual and 60 text tokens, keys and values in two bytes.
     assert by_level[-1]["kv_bytes"] == 2 * 5 * 2 * 32 * (16 + 60) * 2
+
+
+def test_parameters_are_the_matrices_of_the_model(model, sizes, tiny_experiment):
+    """Biases, norms, class tokens and position embeddings are left out."""
+    matrices = {id(p): p.numel() for p in model.llm.parameters() if p.ndim == 2}
+    assert sizes.llm.parameters == sum(matrices.values())
+    for name, tower in sizes.towers.items():
+        named = model.encoders[name].named_parameters()
+        blocks = sum(p.numel() for n, p in named if p.ndim == 2 and n.endswith("weight") and "embed" not in n)
+        projector = sum(p.numel() for p in model.projectors[name].parameters() if p.ndim == 2)
+        patch = 3 * tower.patch**2 * tower.width
+        assert tower.parameters == blocks + projector + patch

@@ -22,11 +22,7 @@ from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B
 from videogpt_plus.models import load_model
 from videogpt_plus.types import UserError
 
-RECORDINGS = [
-    folder
-    for folder in (Path(__file__).parent / "golden", Path(__file__).parents[2] / "shared" / "golden")
-    if (folder / "weights_full.safetensors").exists()
-]
+GOLDEN = Path(__file__).parent / "golden"
 EXPERIMENTS = {"1.5b": QWEN_1_5B, "3b": QWEN_3B}
 
 
@@ -204,18 +200,16 @@ def recorded_size(about: dict) -> Size:
     )
 
 
-@pytest.mark.skipif(not RECORDINGS, reason="the reference's recorded weights are not here")
 @pytest.mark.parametrize("recording", ["full", "mini"])
 def test_the_manifest_names_what_the_reference_wrote(recording):
     """The same formulas, at the sizes of the recorded models: every name and shape that the reference itself wrote."""
-    size = recorded_size(json.loads((RECORDINGS[0] / f"weights_{recording}.json").read_text()))
-    assert differences(stored_shapes(RECORDINGS[0] / f"weights_{recording}.safetensors"), reference(size)) == NONE
+    size = recorded_size(json.loads((GOLDEN / f"weights_{recording}.json").read_text()))
+    assert differences(stored_shapes(GOLDEN / f"weights_{recording}.safetensors"), reference(size)) == NONE
 
 
-@pytest.mark.skipif(not RECORDINGS, reason="the reference's recorded adapter is not here")
 def test_the_manifest_names_what_the_reference_s_lora_wrote():
-    folder = RECORDINGS[0] / "lora_ckpt"
-    size = recorded_size(json.loads((RECORDINGS[0] / "weights_mini.json").read_text()))
+    folder = GOLDEN / "lora_ckpt"
+    size = recorded_size(json.loads((GOLDEN / "weights_mini.json").read_text()))
     r = json.loads((folder / "adapter_config.json").read_text())["r"]
     assert differences(stored_shapes(folder / "adapter_model.safetensors"), lora(size.llm, r)) == NONE
 

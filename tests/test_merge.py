@@ -11,12 +11,12 @@ from videogpt_plus.types import IGNORE, PLACEHOLDER
 P = PLACEHOLDER
 
 
-def spliced(rows, visuals, padding_side="right"):
+def spliced(rows, visuals):
     """Text embeddings hold the id itself, so that the merged row can be read back."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=9)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(r) for r in rows])[:, None]
     labels = torch.where((ids == P) | ~mask, torch.tensor(IGNORE), ids)
-    return splice(ids[..., None].float(), ids, mask, labels, visuals, padding_side)
+    return splice(ids[..., None].float(), ids, mask, labels, visuals)
 
 
 def tokens(values, placeholders):
@@ -45,12 +45,6 @@ def test_padding_has_zero_embeddings_no_label_and_no_attention():
     assert merged.inputs_embeds[..., 0].tolist() == [[1, 70, 71, 2], [3, 0, 0, 0]]
     assert merged.attention_mask.tolist() == [[True] * 4, [True, False, False, False]]
     assert merged.labels[1].tolist() == [3, IGNORE, IGNORE, IGNORE]
-
-
-def test_generation_pads_on_the_left():
-    merged = spliced([[1, P, 2], [3]], [[tokens([70], 1)], []], padding_side="left")
-    assert merged.inputs_embeds[..., 0].tolist() == [[1, 70, 2], [0, 0, 3]]
-    assert merged.attention_mask.tolist() == [[True] * 3, [False, False, True]]
 
 
 def test_gradients_reach_the_visual_tokens():

@@ -21,7 +21,8 @@ def root(tmp_path) -> Path:
     root = tmp_path / "bench"
     tasks = {"Action Sequence": "star/Charades_v1_480", "Episodic Reasoning": "tvqa/frames_fps3_hq"}
     (root / "json").mkdir(parents=True)
-    (root / "tasks.json").write_text(json.dumps({name: {"folder": f"video/{f}"} for name, f in tasks.items()}))
+    rows = {name: {"folder": f"video/{f}", "bounds": False, "questions": 2} for name, f in tasks.items()}
+    (root / "tasks.json").write_text(json.dumps(rows))
     for name in tasks:
         entries = [
             {"video": f"clips/{i}.mp4", "question": f"{name}?", "candidates": ["left", "right"], "answer": "right"}

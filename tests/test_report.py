@@ -12,10 +12,25 @@ from pathlib import Path
 import pytest
 
 from eval.answer import write_atomically
-from eval.cells import are_grouped, curves, dominated, groups, neighbours, tasks
-from eval.plots import _apart, _lines, _places
+from eval.cells import (
+    are_grouped,
+    curves,
+    dominated,
+    estimate,
+    fullest,
+    groups,
+    in_order,
+    over_seeds,
+    paired,
+    pairs,
+    tasks,
+)
+from eval.compare import NONE_SHOWN
+from eval.latex import escape
+from eval.plots import _apart, _lines, _places, differences
 from eval.report import CSV_COLUMNS, proof, write_report
 from eval.score import score
+from eval.stats import holm
 from eval.task import Example
 from videogpt_plus.types import UserError
 
@@ -41,13 +56,18 @@ def make_cell(
     tokens: dict[float, int] = TOKENS,
     failed: int = 0,
     seconds_first: float | None = None,
+    seed: int = 42,
+    drop: int = 0,
 ) -> dict:
-    """A cell whose tasks have exactly the accuracies given, through the real scorer."""
+    """A cell whose tasks have exactly the accuracies given, through the real scorer.
+
+    `drop` leaves out so many of the last questions of each task.
+    """
     groups = {task: "" for task in accuracy} if groups is None else groups
-    experiment = f"{name}_pool{level:g}"
+    experiment = f"{name}_pool{level:g}" + (f"_seed{seed}" if seed != 42 else "")
     examples, lines = [], []
     for task, share in accuracy.items():
-        for i in range(n):
+        for i in range(n - drop):
             asked = Example(
                 task, Path("/v"), f"{task} {i}.mp4", "?", OPTIONS, OPTIONS[i % 4], group=groups[task] or task
             )
@@ -67,6 +87,7 @@ def make_cell(
     shown = 0 if control == "blind" else tokens[level]
     return {
         "experiment": experiment, "adapter": "average", "level": level, "control": control, "visual_tokens": shown,
+        "seed": seed,
         "flops": 10**6 * (shown + 900), "kv_bytes": 1300 * (shown + 60), "scores": score(path, examples),
     }  # fmt: skip
 
@@ -108,9 +129,10 @@ def reported(tmp_path_factory):
     return cells, folder / "report"
 
 
-def test_the_report_has_its_six_files_and_they_hold_no_half_written_part(reported):
+def test_the_report_has_its_files_and_they_hold_no_half_written_part(reported):
     assert sorted(path.name for path in reported[1].iterdir()) == [
-        "accuracy_vs_cost.png", "accuracy_vs_tokens.png", "index.html", "sweep.csv", "sweep.md", "tasks_by_level.png",
+        "accuracy_vs_cost.png", "accuracy_vs_tokens.png", "differences.png", "index.html", "pairs.csv", "sweep.csv",
+        "sweep.md", "sweep.tex", "tasks_by_level.png",
     ]  # fmt: skip
 
 
@@ -151,7 +173,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert [base64.b64decode(p) for p in pictures] == [
         (reported[1] / name).read_bytes()
-        for name in ("accuracy_vs_tokens.png", "accuracy_vs_cost.png", "tasks_by_level.png")
+        for name in ("accuracy_vs_tokens.png", "accuracy_vs_cost.png", "differences.png", "tasks_by_level.png")
     ]
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script|http', page)
     assert "<h1>Toy &lt;sweep&gt;</h1>" in page and "seed 42" in page
@@ -188,7 +210,7 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     assert lines[0] is None and len(lines) == 5 and "Task 19" in lines
     page = write_report(cells, tmp_path / "report").read_text()
     assert "level 12: 80 tokens" in page and "Does the pipe see?" not in page
-    compared = [label for label, _, _ in neighbours(cells)]
+    compared = [label for label, _, _ in pairs(cells)]
     assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
 
 
@@ -296,3 +318,113 @@ def test_seconds_to_the_first_token_are_the_median_of_the_answers_that_say_them(
     assert scores["overall"]["seconds_to_first_token"] == 0.25
     assert [row["seconds_to_first_token"] for row in scores["tasks"].values()] == [0.5, 0.25]
     assert cell["scores"]["overall"]["seconds_to_first_token"] == 0.5
+
+
+def seeded_cells(folder: Path, **more) -> list[dict]:
+    """Three seeds at two levels whose accuracies scatter, out of order."""
+    return [
+        make_cell(folder, level, {"a": share + shift, "b": share - shift}, seed=seed, **more)
+        for seed, shift in ((7, -0.1), (42, 0.0), (3, 0.1))
+        for level, share in ((16, 0.4), (1, 0.8))
+    ]
+
+
+def test_seeds_of_a_model_become_their_mean_and_their_noise_is_in_the_interval(tmp_path):
+    cells = seeded_cells(tmp_path)
+    fine, coarse = in_order(over_seeds(cells))
+    assert [cell["experiment"] for cell in (fine, coarse)] == ["toy_pool1", "toy_pool16"]
+    assert [run["seed"] for run in fine["runs"]] == [3, 7, 42]
+    row, alone = fine["scores"]["tasks"]["a"], cells[3]["scores"]["tasks"]["a"]
+    assert row["accuracy"] == pytest.approx(0.8) and row["n"] == 40
+    assert row["ci_high"] - row["ci_low"] > 1.5 * (alone["ci_high"] - alone["ci_low"])
+    # The mean over the two tasks is the same with every seed: no noise to add.
+    assert estimate(fine, None) == pytest.approx(estimate(cells[3], None))
+    found = paired(fine, coarse)
+    assert found.seeds == 3 and found.mcnemar_p is None and found.difference == pytest.approx(0.4)
+    other = paired(fine, over_seeds(cells[:1])[0])
+    assert other.seeds == 1 and other.mcnemar_p is not None, "only seed 7 has both levels"
+
+
+def test_a_report_over_seeds_says_so_and_lists_every_run(tmp_path):
+    write_report(seeded_cells(tmp_path), tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    assert "mean of 3 seeds of fine-tuning, whose noise is in the intervals" in text
+    rows = list(csv.DictReader((tmp_path / "report/sweep.csv").open()))
+    assert [row["seed"] for row in rows].count("mean of 3") == 6 and len(rows) == 6 * 3 + 6
+    assert {(row["experiment"], row["seed"]) for row in rows} >= {("toy_pool1_seed7", "7"), ("toy_pool1", "mean of 3")}
+
+
+def test_one_seed_is_said_not_to_hold_the_noise_of_training(reported):
+    assert "One training seed: the noise of training is not in these numbers" in (reported[1] / "sweep.md").read_text()
+
+
+def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said(tmp_path):
+    whole, part = make_cell(tmp_path, 1, {"a": 0.75}), make_cell(tmp_path, 4, {"a": 0.5}, drop=10)
+    write_report([whole, part], tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    assert "30 of 40 questions are in every run" in text
+    rows = list(csv.DictReader((tmp_path / "report/pairs.csv").open()))
+    assert {row["n"] for row in rows} == {"30"}
+    right = sum(list(whole["scores"]["tasks"]["a"]["correct"].values())[:30])
+    assert float(rows[0]["accuracy_first"]) == pytest.approx(right / 30, abs=1e-6)
+    table = next(line for line in text.splitlines() if line.startswith("| a |"))
+    assert f"| 30 | 25.0 | 25.0 | {100 * right / 30:.1f} (" in table
+    # Without the run that lacks some, all are there.
+    write_report([whole], tmp_path / "alone")
+    assert "40 of 40 questions" in (tmp_path / "alone/sweep.md").read_text()
+
+
+def test_of_two_answers_of_one_run_those_to_more_questions_are_reported(tmp_path):
+    few = make_cell(tmp_path / "few", 1, {"a": 0.5}, n=8)
+    assert fullest([few, whole := make_cell(tmp_path, 1, {"a": 0.75})]) == [whole]
+
+
+def test_every_pair_of_levels_is_tested_and_holm_is_over_pairs_and_tasks(reported):
+    rows = list(csv.DictReader((reported[1] / "pairs.csv").open()))
+    by_family = {family: [r for r in rows if r["family"] == family] for family in ("questions", "tasks")}
+    assert len(by_family["tasks"]) == 6 * 5 and len(by_family["questions"]) == 6 * 5
+    for group in by_family.values():
+        expected = holm([float(row["p"]) for row in group])
+        assert [float(row["p_holm"]) for row in group] == pytest.approx(expected, abs=1e-4)
+        assert all((row["verdict"] == NONE_SHOWN) == (float(row["p_holm"]) >= 0.05) for row in group)
+    row = next(r for r in rows if (r["first"], r["second"], r["questions"]) == ("toy_pool1", "toy_pool16", "cell"))
+    assert float(row["difference"]) == pytest.approx(0.3) and float(row["detectable"]) > 0.1
+
+
+def test_no_difference_shown_is_said_where_none_is(reported):
+    text = (reported[1] / "sweep.md").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("| toy: level 12 - level 16 | all questions"))
+    assert line.endswith("| no difference shown |")
+    assert re.search(r"\d+ of 30 comparisons of two models on one task show a difference; no difference shown", text)
+
+
+def test_every_table_of_accuracies_says_what_it_could_find(reported):
+    text = (reported[1] / "sweep.md").read_text()
+    heads = [line for line in text.splitlines() if line.startswith(("| group | tasks", "| task | group"))]
+    assert len(heads) == 2 and all(head.endswith("| finds |") for head in heads)
+    row = next(line for line in text.splitlines() if line.startswith("| which square | fine |"))
+    assert 0 < float(row.split("|")[-2]) < 100
+
+
+def test_the_heat_map_marks_what_is_more_than_chance(tmp_path):
+    cells = [make_cell(tmp_path, level, {"a": share}) for level, share in ((1, 0.9), (4, 0.5))]
+    plain, marked, absent = (
+        differences(cells, {} if given is None else {("toy_pool1", "toy_pool4", "a"): (-40.0, given)}, "all")
+        for given in (False, True, None)
+    )
+    assert len({plain, marked, absent}) == 3
+    assert differences(cells[:1], {}, "all") is None
+
+
+def test_latex_escapes_what_it_shows_and_keeps_its_columns(reported):
+    text = (reported[1] / "sweep.tex").read_text()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\bottomrule") == 3
+    for table in text.split(r"\begin{tabular}")[1:]:
+        columns = len(re.match(r"\{([lr]+)\}", table)[1])
+        body = table.split(r"\end{tabular}")[0]
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert rows and all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in rows)
+    assert not re.search(r"(?<!\\)[%#_]", "".join(text.splitlines()[2:]))
+    assert escape("50 % of a_b & ±2 – x < y {z} -3.5 (+1.0)") == (
+        r"50 \% of a\_b \& $\pm$2 -- x $<$ y \{z\} $-$3.5 ($+$1.0)"
+    )

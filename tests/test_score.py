@@ -54,7 +54,8 @@ def test_failures_and_unparsed_replies_count_as_wrong(tmp_path):
     path = tmp_path / "answers.jsonl"
     scores = scored(path, examples(), _0=None, _1="(A) (B)", _2="(A) red", _3="Answer: (D) white")
     row = scores["tasks"]["colour"]
-    assert (row["n"], row["n_failed"], row["n_unparsed"], row["right"]) == (8, 1, 1, 5)
+    assert (row["n"], row["n_answered"], row["n_failed"], row["n_unparsed"], row["right"]) == (8, 7, 1, 1, 5)
+    assert (scores["overall"]["n"], scores["overall"]["n_answered"]) == (8, 7)
     assert (row["accuracy"], row["ci_low"], row["ci_high"]) == wilson(5, 8)
     assert row["failures"] == [{"key": examples()[0].key, "video": "0.mp4", "error": "0.mp4: empty file"}]
     assert sum(row["correct"].values()) == 5 and len(row["correct"]) == 8

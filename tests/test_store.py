@@ -15,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sweep_worker
 import torch
 from clips import coded_frames, render_mp4
 from PIL import Image
 from store_worker import ENTRIES, FRAMES, SETTINGS, grids, name, same
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import train, video
+from videogpt_plus import cli, sweep, train, video
 from videogpt_plus.checkpoint import read_tensors
+from videogpt_plus.configs import Asking
 from videogpt_plus.encoders.grid import GridEncoder
-from videogpt_plus.experiments import QWEN_1_5B, TOY
+from videogpt_plus.experiments import EXPERIMENTS, QWEN_1_5B, TOY, at_level, get_experiment
 from videogpt_plus.feeding import Preparation
 from videogpt_plus.mixtures import MIXTURES
 from videogpt_plus.models import load_model
@@ -232,11 +234,14 @@ def test_size_is_announced_before(tmp_path, tiny_experiment):
     assert clip_bytes(QWEN_1_5B, "bfloat16") == 16 * (24 * 24 * 1024 + 16 * 16 * 1408) * 2 == 30_408_704
     store = GridStore(tmp_path / "store")
     said = store.announce(2000, QWEN_1_5B)
-    assert "2,000 clips x 30.4 MB = 60.8 GB in bfloat16 under" in said and "0 are there already" in said
+    assert "2,000 clips x 30.4 MB = 60.8 GB in bfloat16 under" in said and "0 of this kind are there already" in said
     settings = store.settings(tiny_experiment.streams, tiny_experiment.num_frames, "float32")
     for key in (f"{7:016x}-{settings}", f"{8:016x}-{settings}", name(9)):  # the last one is of another model
         store.write(key, grids())
-    assert "; 2 are there already" in store.announce(3, tiny_experiment)
+    assert "; 2 of this kind are there already" in store.announce(3, tiny_experiment)
+    # A still image is one frame, and a training may have both.
+    assert ": 5 still images x 1.9 MB = 9.5 MB in" in store.announce(0, QWEN_1_5B, stills=5)
+    assert ": 2 clips x 30.4 MB + 5 still images x 1.9 MB = 70.3 MB in" in store.announce(2, QWEN_1_5B, stills=5)
 
 
 def test_announced_size_is_the_size_on_disk(tmp_path, tiny_experiment):
@@ -405,6 +410,43 @@ def test_training_fills_the_store_and_then_decodes_nothing(training, tmp_path, m
     assert same(trained[1], trained[2])
     for part, tensor in trained[0].items():  # encoded one by one instead of in a batch
         torch.testing.assert_close(trained[1][part], tensor, atol=1e-5, rtol=0)
+
+
+def test_training_says_what_the_store_will_take_and_what_it_lost(training, tmp_path):
+    told = []
+    for run in ("cold", "warm"):
+        store = GridStore(tmp_path / "store", "int8")
+        train.pretrain(training, "image", tmp_path / run, workers=0, store=store, say=told.append)
+    before, lost, again = told
+    assert re.match(r"grid store: 8 still images x \S+ kB = \S+ kB in int8 under .*; 0 of", before)
+    assert re.fullmatch(r"grid store: what was kept as int8 differs from the encoders' grids by image 0\.\d+ %", lost)
+    assert re.search(r"; [1-8] of this kind are there already", again)
+
+
+def test_a_sweep_s_store_serves_its_trainings_and_is_one_of_their_inputs(
+    tiny_experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    sweep_worker.prepare(tmp_path, tiny_experiment)
+    try:
+        cli.main(["sweep", "tiny", "--levels", "16", "--controls", "--store", "kept", "--store-dtype", "int8"])
+        base, (at,) = get_experiment("tiny"), [at_level(get_experiment("tiny"), 16)]
+        made = {
+            store: [sweep.inputs(cell) for cell in sweep.plan(base, [at], Path("results/tiny"), asking=asking)[:3]]
+            for store, asking in {
+                None: Asking(decoder="decord"),
+                "int8": Asking(store=Path("elsewhere"), store_dtype="int8", store_cap_gib=1),
+                "float32": Asking(store=Path("kept"), store_dtype="float32"),
+            }.items()
+        }
+    finally:
+        del EXPERIMENTS["tiny"]
+    out = capsys.readouterr().out
+    assert out.count("in int8 under kept") == 4, "two pre-trainings, a fine-tuning and the answers"
+    assert out.count("differs from the encoders' grids") == 4
+    assert all("store_dtype" not in inputs for inputs in made[None])
+    assert [inputs["store_dtype"] for inputs in made["int8"]] == ["int8"] * 3
+    assert [inputs["store_dtype"] for inputs in made["float32"]] == ["float32"] * 3
 
 
 def test_the_default_of_a_visual_cannot_be_filled():

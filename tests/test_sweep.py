@@ -51,14 +51,14 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_sweep_leaves_every_artifact(swept):
     root = swept / "results/tiny"
     assert {p.name for p in (root / "report").iterdir()} == {
-        "index.html", "sweep.csv", "sweep.md", "accuracy_vs_tokens.png", "accuracy_vs_cost.png",
-        "tasks_by_level.png",
+        "index.html", "sweep.csv", "pairs.csv", "sweep.md", "sweep.tex", "accuracy_vs_tokens.png",
+        "accuracy_vs_cost.png", "differences.png", "tasks_by_level.png",
     }  # fmt: skip
     with (root / "report/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     shown = {(r["level"], r["control"] == "blind", r["visual_tokens"]) for r in rows}
     assert shown == {("2", False, "416"), ("16", False, "16"), ("2", True, "0"), ("16", True, "0")}
-    assert {r["control"] for r in rows} == {"none", "blind", "one_frame"}
+    assert {r["control"] for r in rows} == {"none", "blind", "one_frame", "shuffled"}
     for name in ("tiny_pool2", "tiny_pool16"):
         assert json.loads((root / name / "experiment.json").read_text())["name"] == name
         assert (root / name / "adapter_model.safetensors").is_file()
@@ -66,7 +66,7 @@ def test_a_sweep_leaves_every_artifact(swept):
 
 def test_every_question_has_one_line_with_what_the_model_was_shown(swept):
     found = answers(swept)
-    assert len(found) == 6
+    assert len(found) == 8
     assert all(len(lines) == len({line["key"] for line in lines}) == 20 for lines in found.values())
     assert {line["visual_tokens"] for line in found["results/tiny/tiny_pool2/answers"]} == {416}
     assert {line["visual_tokens"] for line in found["results/tiny/tiny_pool2/answers_blind"]} == {0}
@@ -77,7 +77,7 @@ def test_a_finished_sweep_does_nothing_again(swept, capsys):
     cli.main(ARGS)
     assert times(swept) == before
     # Two pre-trainings, two trainings, and one group of answers for all frames and each control.
-    assert capsys.readouterr().out.count("finished before") == 7
+    assert capsys.readouterr().out.count("finished before") == 8
 
 
 def test_a_dry_run_lists_every_cell_with_its_command_and_runs_none(swept, capsys):
@@ -86,7 +86,7 @@ def test_a_dry_run_lists_every_cell_with_its_command_and_runs_none(swept, capsys
     assert not (swept / "results/other").exists()
     assert "videogpt-plus pretrain tiny image --output-dir results/other/pretrain/image" in out
     assert "videogpt-plus answer results/other/tiny_pool16 --control one_frame" in out
-    assert out.count("to do") == 11
+    assert out.count("to do") == 13
 
 
 def test_a_cell_whose_inputs_are_missing_says_which(swept, capsys):
@@ -131,6 +131,21 @@ def test_controls_are_asked_at_the_coarsest_level_unless_told(swept, capsys):
     assert "tiny_pool2 --control" not in out
 
 
+def test_a_file_of_rows_makes_answers_as_its_folders_annotations_and_rows_do(tmp_path):
+    from videogpt_plus.sweep import _benchmark
+
+    (tmp_path / "bench/json").mkdir(parents=True)
+    annotation, rows = tmp_path / "bench/json/a.json", tmp_path / "rows.json"
+    annotation.write_text("[1]")
+    rows.write_text('{"root": "bench"}')
+    seen = {_benchmark(str(rows))}
+    annotation.write_text("[2]")
+    seen.add(_benchmark(str(rows)))
+    rows.write_text('{"root": "bench", "a": {"folder": "v"}}')
+    seen.add(_benchmark(str(rows)))
+    assert len(seen) == 3 and _benchmark(str(rows)) in seen
+
+
 def test_a_cell_that_is_being_filled_is_left_alone(swept, capsys):
     lock = swept / "results/other/pretrain/image.lock"
     lock.parent.mkdir(parents=True)
@@ -146,6 +161,20 @@ def test_a_cell_that_is_being_filled_is_left_alone(swept, capsys):
 def test_every_run_appends_its_time_and_memory(swept):
     runs = [json.loads(line) for line in (swept / "results/tiny/runs.jsonl").read_text().splitlines()]
     assert runs[0]["minutes"] > 0 and runs[0]["largest_gib"] > 0
+
+
+def test_each_seed_has_its_own_runs_on_the_same_projectors(swept, capsys):
+    cli.main(["sweep", "tiny", "--name", "seeds", "--levels", "16", "--seeds", "42", "7", "--controls"])
+    root, weights = swept / "results/seeds", "adapter_model.safetensors"
+    assert {p.name for p in root.glob("tiny*") if p.is_dir()} == {"tiny_pool16", "tiny_pool16_seed7"}
+    assert json.loads((root / "tiny_pool16_seed7/experiment.json").read_text())["finetune"]["seed"] == 7
+    assert (root / "tiny_pool16" / weights).read_bytes() != (root / "tiny_pool16_seed7" / weights).read_bytes()
+    with (root / "report/sweep.csv").open() as file:
+        assert {row["seed"] for row in csv.DictReader(file)} == {"42", "7", "mean of 2"}
+    assert "mean of 2 seeds" in (root / "report/sweep.md").read_text()
+    capsys.readouterr()
+    cli.main(["sweep", "tiny", "--name", "seeds", "--levels", "16", "--seeds", "7", "--controls", "--dry-run"])
+    assert capsys.readouterr().out.count("finished") == 4, "seed 7 is skipped although seed 42 is not asked for"
 
 
 def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp_path):

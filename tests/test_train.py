@@ -8,6 +8,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +22,8 @@ from train_worker import Job, tiny_mixtures, tiny_training, write_samples
 from videogpt_plus import mixtures, train
 from videogpt_plus.configs import Experiment, Training
 from videogpt_plus.models import load_model
-from videogpt_plus.training.trainer import check_deepspeed
+from videogpt_plus.training.folder import FINISHED, alone_in
+from videogpt_plus.training.trainer import check_deepspeed, left_alone
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -123,6 +126,43 @@ def test_finished_folder_is_left_as_it_is(experiment, straight, monkeypatch):
     monkeypatch.setattr(train, "load_model", None)
     train.pretrain(experiment, "image", straight["image"])
     train.finetune(experiment, starts(straight), straight["finetune"])
+
+
+def test_two_trainings_do_not_fill_one_folder(experiment, straight, tmp_path, monkeypatch):
+    monkeypatch.setattr("videogpt_plus.training.folder.PATIENCE", 0)
+    shutil.copytree(straight["image"], tmp_path / "image")
+    (tmp_path / "image" / FINISHED).unlink()
+    files = sorted(tmp_path.rglob("*"))
+    with (
+        alone_in(tmp_path / "image"),
+        pytest.raises(UserError, match="image is being filled by another process, .*killed launcher") as told,
+    ):
+        train.pretrain(experiment, "image", tmp_path / "image")
+    assert "\n" not in str(told.value) and sorted(tmp_path.rglob("*")) == files
+    train.pretrain(experiment, "image", tmp_path / "image")
+    assert (tmp_path / "image" / FINISHED).read_bytes() == (straight["image"] / FINISHED).read_bytes()
+
+
+def test_a_training_that_waited_for_the_other_finds_its_weights(experiment, straight, tmp_path, monkeypatch):
+    shutil.copytree(straight["image"], tmp_path / "image")
+    whole = (tmp_path / "image" / FINISHED).rename(tmp_path / FINISHED)
+    monkeypatch.setattr(train, "load_model", None)
+    with ThreadPoolExecutor(1) as other, alone_in(tmp_path / "image"):
+        waiting = other.submit(train.pretrain, experiment, "image", tmp_path / "image")
+        time.sleep(0.5)
+        assert not waiting.done()
+        whole.rename(tmp_path / "image" / FINISHED)
+    waiting.result()
+
+
+def test_a_lost_connection_is_one_line_and_other_errors_stay(monkeypatch):
+    monkeypatch.setattr("videogpt_plus.training.trainer.PATIENCE", 0)
+    lost = pytest.raises(UserError, match="process 0 lost the others: .*run the same command again")
+    with lost as told, left_alone():
+        raise RuntimeError("[third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    assert "\n" not in str(told.value)
+    with pytest.raises(RuntimeError, match="shapes"), left_alone():
+        raise RuntimeError("shapes")
 
 
 def test_folder_of_another_experiment_is_refused(experiment, straight):

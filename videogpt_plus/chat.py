@@ -122,9 +122,45 @@ def _plain_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> list[int]:
     return [PLACEHOLDER] * turn.placeholders
 
 
+def _cogvlm2(answer_word: str | None, indexed: bool = False) -> Template:
+    """CogVLM2's templates: its frames in front, then past questions and answers and the question, as one text.
+
+    `answer_word` stands behind each question; None is the bare question, without what was asked before. `indexed`
+    writes each frame's number behind it. Supervised is the last answer alone, with the end of the text.
+    """
+
+    def prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn, past: Sequence[tuple[str, str]] = ()) -> list[int]:
+        ids = [tokenizer.convert_tokens_to_ids("<|begin_of_text|>")]
+        for number in range(turn.placeholders):
+            ids += [PLACEHOLDER, *(_text_ids(tokenizer, str(number)) if indexed else [])]
+        if answer_word is None:
+            return ids + _text_ids(tokenizer, turn.text)
+        asked = "".join(f"Question: {question} {answer_word} {answer}\n" for question, answer in past)
+        return ids + _text_ids(tokenizer, f"{asked}Question: {turn.text} {answer_word}")
+
+    def conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[Piece]:
+        _check(
+            [turn.human for turn in turns] == [True, False] * (len(turns) // 2),
+            "turns that do not alternate from a question to an answer, as CogVLM2's templates want them",
+        )
+        *before, (question, answer) = zip(turns[::2], turns[1::2], strict=True)
+        whole = question._replace(placeholders=sum(turn.placeholders for turn in turns))
+        end = tokenizer.convert_tokens_to_ids("<|end_of_text|>")
+        return [
+            Piece(prompt(tokenizer, whole, [(q.text, a.text) for q, a in before]), False),
+            Piece([*_text_ids(tokenizer, answer.text), end], True),
+        ]
+
+    return Template(conversation, prompt)
+
+
 TEMPLATES: dict[str, Template] = {
     "qwen2": Template(_qwen2_conversation, _qwen2_prompt),
     "plain": Template(_plain_conversation, _plain_prompt),
+    "cogvlm2_chat": _cogvlm2("Answer:"),
+    "cogvlm2_chat_indexed": _cogvlm2("Answer:", indexed=True),
+    "cogvlm2_vqa": _cogvlm2("Short answer:"),
+    "cogvlm2_base": _cogvlm2(None),
 }
 
 

@@ -219,6 +219,20 @@ def read_folder(folder: str | Path) -> State:
     return {key: value for file in weight_files(folder) for key, value in read_tensors(file).items()}
 
 
+def read_matching(folder: str | Path, wanted: Callable[[str], bool]) -> State:
+    """Of a Hugging Face model folder's tensors those whose key is wanted; of safetensors no other is read."""
+    from safetensors import safe_open
+
+    found: State = {}
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                found |= {key: tensors.get_tensor(key) for key in filter(wanted, tensors.keys())}
+        else:
+            found |= {key: value for key, value in read_tensors(file).items() if wanted(key)}
+    return found
+
+
 def save_experiment(folder: str | Path, experiment: Experiment) -> None:
     """Writes the resolved `experiment.json` of a run folder."""
     write_json(Path(folder) / "experiment.json", asdict(experiment))

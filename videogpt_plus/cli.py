@@ -15,18 +15,28 @@ from contextlib import ExitStack, redirect_stdout
 import tyro
 
 from videogpt_plus.commands.ask import answer, export, predict, report, score
+from videogpt_plus.commands.compare import compare, subset
+from videogpt_plus.commands.doctor import doctor
 from videogpt_plus.commands.files import convert, push, tokens
-from videogpt_plus.commands.train import pretrain, sweep, train
+from videogpt_plus.commands.judge import judge, rejudge
+from videogpt_plus.commands.train import pretrain, sweep, take, train
+from videogpt_plus.memory import keep_freed
 from videogpt_plus.types import UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "pretrain": pretrain,
     "train": train,
+    "take": take,
+    "doctor": doctor,
     "answer": answer,
+    "judge": judge,
+    "rejudge": rejudge,
     "score": score,
     "export": export,
     "report": report,
+    "compare": compare,
+    "subset": subset,
     "predict": predict,
     "tokens": tokens,
     "convert": convert,
@@ -40,6 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
         "How many visual tokens does a video LLM need?\n\n"
         "`videogpt-plus sweep toy` gives the whole answer on a laptop; `videogpt-plus tokens qwen1_5b` counts tokens."
     )
+    keep_freed()
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
         with ExitStack() as silence:
@@ -48,7 +59,7 @@ def main(args: Sequence[str] | None = None) -> None:
             tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
     except UserError as error:
         if not first:
-            time.sleep(3)  # the first process may be about to say the same, and torchrun then ends this one
+            time.sleep(10)  # the first process may be about to say the same, and torchrun then ends this one
         print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

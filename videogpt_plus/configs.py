@@ -108,6 +108,10 @@ class Training:
     seed: int = 42
 
 
+#: Model family -> learned tokens around each frame, beside those that the adapter makes of it.
+FRAME_MARKS = {"cogvlm2_image": 2, "cogvlm2_video": 2}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One model of a sweep: what it is made of, how it is trained, what it is asked."""
@@ -144,7 +148,25 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Asking:
+class Feeding:
+    """How clips come to a model, in training as in answering."""
+
+    # Decoder of videos: pyav, decord or torchcodec.
+    decoder: str = "pyav"
+    # Folder that keeps the encoders' output, to be read instead of encoding again; none when not given.
+    store: Path | None = None
+    # Number format in the store: bfloat16, float32 or int8.
+    store_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
+    # GiB that the store may take; the least recently used clips go first. No limit when not given.
+    store_cap_gib: float | None = None
+
+    def shapes_training(self) -> dict[str, object]:
+        """What of it trained weights depend on: grids from a store are those of its number format."""
+        return {"store_dtype": self.store_dtype} if self.store else {}
+
+
+@dataclass(frozen=True)
+class Asking(Feeding):
     """How a benchmark is asked."""
 
     # What decides: the generated text, the options' probabilities, or the text with these written beside it.
@@ -157,14 +179,6 @@ class Asking:
     workers: int = 2
     # Seconds that a clip may take to decode; then it is an error line.
     clip_seconds: float = 120.0
-    # Decoder of videos: pyav, decord or torchcodec.
-    decoder: str = "pyav"
-    # Folder that keeps the encoders' output, to be read instead of encoding again; none when not given.
-    store: Path | None = None
-    # Number format in the store: bfloat16, float32 or int8.
-    store_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
-    # GiB that the store may take; the least recently used clips go first. No limit when not given.
-    store_cap_gib: float | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -180,4 +194,5 @@ class Asking:
         return {"scoring": self.scoring, "encoder_dtype": self.encoder_dtype, "store_dtype": stored}
 
 
+DEFAULT_FEEDING = Feeding()
 DEFAULT_ASKING = Asking()

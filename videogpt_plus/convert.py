@@ -80,7 +80,7 @@ def convert(source: str | Path, target: str | Path, experiment: str | None = Non
     """
     source, target = require(source, "weights to convert"), Path(target)
     to = to or _direction(source)
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         if to == "ours":
             _to_ours(source, folder, experiment)
         elif experiment is not None:
@@ -119,7 +119,7 @@ def _logits(experiment: Experiment, folder: Path) -> Any:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `target` in one step when it is full. UserError: `target` holds something."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty: remove it or name another target")

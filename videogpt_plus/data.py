@@ -147,12 +147,19 @@ class Conversations(Dataset[Encoded]):
             )
         self.training, self.tokenizer = training, tokenizer
         self.substituted = Path(substituted)
-        arithmetic = "autocast" if training.bf16 else "float32"
-        self.prepare = Preparation(streams, num_frames, decoder, store, arithmetic)
+        #: What the encoders compute in: see `Preparation`.
+        self.arithmetic = "autocast" if training.bf16 else "float32"
+        self.prepare = Preparation(streams, num_frames, decoder, store, self.arithmetic)
         self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def count_media(self) -> tuple[int, int]:
+        """How many different videos, or parts of them, and how many different still images there are."""
+        shown = {(*media, entry.start, entry.end) for entry in self.entries for media in entry.media}
+        videos = {part for part in shown if part[0] == "video"}
+        return len(videos), len({path for _, path, *_ in shown - videos})
 
     def __getitem__(self, index: int) -> Encoded:
         """The sample, or the next readable one behind it if a clip of it cannot be read."""

@@ -93,7 +93,29 @@ TOY = Experiment(
     max_new_tokens=16,
 )
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B)}
+# Published whole and asked as they are: nothing is trained, and a pool level is the same weights with fewer tokens.
+COGVLM2_VIDEO = Experiment(
+    name="cogvlm2_video",
+    llm=".cache/cogvlm2-video-llama3-chat",
+    streams=(("video", Stream("eva2_video", ".cache/cogvlm2-video-llama3-chat", 224, 8, 1792, projector="glu")),),
+    pretrain=(),
+    finetune=Training(data="", template="cogvlm2_chat_indexed", image_aspect_ratio="crop"),
+    num_frames=24,
+    family="cogvlm2_video",
+    max_new_tokens=256,  # of 2,048 that it was trained on, 24 frames take 1,609
+)
+COGVLM2_IMAGE = replace(
+    COGVLM2_VIDEO,
+    name="cogvlm2_image",
+    llm=".cache/cogvlm2-llama3-chat-19B",
+    streams=(("image", Stream("eva2_image", ".cache/cogvlm2-llama3-chat-19B", 1344, 48, 1792, projector="glu")),),
+    finetune=replace(COGVLM2_VIDEO.finetune, template="cogvlm2_chat"),
+    num_frames=1,
+    family="cogvlm2_image",
+    max_new_tokens=1024,
+)
+
+EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B, COGVLM2_IMAGE, COGVLM2_VIDEO)}
 
 
 def level_text(level: float) -> str:
@@ -104,8 +126,8 @@ def level_text(level: float) -> str:
 def at_level(experiment: Experiment, level: float) -> Experiment:
     """The experiment at another pool level, named for it: `toy` at 4 is `toy_pool4`."""
     check_level(level)
-    base = re.sub(r"_pool[\d.]+$", "", experiment.name)
-    return replace(experiment, name=f"{base}_pool{level_text(level)}", level=level)
+    base, _, seed = _parts(experiment.name)
+    return replace(experiment, name=f"{base}_pool{level_text(level)}{seed}", level=level)
 
 
 def with_adapter(experiment: Experiment, adapter: str) -> Experiment:
@@ -114,14 +136,29 @@ def with_adapter(experiment: Experiment, adapter: str) -> Experiment:
         raise UserError(f"unknown adapter '{adapter}'; choose from: {', '.join(ADAPTERS)}")
     if adapter == experiment.adapter:
         return experiment
-    base, _, level = experiment.name.partition("_pool")
-    name = f"{base}_{adapter}" + (f"_pool{level}" if level else "")
-    return replace(experiment, name=name, adapter=adapter)
+    base, level, seed = _parts(experiment.name)
+    return replace(experiment, name=f"{base}_{adapter}{level}{seed}", adapter=adapter)
+
+
+def with_seed(experiment: Experiment, seed: int) -> Experiment:
+    """The experiment fine-tuned with another seed, named for it unless it is its own: `toy_pool4_seed7`."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed} is not possible: choose one from 0 to {2**32 - 1}")
+    if seed == experiment.finetune.seed:
+        return experiment
+    base, level, _ = _parts(experiment.name)
+    return replace(experiment, name=f"{base}{level}_seed{seed}", finetune=replace(experiment.finetune, seed=seed))
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+    """`toy_max`, `_pool4` and `_seed7` of `toy_max_pool4_seed7`; the last two may be empty."""
+    return re.fullmatch(r"(.*?)(_pool[\d.]*)?(_seed\d+)?", name).groups(default="")
 
 
 def get_experiment(name: str) -> Experiment:
-    """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER` and `_poolLEVEL` behind it as wanted."""
-    base, _, level = name.partition("_pool")
+    """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER`, `_poolLEVEL`, `_seedSEED` behind it."""
+    base, pool, seeded = _parts(name)
+    level, seed = pool.removeprefix("_pool"), seeded.removeprefix("_seed")
     adapter = next((a for a in ADAPTERS if base.endswith(f"_{a}") and base.removesuffix(f"_{a}") in EXPERIMENTS), None)
     known = base.removesuffix(f"_{adapter}") if adapter else base
     if known not in EXPERIMENTS or not re.fullmatch(r"(\d+(\.\d+)?)?", level):
@@ -134,4 +171,5 @@ def get_experiment(name: str) -> Experiment:
     experiment = EXPERIMENTS[known]
     if adapter:
         experiment = with_adapter(experiment, adapter)
-    return at_level(experiment, float(level)) if level else experiment
+    experiment = at_level(experiment, float(level)) if level else experiment
+    return with_seed(experiment, int(seed)) if seed else experiment

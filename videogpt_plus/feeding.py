@@ -6,6 +6,7 @@ processes that can be killed: a clip that hangs or brings its decoder down costs
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -52,6 +53,8 @@ class Job(NamedTuple):
     still: str | None = None
     #: This frame alone, modulo their number, is repeated to the full number; None for all of them.
     frame: int | None = None
+    #: The frames come in the order that this number draws (`shuffled`); None for the clip's own.
+    shuffle: int | None = None
 
 
 class Preparation:
@@ -69,6 +72,7 @@ class Preparation:
         check_decoder(decoder)
         self.num_frames, self.decoder, self.store = num_frames, decoder, store
         self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        self.sampling = encoders.sampling(streams[0][1])
         self.settings = store.settings(streams, num_frames, arithmetic) if store else None
 
     def __call__(
@@ -78,15 +82,20 @@ class Preparation:
         end: float | None = None,
         still: str | None = None,
         frame: int | None = None,
+        shuffle: int | None = None,
     ) -> Visual:
         """See `Job`. Where the store has the clip nothing is decoded. Raises ClipError, UserError."""
-        key = self._key(path, start, end, still) if frame is None else None
+        key = self._key(path, start, end, still) if frame is None and shuffle is None else None
         if key and (grids := self.store.read(key)):
             return Visual({}, len(next(iter(grids.values()))), grids, key)
-        clip = video.read_clip(path, 1 if still else self.num_frames, start, end, decoder=self.decoder)
+        count = 1 if still else self.num_frames
+        clip = video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
         if frame is not None:
             chosen = frame % len(clip.frames)
             clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
+        if shuffle is not None:
+            order = shuffled(len(clip.frames), shuffle)
+            clip = replace(clip, frames=clip.frames[order], seconds=tuple(clip.seconds[i] for i in order))
         pixels = {
             stream: preprocess(pad_to_square(clip) if still == "pad" and stream == "image" else clip)
             for stream, preprocess in self.preprocessors.items()
@@ -100,6 +109,11 @@ class Preparation:
             return self.store.key(path, start, end, still, self.settings)
         except OSError:  # reading it will say what is wrong
             return None
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """0 to count - 1 in a random order: the same for a seed on any machine and with any library's version."""
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
 
 
 def pad_to_square(clip: Clip) -> Clip:

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import located, read_object
-from videogpt_plus.configs import Experiment, Stream
-from videogpt_plus.experiments import CLIP_L_336, QWEN_1_5B, QWEN_3B
+from videogpt_plus.configs import FRAME_MARKS, Experiment, Stream
+from videogpt_plus.experiments import CLIP_L_336, COGVLM2_IMAGE, COGVLM2_VIDEO, QWEN_1_5B, QWEN_3B
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60
+_COGVLM2: Mapping[str, Any] = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_multi_query_heads": 8, "vocab_size": 128256,
+    "vision_config": {"hidden_size": 1792, "intermediate_size": 15360, "num_hidden_layers": 63, "patch_size": 14},
+}  # fmt: skip
 #: Sizes of published weights, from the `config.json` of their repositories, for machines that do not hold them.
-PUBLISHED: Mapping[str, Mapping[str, int]] = {
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     # openai/clip-vit-large-patch14-336, its vision_config
     CLIP_L_336.weights: {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14},
     QWEN_1_5B.llm: {  # Qwen/Qwen2.5-1.5B-Instruct
@@ -33,6 +38,9 @@ PUBLISHED: Mapping[str, Mapping[str, int]] = {
         "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
         "num_key_value_heads": 2, "vocab_size": 151936,
     },
+    # THUDM/cogvlm2-video-llama3-chat and THUDM/cogvlm2-llama3-chat-19B differ in what is read of pictures alone
+    COGVLM2_VIDEO.llm: _COGVLM2,
+    COGVLM2_IMAGE.llm: _COGVLM2,
 }  # fmt: skip
 
 
@@ -55,11 +63,22 @@ class Tower:
     # Widths that the projector goes through, the encoder's first and the LLM's last.
     projector: tuple[int, ...]
 
+    @property
+    def side(self) -> int:
+        """Patches a side in the blocks."""
+        return self.grid
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the blocks that run, the patch embedding and the projector, without biases and norms."""
+        blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
+        return blocks + 3 * self.patch**2 * self.width + sum(a * b for a, b in _pairs(self.projector))
+
     def encode(self, frames: int) -> int:
         """FLOPs of the frames of one visual; a last chunk that is not full costs a full one."""
         chunk = 1 if frames == 1 else self.chunk
         sequences = -(-frames // chunk)
-        patches = chunk * self.grid**2
+        patches = chunk * self.side**2
         tokens = patches + 1
         embedding = 2 * 3 * self.patch**2 * self.width * patches
         linear = 2 * tokens * (4 * self.width**2 + 2 * self.width * self.mlp)
@@ -77,8 +96,38 @@ class Tower:
 
 
 @dataclass(frozen=True)
+class Eva2Tower(Tower):
+    """CogVLM2's: its grid is that behind a convolution of 2 x 2 patches; `projector` is (in, LLM's, hidden) width."""
+
+    @property
+    def side(self) -> int:
+        """Patches a side in the blocks."""
+        return 2 * self.grid
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the blocks, the patch embedding, the convolution and the projector, without biases and norms."""
+        width, _, _ = self.projector
+        blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
+        return blocks + 3 * self.patch**2 * self.width + 4 * width**2 + self._gated
+
+    def encode(self, frames: int) -> int:
+        """FLOPs of the frames of one visual, each a sequence of its own."""
+        return super().encode(frames) + 2 * frames * self.grid**2 * 4 * self.width**2
+
+    def project(self, frames: int) -> int:
+        """FLOPs of the projector, which is applied to every patch before pooling, at any level."""
+        return 2 * frames * self.grid**2 * self._gated
+
+    @property
+    def _gated(self) -> int:
+        width, llm, hidden = self.projector
+        return width * llm + 3 * llm * hidden
+
+
+@dataclass(frozen=True)
 class Llm:
-    """A Qwen2."""
+    """A Qwen2, or CogVLM2's Llama."""
 
     layers: int
     width: int
@@ -87,6 +136,16 @@ class Llm:
     head_dim: int
     mlp: int
     vocabulary: int
+    # Sets of weights in each layer, of which a token passes one.
+    experts: int = 1
+    # Whether the embedding is the head, too.
+    tied: bool = True
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the layers, the embedding and a head of its own, which Qwen2.5's small sizes do without."""
+        layer = self.experts * sum(a * b for a, b in self._shapes)
+        return self.layers * layer + (1 if self.tied else 2) * self.vocabulary * self.width
 
     def forward(self, new: int, context: int = 0, logits: int = 1, rank: int = 0) -> int:
         """FLOPs of `new` positions behind `context` cached ones, with logits at so many of them.
@@ -143,6 +202,11 @@ class Sizes:
     towers: Mapping[str, Tower]
     llm: Llm
 
+    @property
+    def parameters(self) -> int:
+        """Weights of everything that is loaded, without biases and norms, which are far below 1 %."""
+        return sum(tower.parameters for tower in self.towers.values()) + self.llm.parameters
+
     def encode(self, frames: int) -> int:
         """FLOPs of all encoders for the frames of one visual."""
         return sum(tower.encode(frames) for tower in self.towers.values())
@@ -167,7 +231,9 @@ def sizes_of(experiment: Experiment) -> Sizes | None:
     None where those are neither on this machine nor among PUBLISHED.
     """
     llm = _llm(experiment.llm)
-    towers = {name: _tower(stream, llm.width) if llm else None for name, stream in experiment.streams}
+    if llm and experiment.family in FRAME_MARKS:
+        llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=False)
+    towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.streams}
     return Sizes(towers, llm) if llm and all(towers.values()) else None
 
 
@@ -194,21 +260,26 @@ def _llm(folder: str) -> Llm | None:
         config["num_hidden_layers"],
         width,
         heads,
-        config["num_key_value_heads"],
+        config.get("num_key_value_heads") or config["num_multi_query_heads"],
         config.get("head_dim") or width // heads,
         config["intermediate_size"],
         config["vocab_size"],
     )
 
 
-def _tower(stream: Stream, llm_width: int) -> Tower | None:
-    widths = _projector_widths(stream.projector, stream.width, llm_width)
+def _tower(stream: Stream, llm: Llm) -> Tower | None:
+    widths = _projector_widths(stream.projector, stream.width, llm.width)
     if size := stream.size:
         mlp = int(size.width * size.mlp_ratio)
         return Tower(size.depth - 1, size.width, mlp, size.patch, stream.grid, size.chunk, widths)
     if (config := _config(stream.weights)) is None:
         return None
     config = config.get("vision_config", config)  # a whole CLIP, or its vision tower alone
+    if stream.projector == "glu":
+        blocks, widths = config["num_hidden_layers"], (stream.width, llm.width, llm.mlp)
+        return Eva2Tower(
+            blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths
+        )
     blocks = config["num_hidden_layers"] - 1
     return Tower(blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths)
 

@@ -12,7 +12,7 @@ LLM's head is asked for the last position only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
+
+from videogpt_plus.types import UserError
 
 
 class Reading(NamedTuple):
@@ -29,6 +31,10 @@ class Reading(NamedTuple):
     prefix: Float[Tensor, "s d"]
     #: What follows, up to where the answer begins; at least one token each.
     questions: Sequence[Float[Tensor, "l d"]]
+    #: Where in the prefix the position goes on by one; None where it does at every token.
+    advances: Bool[Tensor, " s"] | None = None
+    #: Which tokens of the prefix an LLM with visual experts takes for visual ones; None for an LLM without.
+    vision: Bool[Tensor, " s"] | None = None
 
 
 class Generated(NamedTuple):
@@ -47,18 +53,23 @@ def generate(
     llm: PreTrainedModel,
     readings: Sequence[Reading],
     max_new_tokens: int,
-    end: int,
+    end: int | Collection[int],
     vocabulary: int,
     options: Sequence[tuple[int, ...]] | None = None,
 ) -> list[list[Generated]]:
-    """The most likely continuation of every question, by reading; up to and with `end`, or `max_new_tokens` ids.
+    """The most likely continuation of every question, by reading; up to and with an `end`, or `max_new_tokens` ids.
 
     `vocabulary`: ids from there on stand for no token and are never chosen (published tables have spare rows).
     `options`: ids of continuations to be scored too. `max_new_tokens` 0 asks for the scores alone.
     """
     began = time.perf_counter()
+    ends = {end} if isinstance(end, int) else set(end)
     batch = _Batch(llm, readings)
     logits = batch.logits[:, :vocabulary]
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the LLM's logits are not finite in {llm.dtype}: it was not made for that range; compute in bfloat16"
+        )
     scores = batch.scores(options, vocabulary) if options else [None] * len(logits)
     chosen = logits.argmax(-1)
     answers: list[list[int]] = [[] for _ in chosen]
@@ -68,7 +79,7 @@ def generate(
         for row, token in enumerate(chosen.tolist()):
             if row in open_rows:
                 answers[row].append(token)
-                if token == end:
+                if token in ends:
                     open_rows.remove(row)
         if not open_rows or step == max_new_tokens - 1:
             break
@@ -85,13 +96,16 @@ class _Batch:
         self.embed: Callable[[Int[Tensor, "q l"]], Float[Tensor, "q l d"]] = llm.get_input_embeddings()
         self.cache = DynamicCache(config=llm.config)
         prefixes, self.mask = _padded([reading.prefix for reading in readings])
+        #: Where positions go on: at every real token but those that share the place of the one before.
+        self.steps = _marks([r.advances for r in readings], self.mask)
         if prefixes.shape[1]:
-            self._forward(prefixes, self.mask)
+            vision = [reading.vision for reading in readings]
+            self._forward(prefixes, None if all(v is None for v in vision) else _marks(vision, self.mask))
         # From a row a clip to a row a question.
         clip = torch.tensor([i for i, reading in enumerate(readings) for _ in reading.questions], device=llm.device)
         if len(clip) != len(readings):
             self.cache.batch_select_indices(clip)
-        self.mask = self.mask[clip]
+        self.mask, self.steps = self.mask[clip], self.steps[clip]
         questions, mask = _padded([question for reading in readings for question in reading.questions])
         #: Float "q v": of the token that follows each question.
         self.logits = self.read(questions, mask)
@@ -99,19 +113,22 @@ class _Batch:
     def read(self, embeds: Float[Tensor, "q l d"], mask: Bool[Tensor, "q l"] | None = None) -> Float[Tensor, "q v"]:
         """Appends tokens to every row; the logits behind the last."""
         own = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if mask is None else mask
-        self.mask = torch.cat([self.mask, own], dim=1)
-        return self._forward(embeds, self.mask)
+        self.mask, self.steps = torch.cat([self.mask, own], dim=1), torch.cat([self.steps, own], dim=1)
+        return self._forward(embeds)
 
-    def _forward(self, embeds: Float[Tensor, "q l d"], mask: Bool[Tensor, "q s"]) -> Float[Tensor, "q v"]:
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+    def _forward(
+        self, embeds: Float[Tensor, "q l d"], vision: Bool[Tensor, "q l"] | None = None
+    ) -> Float[Tensor, "q v"]:
+        positions = (self.steps.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         out = self.llm(
             inputs_embeds=embeds,
             # Without padding there is nothing to mask but the future, and the fast attention kernels do that alone.
-            attention_mask=None if mask.all() else mask,
+            attention_mask=None if self.mask.all() else self.mask,
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
+            **({} if vision is None else {"vision": vision}),
         )
         return out.logits[:, -1].float()
 
@@ -129,7 +146,7 @@ class _Batch:
             return self.logits
         logits = self.read(self.embed(torch.tensor(begun, device=self.llm.device).expand(len(self.logits), -1)))
         self.cache.crop(-len(begun))
-        self.mask = self.mask[:, : -len(begun)]
+        self.mask, self.steps = self.mask[:, : -len(begun)], self.steps[:, : -len(begun)]
         return logits
 
 
@@ -138,3 +155,12 @@ def _padded(rows: Sequence[Float[Tensor, "l d"]]) -> tuple[Float[Tensor, "q l d"
     masks = [torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows]
     stack = {"batch_first": True, "padding_side": "left"}
     return pad_sequence(list(rows), **stack), pad_sequence(masks, **stack)
+
+
+def _marks(rows: Sequence[Bool[Tensor, " s"] | None], mask: Bool[Tensor, "q s"]) -> Bool[Tensor, "q s"]:
+    """Marks of padded rows; a row without any has those of `mask`."""
+    marks = mask.clone()
+    for own, row in zip(rows, marks, strict=True):
+        if own is not None:
+            row[len(row) - len(own) :] = own
+    return marks

@@ -35,13 +35,12 @@ def splice(
     attention_mask: Bool[Tensor, "b l"],
     labels: Int[Tensor, "b l"],
     visuals: Sequence[Sequence[VisualTokens]],
-    padding_side: str = "right",
 ) -> Merged:
     """Each visual's run of PLACEHOLDER ids in `input_ids` becomes its tokens, in order; they carry no label.
 
     `text` holds the embeddings of `input_ids`; those of placeholders are not read. Samples may have any number of
-    visuals, none included, and adjacent visuals need nothing between them. Training pads on the right, so that
-    positions count from 0; generation pads on the left.
+    visuals, none included, and adjacent visuals need nothing between them. Padding stands on the right, so that
+    positions count from 0.
     """
     rows = [
         _splice_one(text[i][mask], input_ids[i][mask], labels[i][mask], visuals[i])
@@ -50,9 +49,9 @@ def splice(
     embeds, merged_labels = zip(*rows, strict=True)
     masks = [torch.ones_like(row, dtype=torch.bool) for row in merged_labels]
     return Merged(
-        pad_sequence(embeds, batch_first=True, padding_side=padding_side),
-        pad_sequence(masks, batch_first=True, padding_side=padding_side),
-        pad_sequence(merged_labels, batch_first=True, padding_value=IGNORE, padding_side=padding_side),
+        pad_sequence(embeds, batch_first=True),
+        pad_sequence(masks, batch_first=True),
+        pad_sequence(merged_labels, batch_first=True, padding_value=IGNORE),
     )
 
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import write_bytes
-from videogpt_plus.configs import Experiment, Stream
+from videogpt_plus.configs import Experiment, Feeding, Stream
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -128,19 +128,27 @@ class GridStore:
         streams = sorted({stream for stream, _ in self._squares})
         return {s: (self._squares[s, "error"] / (self._squares[s, "grid"] or 1)) ** 0.5 for s in streams}
 
-    def announce(self, clips: int, experiment: Experiment, arithmetic: str = "float32") -> str:
-        """What so many clips of the experiment will take at most, in one line, before it begins.
+    def measured(self) -> str | None:
+        """`errors` in one line; None where nothing was lost."""
+        lost = ", ".join(f"{stream} {100 * error:.2g} %" for stream, error in self.errors().items())
+        return f"grid store: what was kept as {self.dtype} differs from the encoders' grids by {lost}" if lost else None
+
+    def announce(self, clips: int, experiment: Experiment, arithmetic: str = "float32", stills: int = 0) -> str:
+        """What so many clips and still images of the experiment will take at most, in one line, before it begins.
 
         UserError: the disk has no room for what is missing (up to the cap), or the folder cannot be written.
         """
         settings = self.settings(experiment.streams, experiment.num_frames, arithmetic)
         entries = list(self._entries())
-        there = sum(entry.path.stem.endswith(settings) for entry in entries)
+        there = [entry.size for entry in entries if entry.path.stem.endswith(settings)]
         one = clip_bytes(experiment, self.dtype)
-        missing = max(0, clips - there) * one
+        counts = {"clips": (clips, one), "still images": (stills, one // experiment.num_frames)}
+        whole = sum(count * size for count, size in counts.values())
+        missing = max(0, whole - sum(there))
+        parts = [f"{count:,} {what} x {size_text(size)}" for what, (count, size) in counts.items() if count]
         said = (
-            f"grid store: {clips:,} clips x {size_text(one)} = {size_text(clips * one)} in {self.dtype} "
-            f"under {self.folder}; {there:,} are there already"
+            f"grid store: {' + '.join(parts) or 'no clips'} = {size_text(whole)} in {self.dtype} "
+            f"under {self.folder}; {len(there):,} of this kind are there already"
         )
         if self.cap is not None:
             missing = min(missing, max(0, self.cap - sum(entry.size for entry in entries)))
@@ -211,6 +219,11 @@ class GridStore:
                     yield _Entry(state.st_mtime_ns, path, state.st_size)
                 elif PART.fullmatch(path.name) and state.st_mtime < time.time() - LEFT_BEHIND:
                     path.unlink()
+
+
+def open_store(feeding: Feeding) -> GridStore | None:
+    """The store that is asked for, if one is."""
+    return GridStore(feeding.store, feeding.store_dtype, feeding.store_cap_gib) if feeding.store else None
 
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:

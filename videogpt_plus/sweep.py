@@ -12,14 +12,14 @@ import json
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.chat import check_template
 from videogpt_plus.checkpoint import read_object, write_json
-from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment, Stream, Training
+from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment, Feeding, Stream, Training
 from videogpt_plus.mixtures import get_mixture
 from videogpt_plus.training.folder import writing
 from videogpt_plus.types import UserError
@@ -32,7 +32,7 @@ RECORD = "cell.json"
 class Cell:
     """One step of a sweep."""
 
-    #: "pretrain", "train", "answer" or "report".
+    #: "pretrain", "train", "take", "answer" or "report"; "take" is of weights that are asked as they were published.
     kind: str
     #: Its output folder.
     folder: Path
@@ -46,7 +46,7 @@ class Cell:
     control: str | None = None
     #: Questions a task at most in an answer cell; None for all.
     limit: int | None = None
-    #: How an answer cell asks.
+    #: How an answer cell asks, and where clips come from in any.
     asking: Asking = DEFAULT_ASKING
     #: Folders of the cells that have to be finished before.
     needs: tuple[Path, ...] = ()
@@ -74,25 +74,30 @@ def plan(
         raise UserError(f"--limit {limit} is not possible: ask at least 1 question a task, or leave it out for all")
     for e in experiments:  # what cannot be trained at the end is said before anything trains
         for training in (*dict(e.pretrain).values(), e.finetune):
-            get_mixture(training.data)
             check_template(training.template)
+            if e.pretrain:
+                get_mixture(training.data)
     pretrain = {
         name: Cell(
             "pretrain",
             root / "pretrain" / name,
-            ("pretrain", base.name, name, "--output-dir", str(root / "pretrain" / name)),
+            ("pretrain", base.name, name, "--output-dir", str(root / "pretrain" / name), *_options(asking, Feeding)),
             base,
             stream=name,
+            asking=asking,
         )
-        for name, _ in base.streams
+        for name, _ in (base.streams if base.pretrain else ())
     }
     starts = [f"{name}={cell.folder}" for name, cell in pretrain.items()]
     cells, answers = list(pretrain.values()), []
     for e in experiments:
         folder = root / e.name
         needs = tuple(cell.folder for cell in pretrain.values())
-        command = ("train", e.name, "--projectors", *starts, "--output-dir", str(folder))
-        cells.append(Cell("train", folder, command, e, needs=needs))
+        kind = "train" if e.pretrain else "take"
+        trained = ("--projectors", *starts) if e.pretrain else ()
+        command = (kind, e.name, *trained, "--output-dir", str(folder))
+        command += tuple(_options(asking, Feeding)) if e.pretrain else ()
+        cells.append(Cell(kind, folder, command, e, asking=asking, needs=needs))
         asked = (None, *controls) if e.level in control_levels else (None,)
         answers += [_answer_cell(e, folder, control, limit, asking) for control in asked]
     report = Cell("report", root / "report", ("report", str(root)), needs=tuple(a.folder for a in answers))
@@ -103,11 +108,15 @@ def _answer_cell(experiment: Experiment, run: Path, control: str | None, limit: 
     command = ["answer", str(run)]
     command += ["--control", control] if control else []
     command += ["--limit", str(limit)] if limit else []
-    for name, value in vars(asking).items():
-        if value != getattr(DEFAULT_ASKING, name):
-            command += [f"--{name.replace('_', '-')}", str(value)]
+    command += _options(asking, Asking)
     folder = answers_folder(run, control, limit)
     return Cell("answer", folder, tuple(command), experiment, "", control, limit, asking, (run,))
+
+
+def _options(asking: Asking, kind: type[Feeding]) -> list[str]:
+    """The options that make the fields of `kind` what they are in `asking`."""
+    changed = [f.name for f in fields(kind) if getattr(asking, f.name) != f.default]
+    return [part for name in changed for part in (f"--{name.replace('_', '-')}", str(getattr(asking, name)))]
 
 
 def together(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
@@ -140,9 +149,10 @@ def _dealt(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
     return [sorted(group, key=cells.index) for group in groups]
 
 
-def answers_folder(run: Path, control: str | None, limit: int | None = None) -> Path:
-    """`RUN/answers`, `RUN/answers_blind`, ...; a limited benchmark has a folder of its own."""
-    return run / ("answers" + (f"_{control}" if control else "") + (f"_first{limit}" if limit else ""))
+def answers_folder(run: Path, control: str | None, limit: int | None = None, task: str = "mvbench") -> Path:
+    """`RUN/answers`, `RUN/answers_blind`, `RUN/answers_vcgbench`, ...; a limited benchmark has a folder of its own."""
+    parts = (task if task != "mvbench" else None, control, f"first{limit}" if limit else None)
+    return run / "_".join(["answers", *(part for part in parts if part)])
 
 
 def inputs(cell: Cell) -> dict[str, object]:
@@ -154,13 +164,19 @@ def inputs(cell: Cell) -> dict[str, object]:
     if cell.kind == "pretrain":
         training = dict(e.pretrain)[cell.stream]
         stream = dict(e.streams)[cell.stream]
-        return {"llm": _llm(e), "stream": _stream(stream), "frames": e.num_frames, "training": _training(training)}
+        settings = {"frames": e.num_frames, **cell.asking.shapes_training()}
+        return {"llm": _llm(e), "stream": _stream(stream), "training": _training(training), **settings}
+    if cell.kind == "take":
+        settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "template": e.finetune.template}
+        return {"llm": _llm(e), "streams": [_stream(stream) for _, stream in e.streams], **settings}
     if cell.kind == "train":
         settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "lora": vars(e.lora)}
+        settings |= cell.asking.shapes_training()
         streams = [_stream(stream) for _, stream in e.streams]
         return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
     asked = {"control": cell.control, "limit": cell.limit, **cell.asking.shapes_answers()}
     settings = {**asked, "max_new_tokens": e.max_new_tokens}
+    settings |= {} if e.pretrain else {"llm": _llm(e)}
     return {"before": before, "benchmark": _benchmark(e.benchmark_root), **settings}
 
 
@@ -180,7 +196,11 @@ def _training(training: Training) -> dict[str, object]:
 
 
 def _benchmark(root: str) -> str:
-    return fingerprint.of_value([fingerprint.of_path(Path(root) / name) for name in ("json", "tasks.json")])
+    """Annotations and rows of a folder, or of a file of rows that names its folder (eval.mvbench.open_benchmark)."""
+    rows = Path(root) if Path(root).is_file() else Path(root) / "tasks.json"
+    stated = read_object(rows, "correct it or build the benchmark again") if rows.is_file() else {}
+    folder = rows.parent / str(stated.get("root", "."))
+    return fingerprint.of_value([fingerprint.of_path(folder / "json"), fingerprint.of_path(rows)])
 
 
 def _outputs(folder: Path) -> str:
@@ -248,7 +268,7 @@ def describe(cells: Sequence[Cell]) -> list[tuple[str, str, str, str]]:
     rows = []
     for i, cell in enumerate(cells):
         tokens = ""
-        if cell.kind == "train":
+        if cell.kind in ("train", "take"):
             tokens = f", {num_visual_tokens(cell.experiment, cell.experiment.num_frames)} visual tokens"
         state = "finished" if cell.experiment and is_finished(cell) else "to do"
         rows.append((str(i), cell.title + tokens, state, "videogpt-plus " + shlex.join(cell.command)))

@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,7 @@ from videogpt_plus.models import load_model
 from videogpt_plus.training.folder import (
     FINISHED,
     Log,
+    alone_in,
     as_json,
     claim,
     complete_checkpoints,
@@ -69,20 +71,22 @@ def pretrain(
     progress: Progress | None = None,
     store: GridStore | None = None,
     decoder: str = "pyav",
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Trains the projector of one stream at level 1, with its encoder and the LLM frozen.
 
     Writes `projectors.safetensors`, `experiment.json` and `log.jsonl` into `out_dir`. `deepspeed` is a
     DeepSpeed json, `workers` how many processes read clips (unless told, 4 with a GPU and 0 without), `progress`
     is called after each step with (step, steps, loss). Clips are decoded by `decoder` and encoded unless `store`
-    has their grids, and then kept there. Raises UserError.
+    has their grids, and then kept there; `say` is told before what they will take, and in the end what was lost.
+    Raises UserError.
     """
     stage = pretraining_experiment(experiment, stream_name)
 
     def build(dtype: torch.dtype) -> DualEncoderVLM:
         return load_model(stage, None, "cpu", dtype)
 
-    _train(stage, Path(out_dir), build, deepspeed, workers, progress, store, decoder)
+    _train(stage, Path(out_dir), build, deepspeed, workers, progress, store, decoder, say)
 
 
 def finetune(
@@ -95,6 +99,7 @@ def finetune(
     progress: Progress | None = None,
     store: GridStore | None = None,
     decoder: str = "pyav",
+    say: Callable[[str], None] | None = None,
 ) -> None:
     """Trains LoRA on the LLM and all projectors at the experiment's level.
 
@@ -110,7 +115,7 @@ def finetune(
         model.add_lora(experiment.lora)
         return model
 
-    _train(experiment, Path(out_dir), build, deepspeed, workers, progress, store, decoder)
+    _train(experiment, Path(out_dir), build, deepspeed, workers, progress, store, decoder, say)
 
 
 def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
@@ -201,14 +206,29 @@ def _train(
     progress: Progress | None,
     store: GridStore | None,
     decoder: str,
+    say: Callable[[str], None] | None,
 ) -> None:
     """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
-    training = experiment.finetune
     check_deepspeed(deepspeed)
-    share(training, processes_launched())  # refused before minutes of loading
-    processes = join(deepspeed)
-    if _claim_together(processes, out_dir, experiment):
-        return
+    share(experiment.finetune, processes_launched())  # refused before minutes of loading
+    with _claimed_together(join(deepspeed), out_dir, experiment) as finished:
+        if not finished:
+            _fill(experiment, out_dir, build, deepspeed, workers, progress, store, decoder, say)
+
+
+def _fill(
+    experiment: Experiment,
+    out_dir: Path,
+    build: Callable[[torch.dtype], DualEncoderVLM],
+    deepspeed: str | None,
+    workers: int | None,
+    progress: Progress | None,
+    store: GridStore | None,
+    decoder: str,
+    say: Callable[[str], None] | None,
+) -> None:
+    """`_train` in a folder that is claimed and unfinished."""
+    training = experiment.finetune
     set_seed(training.seed)  # random projectors and LoRA
     model = build(torch.bfloat16 if training.bf16 else torch.float32)
     if training.gradient_checkpointing:
@@ -219,7 +239,7 @@ def _train(
     model.store = store
     listed = out_dir / "substituted.jsonl"
     with TemporaryDirectory() as scratch:
-        own_list = listed if processes.num_processes == 1 else Path(scratch) / listed.name
+        own_list = listed if PartialState().num_processes == 1 else Path(scratch) / listed.name
         dataset = data.Conversations(
             training,
             experiment.streams,
@@ -230,6 +250,9 @@ def _train(
             decoder,
         )
         args = training_arguments(training, out_dir, deepspeed)
+        if store and say and args.should_save:
+            videos, stills = dataset.count_media()
+            say(store.announce(videos, experiment, dataset.arithmetic, stills))
         if deepspeed:
             _keep_from_deepspeed(model, args.device)
         batches = training_batches(dataset, training, args.world_size)
@@ -266,18 +289,30 @@ def _train(
         tensors = trainer.trained_tensors()
         if args.should_save:
             _save(model, tensors, experiment, out_dir)
+            if store and say and (lost := store.measured()):
+                say(lost)
         trainer.accelerator.wait_for_everyone()
 
 
-def _claim_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> bool:
-    """`claim` in every process, of which the first one alone writes."""
-    with processes.main_process_first():
-        if not (processes.is_main_process or (out_dir / "experiment.json").exists()):
-            raise UserError(
-                f"process {processes.process_index} does not see what the first one wrote into {out_dir}: choose a "
-                "folder on a file system that all nodes share"
-            )
-        return claim(out_dir, experiment)
+@contextmanager
+def _claimed_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> Iterator[bool]:
+    """`claim` in every process, of which the first one alone writes, and keeps other trainings out."""
+    with ExitStack() as held:
+        with processes.main_process_first():
+            finished = _claim(processes, out_dir, experiment)
+            if processes.is_main_process and not finished:
+                held.enter_context(alone_in(out_dir))
+                finished = (out_dir / FINISHED).exists()  # by the other training, while this one waited
+        yield finished
+
+
+def _claim(processes: PartialState, out_dir: Path, experiment: Experiment) -> bool:
+    if not (processes.is_main_process or (out_dir / "experiment.json").exists()):
+        raise UserError(
+            f"process {processes.process_index} does not see what the first one wrote into {out_dir}: choose a "
+            "folder on a file system that all nodes share"
+        )
+    return claim(out_dir, experiment)
 
 
 def _gather_substitutions(own_list: Path, listed: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from videogpt_plus.types import Clip, ClipError, unreadable
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
+    from videogpt_plus.decoders.timeline import Timeline
+
 STILLS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -33,12 +36,14 @@ def read_clip(
     end: float | None = None,
     folder_fps: float = 3,
     decoder: str = "pyav",
+    sampling: str = "spread",
 ) -> Clip:
     """At most `num_frames` frames of a video, GIF, still image or folder of frames, at the source's size.
 
     `start` and `end` are seconds; an end behind the clip's is the clip's. A still image is one frame. Files
     of a folder are taken in natural order and as `folder_fps` a second. `decoder` is a name in `DECODERS`: all give
-    the same frames. Raises ClipError; UserError if the decoder is unknown or not installed.
+    the same frames. `sampling` is a name in `SAMPLINGS`, for videos and GIFs. Raises ClipError; UserError if the
+    decoder is unknown or not installed.
     """
     path = Path(path)
     _check_bounds(path, start, end)
@@ -51,12 +56,25 @@ def read_clip(
     if path.suffix.lower() in STILLS:
         return Clip(_read_still(path)[None], (0.0,), str(path))
 
-    def choose(total: int, fps: float) -> list[int]:
-        if indices := sample_indices(total, fps, num_frames, start, end):
-            return indices
-        raise _outside(path, start, end, total / fps)
+    def choose(timeline: Timeline) -> list[int]:
+        if stamps := SAMPLINGS[sampling](timeline, num_frames, start, end):
+            return stamps
+        raise _outside(path, start, end, len(timeline.stamps) / timeline.fps)
 
     return load_decoder(decoder)(path, choose)
+
+
+def duration(path: str | Path, folder_fps: float = 3) -> float:
+    """Seconds of a video or GIF, or of a folder of frames; 0 for a still image. Raises ClipError."""
+    path = Path(path)
+    if path.is_dir():
+        return len(_frames(path)) / folder_fps
+    if path.suffix.lower() in STILLS:
+        return 0.0
+    from videogpt_plus.decoders.timeline import opened
+
+    with opened(path) as (_, _, timeline):
+        return len(timeline.stamps) / timeline.fps
 
 
 def sample_indices(
@@ -82,6 +100,52 @@ def sample_indices(
     return list(range(first, last + 1, stride))[:num_frames]
 
 
+def each_second_indices(seconds: Sequence[float], num_frames: int) -> list[int]:
+    """CogVLM2-Video's "chat" rule: the frame nearest to each whole second, the first `num_frames` of them.
+
+    Frames follow one another about a second apart, so that a frame's number tells its time. Of two frames equally
+    near the earlier one is taken. A clip that stands still for long gives a frame more than once.
+    """
+    times = np.asarray(seconds, dtype=np.float32)
+    wanted = range(min(num_frames, round(float(times.max())) + 1))
+    return [int(np.abs(times - np.float32(second)).argmin()) for second in wanted]
+
+
+def even_indices(total: int, fps: float, num_frames: int) -> list[int]:
+    """CogVLM2-Video's "base" rule: always `num_frames` of them, spread over the first minute."""
+    return np.linspace(0, min(total, int(60 * fps)) - 1, num_frames, dtype=int).tolist()
+
+
+def _spread(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
+    return timeline.at(sample_indices(len(timeline.stamps), timeline.fps, num_frames, start, end))
+
+
+def _each_second(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
+    stamps = _between(timeline, start, end)
+    seconds = [timeline.seconds(stamp) - (start or 0) for stamp in stamps]
+    return [stamps[i] for i in each_second_indices(seconds, num_frames)] if stamps else []
+
+
+def _even(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
+    stamps = _between(timeline, start, end)
+    return [stamps[i] for i in even_indices(len(stamps), timeline.fps, num_frames)] if stamps else []
+
+
+def _between(timeline: Timeline, start: float | None, end: float | None) -> list[int]:
+    """The stamps from `start` on and before `end`, in seconds."""
+    seconds = [timeline.seconds(stamp) for stamp in timeline.stamps]
+    last = math.inf if end is None else end
+    return [stamp for stamp, at in zip(timeline.stamps, seconds, strict=True) if (start or 0) <= at < last]
+
+
+#: Which frames of a video are taken: (timeline, at most so many, start, end in seconds) -> stamps; empty for none.
+SAMPLINGS: dict[str, Callable[[Timeline, int, float | None, float | None], list[int]]] = {
+    "spread": _spread,
+    "each_second": _each_second,
+    "even": _even,
+}
+
+
 def folder_indices(
     total: int, num_frames: int, start: float | None = None, end: float | None = None, fps: float = 3
 ) -> list[int]:
@@ -95,9 +159,7 @@ def folder_indices(
 
 
 def _read_folder(path: Path, num_frames: int, start: float | None, end: float | None, fps: float) -> Clip:
-    files = sorted((f for f in path.iterdir() if f.suffix.lower() in STILLS and f.name[0] != "."), key=_natural)
-    if not files:
-        raise unreadable(path, "the folder holds no frames", f"put {', '.join(sorted(STILLS))} files into it")
+    files = _frames(path)
     indices = folder_indices(len(files), num_frames, start, end, fps)
     if not indices:
         raise _outside(path, start, end, len(files) / fps)
@@ -106,6 +168,14 @@ def _read_folder(path: Path, num_frames: int, start: float | None, end: float | 
         if frame.shape != frames[0].shape:
             raise unreadable(files[index], "its size differs from that of the first frame", "bring all to one size")
     return Clip(torch.stack(frames), tuple(i / fps for i in indices), str(path))
+
+
+def _frames(path: Path) -> list[Path]:
+    """The pictures of a folder in natural order. ClipError: there is none."""
+    files = sorted((f for f in path.iterdir() if f.suffix.lower() in STILLS and f.name[0] != "."), key=_natural)
+    if not files:
+        raise unreadable(path, "the folder holds no frames", f"put {', '.join(sorted(STILLS))} files into it")
+    return files
 
 
 def _natural(path: Path) -> list[tuple[bool, int, str]]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from videogpt_plus.models.quiet import quiet
 from videogpt_plus.types import UserError
 
-from . import cases, limits, precision, tables
+from . import cases, families, limits, precision, tables
 from .folder import Folder
 from .rows import Row, Sheet
 
@@ -54,6 +54,9 @@ def check_folder(root: str | Path, only: str | None, tell: Callable[[Row], None]
         tell(row)
 
     with tempfile.TemporaryDirectory() as work, quiet():
+        if families.families_in(Path(root)):
+            families.check_families(Path(root), Path(work), only, keep)
+            return rows
         folder = Folder(Path(root), Path(work))
         names = folder.names()
         if not names:

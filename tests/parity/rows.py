@@ -45,6 +45,9 @@ class Row:
 class Sheet:
     """The rows of one case. Knows which recorded tensors were compared, so that none is passed over."""
 
+    #: Largest absolute difference of tensors, but for gradients.
+    tolerance = TOLERANCE
+
     def __init__(
         self,
         case: str,
@@ -85,7 +88,7 @@ class Sheet:
         if ours.shape != recorded.shape:
             self.fail(quantity, f"shape {tuple(ours.shape)}, recorded {tuple(recorded.shape)}", level)
         else:
-            self.number(quantity, largest(ours - recorded), level=level)
+            self.number(quantity, largest(ours - recorded), self.tolerance, level)
 
     def stored(self, name: str) -> list[str]:
         """The tensors that are stored of `name`: itself, or parts such as `name.first64`."""
@@ -128,7 +131,7 @@ class Sheet:
         if "absmax" in facts and counted.all():
             differences += _moments(ours, facts)
         scale = largest(self.tensors[name] if name in keys else ours) if gradient else 1
-        tolerance = GRADIENT_TOLERANCE * scale if gradient else TOLERANCE
+        tolerance = GRADIENT_TOLERANCE * scale if gradient else self.tolerance
         self.number(quantity, _largest_of(differences), tolerance, level)
 
     def unread(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
-from videogpt_plus.configs import Experiment
+from videogpt_plus.configs import FRAME_MARKS, Experiment
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def build_adapter(name: str, level: float) -> nn.Module:
 
 
 def num_visual_tokens(experiment: Experiment, t: int) -> int:
-    """Visual tokens of `t` frames over all streams of the experiment."""
+    """Visual tokens of `t` frames over all streams of the experiment, with the family's own around each frame."""
     count = _known(experiment.adapter).tokens
-    return sum(count(experiment.level, t, stream.grid, stream.grid) for _, stream in experiment.streams)
+    pooled = sum(count(experiment.level, t, stream.grid, stream.grid) for _, stream in experiment.streams)
+    return pooled + t * FRAME_MARKS.get(experiment.family, 0)
 
 
 def _known(name: str) -> Adapter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 from videogpt_plus.adapters import pooled_side, tokens_of_frames
 
 
-class PerFrame(nn.Module):
+class PerFrame(nn.Module, ABC):
     """Each frame's grid reduced to (pooled h) x (pooled w); tokens come frame by frame, row by row."""
 
     def __init__(self, level: float):
@@ -28,6 +30,6 @@ class PerFrame(nn.Module):
             grid = rearrange(frames, "(b t) d h w -> b t h w d", b=b)
         return rearrange(grid, "b t h w d -> b (t h w) d")
 
+    @abstractmethod
     def pool(self, frames: Float[Tensor, "f d h w"], side: tuple[int, int]) -> Float[Tensor, "f d h2 w2"]:
         """The frames with grids of `side`."""
-        raise NotImplementedError

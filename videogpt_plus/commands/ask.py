@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.commands.common import answers_of, check_benchmark, find_run, find_runs
+from videogpt_plus.commands.common import Control, answers_of, benchmark_folder, find_run, find_runs
 from videogpt_plus.configs import DEFAULT_ASKING, Asking
 from videogpt_plus.types import UserError
 
@@ -15,7 +14,7 @@ from videogpt_plus.types import UserError
 def answer(
     runs: Positional[tuple[str, ...]],
     task: str = "mvbench",
-    control: Literal["blind", "one_frame"] | None = None,
+    control: Control | None = None,
     limit: int | None = None,
     benchmark: Path | None = None,
     retry_errors: bool = False,
@@ -27,39 +26,61 @@ def answer(
 
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
-        task: The benchmark.
-        control: Withhold something: blind shows no video, one_frame repeats a single frame.
+        task: The benchmark: mvbench, vcgbench, vcgbench_diverse, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, toy_open.
+        control: Withhold something: blind shows no video, one_frame repeats a single frame, shuffled mixes their order.
         limit: Questions a task at most; all when not given.
-        benchmark: Benchmark folder; the experiment's own when not given.
+        benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
         retry_errors: Ask again where the line holds an error, after repairing a clip.
     """
+    from eval.benchmarks import get_benchmark
     from eval.runs import answer_runs
     from videogpt_plus.screen import progress
 
-    check_benchmark(task)
+    get_benchmark(task)
     folders = list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
-    paths = {folder: answers_of(folder, control, limit) for folder in folders}
+    paths = {folder: answers_of(folder, control, limit, task) for folder in folders}
+    for folder in folders:
+        benchmark_folder(task, folder, benchmark)
     with progress(f"answer {' '.join(folder.name for folder in folders)}") as advance:
-        answered = answer_runs(paths, control, limit, benchmark, retry_errors, asking, advance)
+        answered = answer_runs(paths, control, limit, benchmark, retry_errors, asking, advance, print, task)
     for folder, done in answered.items():
         torn = f"; {done.torn_bytes} bytes of a half-written line were cut off first" if done.torn_bytes else ""
         print(f"{paths[folder]}: {done.new} new, {done.kept} kept, {done.failed} with an error{torn}")
 
 
 def score(
-    run: Positional[str],
-    control: Literal["blind", "one_frame"] | None = None,
+    runs: Positional[tuple[str, ...]],
+    task: str = "mvbench",
+    control: Control | None = None,
     limit: int | None = None,
     benchmark: Path | None = None,
 ) -> None:
-    """Score a finished run: accuracy of every task with its 95 % interval. Refuses an incomplete one.
+    """Score finished runs: accuracy of every task with its 95 % interval. Refuses an incomplete one.
+
+    Of a judged benchmark: the scores that `judge` left, several runs in one table only if one judge gave them all.
 
     Args:
-        run: A run folder, or the name of a trained experiment under results/.
+        runs: Run folders, or names of trained experiments under results/.
+        task: The benchmark, as for `answer`.
         control: The control that was answered; all frames when not given.
         limit: As it was answered.
         benchmark: Benchmark folder; the experiment's own when not given.
     """
+    from eval.benchmarks import get_benchmark
+
+    folders = list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
+    if not folders:
+        raise UserError("score takes at least one run: name its folder")
+    if get_benchmark(task).scored == "judged":
+        from videogpt_plus.commands.judge import show_judged
+
+        show_judged({folder.name: answers_of(folder, control, limit, task) for folder in folders})
+        return
+    for folder in folders:
+        _score(folder, answers_of(folder, control, limit, task), limit, benchmark)
+
+
+def _score(folder: Path, path: Path, limit: int | None, benchmark: Path | None) -> None:
     from eval.runs import examples_of
     from eval.score import score as score_answers
     from eval.score import scores_path
@@ -67,40 +88,49 @@ def score(
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
 
-    folder = find_run(run)
-    path = answers_of(folder, control, limit)
     scores = score_answers(path, examples_of(benchmark or load_experiment(folder).benchmark_root, limit))
-    table = new_table("task", "n", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
+    table = new_table("task", "answered", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
     for task, row in scores["tasks"].items():
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
-        counts = (row["n"], row["n_failed"], row["n_unparsed"])
+        counts = (f"{row['n_answered']} of {row['n']}", row["n_failed"], row["n_unparsed"])
         table.add_row(task, *map(str, counts), f"{100 * row['accuracy']:.1f}", interval, f"{100 * row['chance']:.1f}")
     show(table)
+    whole = scores["overall"]
+    of_all = f"{whole['n_answered']:,} of {whole['n']:,} questions were answered"
+    print(f"{of_all}; the {whole['n_failed']:,} that failed count as wrong" if whole["n_failed"] else of_all)
     print(f"scores: {scores_path(path)}")
 
 
 def export(
     run: Positional[str],
     output: Positional[Path],
-    control: Literal["blind", "one_frame"] | None = None,
+    task: str = "mvbench",
+    control: Control | None = None,
     limit: int | None = None,
     benchmark: Path | None = None,
 ) -> None:
-    """Write a finished run's answers as the reference's files: one JSON a question. Refuses an incomplete one.
+    """Write a finished run's answers as the reference's files, which its own scripts read. Refuses an incomplete one.
+
+    MVBench: one JSON a question. Open benchmarks: one JSON a list of answers, and of each aspect's scores if judged.
 
     Args:
         run: A run folder, or the name of a trained experiment under results/.
         output: Folder for the files.
+        task: The benchmark, as for `answer`.
         control: The control that was answered; all frames when not given.
         limit: As it was answered.
         benchmark: Benchmark folder; the experiment's own when not given.
     """
-    from eval.reference_format import write_reference_files
-    from videogpt_plus.checkpoint import load_experiment
+    from eval.benchmarks import get_benchmark
+    from eval.reference_format import write_open_files, write_reference_files
 
+    get_benchmark(task)
     folder = find_run(run)
-    root = benchmark or load_experiment(folder).benchmark_root
-    count = write_reference_files(answers_of(folder, control, limit), root, limit, output)
+    root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task)
+    if get_benchmark(task).scored == "judged":
+        count = write_open_files(path, task, root, limit, output)
+    else:
+        count = write_reference_files(path, root, limit, output)
     print(f"{count} answers in the reference's format: {output}")
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from eval.task import CONTROLS
 from videogpt_plus.types import UserError
 
 Name = Annotated[str, arg(metavar="EXPERIMENT")]
+Control = Literal[tuple(CONTROLS)]
 
 
 def prepare_toy(experiment) -> None:
@@ -24,15 +26,35 @@ def prepare_toy(experiment) -> None:
             ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
 
 
-def check_benchmark(task: str) -> None:
-    if task != "mvbench":
-        raise UserError(f"unknown benchmark '{task}'; choose from: mvbench")
+def benchmark_folder(task: str, run: Path, chosen: Path | None) -> Path:
+    """Where the benchmark lies: the folder that was chosen, its usual one, or the one that the run's experiment names.
+
+    The toy's open questions are written there if they are not.
+    """
+    from eval.benchmarks import BENCHMARKS, root_of
+    from videogpt_plus.checkpoint import load_experiment
+
+    root = root_of(task, load_experiment(run).benchmark_root, chosen)
+    if str(root) == BENCHMARKS["toy_open"].root:
+        prepare_open_toy(root.parent)
+    return root
 
 
-def answers_of(run: Path, control: str | None, limit: int | None) -> Path:
+def prepare_open_toy(data: Path) -> None:
+    """Render the toy's clips below `data`, and write the open questions about them, where they are not there."""
+    from videogpt_plus.screen import progress
+    from videogpt_plus.toy.open_questions import ensure_open_questions
+    from videogpt_plus.toy.render import ensure_toy_data
+
+    with progress("render toy clips") as advance:
+        ensure_toy_data(data, progress=advance)
+    ensure_open_questions(data)
+
+
+def answers_of(run: Path, control: str | None, limit: int | None, task: str = "mvbench") -> Path:
     from videogpt_plus.sweep import answers_folder
 
-    return answers_folder(run, control, limit) / "answers.jsonl"
+    return answers_folder(run, control, limit, task) / "answers.jsonl"
 
 
 def find_runs(run: str) -> list[Path]:
@@ -60,11 +82,13 @@ def find_run(run: str) -> Path:
         raise UserError(f"{folder} is no run folder: it has no experiment.json; name the folder that `train` filled")
     if folder.parent != Path():  # a path, and no experiment's name holds a slash
         raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
-    get_experiment(run)
+    experiment = get_experiment(run)
     found = sorted(path.parent for path in Path("results").glob(f"**/{run}/projectors.safetensors"))
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
         return packaged
+    if not found and not experiment.pretrain:
+        return take_published(experiment, Path("results") / experiment.name)
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
         then = (
@@ -72,3 +96,14 @@ def find_run(run: str) -> Path:
         )
         raise UserError(f"{what} under results/; {then}")
     return found[0]
+
+
+def take_published(experiment, folder: Path) -> Path:
+    """Makes `folder` the run of weights that are asked as they were published, at the experiment's level."""
+    from videogpt_plus.checkpoint import require, save_experiment
+
+    if experiment.pretrain:
+        raise UserError(f"{experiment.name} is trained before it is asked: `videogpt-plus sweep {experiment.name}`")
+    require(experiment.llm, f"weights of {experiment.name}")
+    save_experiment(folder, experiment)
+    return folder

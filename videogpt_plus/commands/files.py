@@ -51,23 +51,43 @@ def tokens(
 
 
 def convert(
-    source: Positional[Path],
-    target: Positional[Path],
+    source: Positional[Path | None] = None,
+    target: Positional[Path | None] = None,
     experiment: Name | None = None,
     to: Literal["ours", "reference"] | None = None,
     verify: bool = False,
+    family: str | None = None,
+    input: Path | None = None,
+    output: Path | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Turn the reference's files into a run folder of ours, or a run folder into the reference's files.
+
+    With --family the same for published weights of another model family.
 
     Args:
         source: A folder of either, or an mm_projector.bin.
         target: A new folder.
         experiment: Which of ours the reference's files are, such as qwen1_5b_pool4, where config.json fits several.
         to: The layout of the target, where the source holds both.
-        verify: Load both and compare their logits; exit code 1 if they differ.
+        verify: Compare both, their logits or, of a family, their tensors; exit code 1 if they differ.
+        family: cogvlm2_image or cogvlm2_video.
+        input: The source, by name.
+        output: The target, by name.
+        dtype: Of a family's target: float32, bfloat16 or float16; as stored when not given.
     """
     from videogpt_plus import convert as conversion
 
+    source, target = source or input, target or output
+    if source is None or target is None:
+        raise UserError("convert takes two folders: --input SOURCE --output TARGET")
+    if family is not None:
+        if experiment or to:
+            raise UserError("--experiment and --to belong to the reference's files: leave them out with --family")
+        _convert_family(family, source, target, dtype, verify)
+        return
+    if dtype is not None:
+        raise UserError("--dtype is for the weights of another family: name it with --family")
     written = conversion.convert(source, target, experiment, to)
     print(f"{written}: {target}")
     if verify:
@@ -75,6 +95,18 @@ def convert(
         same = worst <= conversion.TOLERANCE
         print(f"largest difference of a logit: {worst:.2g} ({'at most' if same else 'above'} {conversion.TOLERANCE:g})")
         if not same:
+            sys.exit(1)
+
+
+def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool) -> None:
+    from videogpt_plus.convert_families import convert_family, differing
+
+    print(f"{convert_family(family, source, target, dtype)}: {target}")
+    if verify:
+        count, wrong = differing(family, source, target, dtype)
+        print(f"{count - len(wrong)} of {count} tensors are bit for bit the same")
+        if wrong:
+            print(f"not the same: {', '.join(wrong[:8])}")
             sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`sweep`, `pretrain` and `train`: what fills run folders."""
+"""`sweep`, `pretrain`, `train` and `take`: what fills run folders."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.commands.common import Name, prepare_toy
-from videogpt_plus.configs import DEFAULT_ASKING, Asking
+from eval.task import CONTROLS
+from videogpt_plus.commands.common import Control, Name, prepare_toy, take_published
+from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_FEEDING, Asking, Feeding
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ def sweep(
     experiment: Positional[Name],
     levels: tuple[float, ...] = (1, 2, 4, 8, 16),
     adapters: tuple[str, ...] = ("average",),
-    controls: tuple[Literal["blind", "one_frame"], ...] = ("blind", "one_frame"),
+    controls: tuple[Control, ...] = tuple(CONTROLS),
     control_levels: tuple[float, ...] | None = None,
+    seeds: tuple[int, ...] | None = None,
     limit: int | None = None,
     name: str | None = None,
     output: Path = Path("results"),
@@ -46,6 +48,7 @@ def sweep(
         adapters: Token adapters; each one is trained at every level.
         controls: What is withheld from the model to tell seeing from guessing.
         control_levels: Levels that are asked under the controls, too; the coarsest when not given.
+        seeds: Seeds of fine-tuning, each with its own runs; the report then holds the noise of training.
         limit: Questions a task at most; all when not given.
         name: Name of the sweep's folder; the experiment's when not given.
         output: Folder of all sweeps.
@@ -58,12 +61,13 @@ def sweep(
     from functools import partial
 
     from videogpt_plus import sweep as sweeps
-    from videogpt_plus.experiments import at_level, get_experiment, with_adapter
+    from videogpt_plus.experiments import at_level, get_experiment, with_adapter, with_seed
     from videogpt_plus.jobs import accounts, run_cells
 
     base = get_experiment(experiment)
-    wanted = dict.fromkeys((a, level) for a in adapters for level in levels)
-    experiments = [at_level(with_adapter(base, a), level) for a, level in wanted]
+    seeds = (base.finetune.seed,) if seeds is None else seeds
+    wanted = dict.fromkeys((seed, a, level) for seed in seeds for a in adapters for level in levels)
+    experiments = [with_seed(at_level(with_adapter(base, a), level), seed) for seed, a, level in wanted]
     root = output / (name or base.name)
     prepare_toy(base)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
@@ -86,6 +90,7 @@ def pretrain(
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
 ) -> None:
     """Pre-train the projector of one stream; its encoder and the LLM stay frozen.
 
@@ -102,7 +107,7 @@ def pretrain(
     prepare_toy(chosen)
     _check_stream(chosen, stream)
     folder = output_dir or Path("results/pretrain") / f"{chosen.name}_{stream}"
-    _train("pretrain", chosen, stream, folder, deepspeed, dataloader_num_workers, f"pretrain ({stream})")
+    _train("pretrain", chosen, stream, folder, deepspeed, dataloader_num_workers, f"pretrain ({stream})", feeding)
     print(f"projector of the {stream} stream: {folder}")
 
 
@@ -112,6 +117,7 @@ def train(
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
 ) -> None:
     """Fine-tune at the experiment's pool level: LoRA on the LLM, and all projectors.
 
@@ -125,6 +131,7 @@ def train(
     from videogpt_plus.experiments import get_experiment
 
     chosen = get_experiment(experiment)
+    _check_trainable(chosen)
     prepare_toy(chosen)
     starts = {}
     for start in projectors:
@@ -133,8 +140,21 @@ def train(
             raise UserError(f"--projectors takes STREAM=FOLDER, such as image=results/pretrain/image, not '{start}'")
         starts[stream] = folder
     folder = output_dir or Path("results") / chosen.name
-    _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}")
+    _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}", feeding)
     print(f"weights of {chosen.name}: {folder}")
+
+
+def take(experiment: Positional[Name], output_dir: Path | None = None) -> None:
+    """Make a run folder of published weights, which are asked as they are, at the experiment's pool level.
+
+    Args:
+        experiment: cogvlm2_image or cogvlm2_video, with the level behind it: cogvlm2_video_pool2.
+        output_dir: The run folder; results/EXPERIMENT when not given.
+    """
+    from videogpt_plus.experiments import get_experiment
+
+    chosen = get_experiment(experiment)
+    print(f"run of {chosen.name}: {take_published(chosen, output_dir or Path('results') / chosen.name)}")
 
 
 def _titled(together: Sequence[Sequence[Cell]], cells: Sequence[Cell]) -> list[tuple[Sequence[Cell], str]]:
@@ -183,23 +203,35 @@ def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspe
         if code := launch(launcher, command, cell.folder):
             print(f"{title}: exit code {code} when all was written; the weights are whole")
     elif cell.kind == "pretrain":
-        _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title)
+        _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title, asking)
     elif cell.kind == "train":
         starts = {folder.name: folder for folder in cell.needs}
-        _train("train", cell.experiment, starts, cell.folder, deepspeed, None, title)
+        _train("train", cell.experiment, starts, cell.folder, deepspeed, None, title, asking)
+    elif cell.kind == "take":
+        take_published(cell.experiment, cell.folder)
     else:
         runs = {cell.needs[0]: cell.folder / "answers.jsonl" for cell in cells}
         with progress(title) as advance:
-            answer_runs(runs, cell.control, cell.limit, asking=asking, progress=advance)
+            answer_runs(runs, cell.control, cell.limit, asking=asking, progress=advance, say=print)
     for cell in cells:
         sweeps.finish(cell, time.monotonic() - began)
 
 
-def _train(kind: str, experiment, start, folder: Path, deepspeed: str | None, workers: int | None, title: str) -> None:
+def _train(
+    kind: str,
+    experiment,
+    start,
+    folder: Path,
+    deepspeed: str | None,
+    workers: int | None,
+    title: str,
+    feeding: Feeding,
+) -> None:
     from videogpt_plus.screen import progress as shown
 
     with shown(title) as advance:
         from videogpt_plus import train as training
+        from videogpt_plus.store import open_store
 
         if workers is not None and workers < 0:
             raise UserError(
@@ -210,14 +242,24 @@ def _train(kind: str, experiment, start, folder: Path, deepspeed: str | None, wo
         def progress(step: int, steps: int, loss: float) -> None:
             advance(step, steps, f"loss {loss:.3f}")
 
-        run(experiment, start, folder, deepspeed=deepspeed, workers=workers, progress=progress)
+        given = {"deepspeed": deepspeed, "workers": workers, "progress": progress}
+        run(experiment, start, folder, **given, store=open_store(feeding), decoder=feeding.decoder, say=print)
     from videogpt_plus.data import read_substitutions
 
     if replaced := read_substitutions(folder / "substituted.jsonl"):
         print(f"{title}: {len(replaced)} unreadable samples were replaced; see {folder / 'substituted.jsonl'}")
 
 
+def _check_trainable(experiment) -> None:
+    if not experiment.pretrain:
+        raise UserError(
+            f"{experiment.name} is asked as it was published, and is not trained: "
+            f"`videogpt-plus answer {experiment.name}`"
+        )
+
+
 def _check_stream(experiment, stream: str) -> None:
+    _check_trainable(experiment)
     names = [name for name, _ in experiment.streams]
     if stream not in names:
         raise UserError(f"unknown stream '{stream}'; choose from: {', '.join(names)}")

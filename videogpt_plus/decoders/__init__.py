@@ -1,7 +1,7 @@
 """Decoders of video files. A new one is one file beside this one and one line below.
 
 A decoder's file offers one function:
-    read(path, choose) -> Clip of the frames whose indices `choose(total, fps)` names.
+    read(path, choose) -> Clip of the frames whose stamps, in order, `choose(timeline)` names.
 All take the frames by the stamps of one timeline (timeline.py), and give the same pixels. What a decoder cannot give
 exactly is a ClipError, never a neighbouring frame.
 """
@@ -12,8 +12,12 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videogpt_plus.types import Clip, UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.decoders.timeline import Timeline
 
 #: Name -> file.
 DECODERS: dict[str, str] = {
@@ -35,7 +39,7 @@ def check_decoder(name: str) -> None:
         )
 
 
-def load_decoder(name: str) -> Callable[[Path, Callable[[int, float], list[int]]], Clip]:
+def load_decoder(name: str) -> Callable[[Path, Callable[[Timeline], list[int]]], Clip]:
     """The decoder's `read`. UserError: unknown, not installed, or its library cannot be loaded."""
     check_decoder(name)
     import av  # noqa: F401  before decord, whose older libvpx would otherwise serve PyAV, too

@@ -32,12 +32,12 @@ RUN = 16
 THEN = "take --decoder pyav"
 
 
-def read(path: Path, choose: Callable[[int, float], list[int]]) -> Clip:
+def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     """See `decoders`."""
     import decord
 
     with opened(path) as (container, stream, timeline):
-        stamps = timeline.at(choose(len(timeline.stamps), timeline.fps))
+        stamps = choose(timeline)
         _check_file(path, container, stream, timeline)
         size = (stream.codec_context.height, stream.codec_context.width)
     places = [bisect_left(timeline.stamps, stamp) for stamp in stamps]

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 
-def read(path: Path, choose: Callable[[int, float], list[int]]) -> Clip:
+def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     """See `decoders`."""
     with opened(path) as (container, stream, timeline):
-        stamps = timeline.at(choose(len(timeline.stamps), timeline.fps))
+        stamps = choose(timeline)
         frames = _decode(path, container, stream, timeline, stamps)
     return Clip(frames, tuple(timeline.seconds(s) for s in stamps), str(path))
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from videogpt_plus.decoders.timeline import opened
+from videogpt_plus.decoders.timeline import Timeline, opened
 from videogpt_plus.types import Clip, unreadable
 
 THEN = "take --decoder pyav"
 
 
-def read(path: Path, choose: Callable[[int, float], list[int]]) -> Clip:
+def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     """See `decoders`."""
     from torchcodec.decoders import VideoDecoder
 
     with opened(path) as (_, stream, timeline):
-        stamps = timeline.at(choose(len(timeline.stamps), timeline.fps))
+        stamps = choose(timeline)
         index = stream.index
     if timeline.counted:
         raise unreadable(path, "its frames have no time stamps, by which torchcodec could be checked", THEN)

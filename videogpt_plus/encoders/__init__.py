@@ -2,7 +2,8 @@
 
 An encoder's file offers two functions:
     load(stream) -> nn.Module that maps Float "b t 3 p p" to Float "b t h w d", with the weights of `stream.weights`;
-    preprocessor(stream) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights.
+    preprocessor(stream) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights;
+and, where it was trained on frames that another rule than "spread" took, SAMPLING: a name in `video.SAMPLINGS`.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, str] = {
     "clip": "videogpt_plus.encoders.clip",
     "internvideo2": "videogpt_plus.encoders.internvideo2",
+    "eva2_image": "videogpt_plus.encoders.eva2_image",
+    "eva2_video": "videogpt_plus.encoders.eva2_video",
+    "eva2_video_even": "videogpt_plus.encoders.eva2_video_even",
 }
 
 
 def preprocessor(stream: Stream) -> Callable[[Clip], Tensor]:
     """The stream's preprocessing alone, Clip -> Float "t 3 p p": for data workers, which load no weights."""
     return _file_of(stream).preprocessor(stream)
+
+
+def sampling(stream: Stream) -> str:
+    """The rule by which a video's frames are taken for the stream, a name in `video.SAMPLINGS`."""
+    return getattr(_file_of(stream), "SAMPLING", "spread")
 
 
 def load_encoder(stream: Stream, device: str | torch.device, dtype: torch.dtype) -> GridEncoder:

@@ -35,6 +35,16 @@ PREFIXES = ("model.vision_tower.", "vision_encoder.")
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, which on a CPU makes five passes over its input: here three, where nothing is rounded on the way."""
+
+    def forward(self, x: Float[Tensor, "c n d"]) -> Float[Tensor, "c n d"]:
+        if x.device.type != "cpu" or x.dtype != torch.float32:
+            return super().forward(x)
+        squares = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square()
+        return x * torch.rsqrt(squares / x.shape[-1] + self.eps) * self.weight
+
+
 class Attention(nn.Module):
     """Self-attention; q and k pass an RMSNorm over the full width before they are split into heads."""
 
@@ -42,8 +52,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_norm = nn.RMSNorm(width, eps=1e-6)
-        self.k_norm = nn.RMSNorm(width, eps=1e-6)
+        self.q_norm = RMSNorm(width, eps=1e-6)
+        self.k_norm = RMSNorm(width, eps=1e-6)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "c n d"]) -> Float[Tensor, "c n d"]:
@@ -78,10 +88,10 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     def __init__(self, size: InternVideo2Size):
         super().__init__()
-        self.norm1 = nn.RMSNorm(size.width, eps=1e-6)
+        self.norm1 = RMSNorm(size.width, eps=1e-6)
         self.attn = Attention(size.width, size.heads)
         self.ls1 = LayerScale(size.width)
-        self.norm2 = nn.RMSNorm(size.width, eps=1e-6)
+        self.norm2 = RMSNorm(size.width, eps=1e-6)
         self.mlp = Mlp(size.width, int(size.width * size.mlp_ratio))
         self.ls2 = LayerScale(size.width)
 

@@ -63,6 +63,10 @@ Grids = Mapping[str, Tensor]
 class DualEncoderVLM(nn.Module):
     """Visuals and text in, loss or text out. Streams stand in token order: the reference's image comes first."""
 
+    #: Layers of the LLM that a LoRA wraps: names, or a pattern of whole names; and what PEFT takes the LLM for.
+    lora_targets: list[str] | str = LORA_TARGETS
+    lora_task: str | None = "CAUSAL_LM"
+
     def __init__(
         self,
         llm: Qwen2ForCausalLM,
@@ -163,7 +167,6 @@ class DualEncoderVLM(nn.Module):
         attention_mask: Bool[Tensor, "b l"],
         labels: Int[Tensor, "b l"],
         visuals: Sequence[Sequence[Visual]],
-        padding_side: str = "right",
     ) -> Merged:
         """What the LLM gets for a batch: text embeddings with visual tokens where the placeholders stood."""
         flat = [visual for sample in visuals for visual in sample]
@@ -180,7 +183,7 @@ class DualEncoderVLM(nn.Module):
             text = text + 0 * tokens[0].sum()
         rest = iter(tokens)
         spliced = [[VisualTokens(next(rest), visual.placeholders) for visual in sample] for sample in visuals]
-        return splice(text, input_ids, attention_mask, labels, spliced, padding_side)
+        return splice(text, input_ids, attention_mask, labels, spliced)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], visuals: Sequence[Sequence[Visual]], max_new_tokens: int
@@ -217,9 +220,13 @@ class DualEncoderVLM(nn.Module):
             self._reading(prompts, [VisualTokens(next(tokens), placeholders) for _, placeholders in visuals])
             for prompts, visuals in asked
         ]
-        end = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
         # Rows beyond the vocabulary mean nothing; the reference cuts them off before it answers.
-        return generate(self.causal, readings, max_new_tokens, end, len(self.tokenizer), options)
+        return generate(self.causal, readings, max_new_tokens, self.ends, len(self.tokenizer), options)
+
+    @property
+    def ends(self) -> list[int]:
+        """The ids that end an answer."""
+        return [self.tokenizer.convert_tokens_to_ids(END_OF_TURN)]
 
     def _reading(self, prompts: Sequence[Sequence[int]], visuals: Sequence[VisualTokens]) -> Reading:
         """Embeddings of what the prompts share, up to their last placeholder, and of what each goes on with."""
@@ -274,8 +281,8 @@ class DualEncoderVLM(nn.Module):
             r=lora.r,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=LORA_TARGETS,
-            task_type="CAUSAL_LM",
+            target_modules=self.lora_targets,
+            task_type=self.lora_task,
         )
         with quiet():
             self.llm = get_peft_model(self.llm, config)
@@ -363,7 +370,7 @@ def load(
     """See `models.load_model`; with `encoders` that are loaded already."""
     chosen = _chosen_streams(experiment, streams)
     llm = _load_llm(experiment.llm, device, dtype)
-    tokenizer = _load_tokenizer(experiment.llm, run_dir)
+    tokenizer = load_tokenizer(experiment.llm, run_dir)
     if len(tokenizer) > (rows := llm.get_input_embeddings().weight.shape[0]):
         raise UserError(
             f"LLM in {experiment.llm} has embeddings for {rows} tokens, its tokenizer {len(tokenizer)} entries: "
@@ -403,7 +410,7 @@ def load_beside(
         if experiment.llm not in bases:
             bases[experiment.llm] = load(experiment, None, device, dtype, None, encoders)
         base = bases[experiment.llm]
-        tokenizer = _load_tokenizer(experiment.llm, folder)
+        tokenizer = load_tokenizer(experiment.llm, folder)
         parts = _own_parts(experiment, dict(experiment.streams), base.llm.config.hidden_size)
         model = DualEncoderVLM(base.llm, tokenizer, encoders, **parts)
         model.load_projectors(folder)
@@ -472,7 +479,7 @@ def _load_llm(folder: str | Path, device: str | torch.device, dtype: torch.dtype
     return llm
 
 
-def _load_tokenizer(llm: str | Path, run_dir: str | Path | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(llm: str | Path, run_dir: str | Path | None) -> PreTrainedTokenizerBase:
     """The tokenizer that the run was trained with, where its folder has one; else the LLM's."""
     folder = located(llm)
     if not (folder / "vocab.json").exists():  # of either; without both transformers makes an empty tokenizer

@@ -6,14 +6,17 @@ COMPLETE marker stands, which is written after all else is on the disk, and `pro
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 from videogpt_plus.checkpoint import TOKENIZER_FILES, located, read_object, write_bytes, write_json
 from videogpt_plus.configs import Experiment
@@ -21,6 +24,8 @@ from videogpt_plus.training.card import CARD, model_card
 from videogpt_plus.types import UserError
 
 COMPLETE = "COMPLETE"
+#: Seconds in which what a killed training left behind ends, such as data workers, which hold its lock, too.
+PATIENCE = 10
 #: The file that a training writes last.
 FINISHED = "projectors.safetensors"
 #: Texts of torch's zip writer when the disk is full.
@@ -47,6 +52,39 @@ def claim(folder: Path, experiment: Experiment) -> bool:
             f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
         )
     return (folder / FINISHED).exists()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other trainings out of a claimed `folder`; the lock goes with the process, even by kill -9.
+
+    UserError: another training is in it, and still is after PATIENCE.
+    """
+    with writing(folder):
+        file = (folder / "experiment.json").open("r+")
+    with file:
+        give_up = time.monotonic() + PATIENCE
+        while not _locked(file):
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"{folder} is being filled by another process, perhaps one that a killed launcher left behind; "
+                    "wait for it, or end it and run the same command again"
+                )
+            time.sleep(0.1)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: data workers have the file, too
+
+
+def _locked(file: IO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nothing keeps others out there
+        pass
+    return True
 
 
 def describe(folder: Path, experiment: Experiment) -> None:
@@ -152,6 +190,8 @@ def _changes(where: str, then: object, now: object) -> Iterator[tuple[str, objec
     elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         for i, (old, new) in enumerate(zip(then, now, strict=True)):
             yield from _changes(f"{where}.{i}", old, new)
+    elif isinstance(then, list) and isinstance(now, list):
+        yield f"number of {where}", len(then), len(now)
     elif then != now:
         yield where, then, now
 

@@ -1,0 +1,275 @@
+"""Two runs on the same questions: how far apart they are, and whether that is more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from eval.answer import read_answers
+from eval.benchmarks import get_benchmark
+from eval.journal import meta_path
+from eval.stats import (
+    Paired,
+    PairedScores,
+    compare,
+    compare_scores,
+    equivalence_p,
+    equivalence_p_of_scores,
+    holm,
+)
+from videogpt_plus import fingerprint
+from videogpt_plus.checkpoint import read_object
+from videogpt_plus.types import UserError
+
+#: A p under it is more than chance.
+LEVEL = 0.05
+#: What is said where a test finds nothing. That is not "they are equal", which `--margin` tests.
+NONE_SHOWN = "no difference shown"
+A_BETTER, B_BETTER = "A is better", "B is better"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The answers of one file, or a judge's scores of them."""
+
+    path: Path
+    #: Key -> right (True, False), or the mean of the judge's scores.
+    values: Mapping[str, float]
+    #: Key -> the clip.
+    videos: Mapping[str, str]
+    #: Task, or what the judge was asked -> its part of `values`.
+    parts: Mapping[str, Mapping[str, float]]
+    #: Key -> what the right answer was, so that like is compared with like.
+    references: Mapping[str, str]
+    #: Keys of questions that could not be asked (and count as wrong), or of answers without a score (which do not).
+    failed: frozenset[str]
+    #: What the answers depend on, with `judge` for scores; {} where nothing says so.
+    meta: Mapping[str, Any]
+    #: Key -> the judge's yes or no, where it was asked for one.
+    verdicts: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> bool:
+        """Whether the values are a judge's scores."""
+        return "judge" in self.meta
+
+
+def read_run(path: str | Path) -> Run:
+    """The answers in `answers.jsonl`; of open questions, a judge's scores in `scores.json` beside it.
+
+    Either file may be named, and the judge's ledger. Right is what the parser of options said when the question was
+    asked, and never a question that failed. UserError: neither, nothing in it, or scores of several judges.
+    """
+    path = Path(path)
+    if path.name.startswith("judged") and path.suffix == ".jsonl":
+        from eval.judge.scoring import scores_of_ledger
+
+        path = scores_of_ledger(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: name an answers.jsonl, or a run that was answered")
+    if path.suffix == ".json":
+        return _read_scores(path)
+    lines = read_answers(path)
+    if not lines:
+        raise UserError(f"{path} holds no answer yet; finish it with `videogpt-plus answer`")
+    beside = meta_path(path)
+    meta = read_object(beside, f"move it away; {path} can be compared without it") if beside.is_file() else {}
+    if meta.get("benchmark") and get_benchmark(meta["benchmark"]).scored == "judged":
+        return _read_scores(_only_scores(path))
+    return _read_lines(path, lines, meta)
+
+
+def _read_lines(path: Path, lines: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> Run:
+    for key, line in lines.items():
+        missing = [name for name in ("task", "video", "reference", "correct", "error") if name not in line]
+        if missing or not isinstance(line["correct"], bool):
+            what = f"no {missing[0]}" if missing else f"correct = {line['correct']!r}, which is neither true nor false"
+            raise UserError(f"{path}: the answer {key} has {what}; name the answers.jsonl that `answer` wrote")
+    right = {key: line["correct"] and line["error"] is None for key, line in lines.items()}
+    parts: dict[str, dict[str, float]] = {}
+    for key, line in lines.items():
+        parts.setdefault(line["task"], {})[key] = right[key]
+    return Run(
+        path=path,
+        values=right,
+        videos={key: line["video"] for key, line in lines.items()},
+        parts=parts,
+        references={key: line["reference"] for key, line in lines.items()},
+        failed=frozenset(key for key, line in lines.items() if line["error"] is not None),
+        meta=meta,
+    )
+
+
+def _only_scores(answers: Path) -> Path:
+    """The scores of the one judge that scored these answers."""
+    from eval.judge.scoring import all_scores
+
+    names = list(all_scores(answers))
+    if not names:
+        raise UserError(f"{answers} holds open answers that nobody judged yet; run `videogpt-plus judge` on it first")
+    if len(names) > 1:
+        raise UserError(f"{answers} was scored by several judges; name one file of: {', '.join(names)}")
+    return answers.with_name(names[0])
+
+
+def _read_scores(path: Path) -> Run:
+    scores = read_object(path, "score the run again")
+    answers = path.with_name("answers.jsonl")
+    if "judge" not in scores or "aspects" not in scores:
+        raise UserError(f"{path} holds no judge's scores; of a multiple-choice benchmark name the answers.jsonl")
+    if scores.get("answers") != fingerprint.of_path(answers):
+        raise UserError(f"{answers} has changed since {path.name} was written; judge again: nothing is paid twice")
+    lines = read_answers(answers)
+    parts = {
+        aspect: {key: score for key, score in row["scores"].items() if score is not None}
+        for aspect, row in scores["aspects"].items()
+    }
+    known = [key for row in scores["aspects"].values() for key in row["scores"]]
+    lost = [key for key in known if key.partition("/")[0] not in lines]
+    if lost:
+        raise UserError(f"{answers} lacks {len(lost)} answers that {path} has scores of; score the run again")
+    of = {key: lines[key.partition("/")[0]] for key in known}
+    return Run(
+        path=path,
+        values={key: score for part in parts.values() for key, score in part.items()},
+        videos={key: line["video"] for key, line in of.items()},
+        parts=parts,
+        references={key: line["reference"] for key, line in of.items()},
+        failed=frozenset(key for row in scores["aspects"].values() for key, s in row["scores"].items() if s is None),
+        meta=scores,
+        verdicts={k: v for row in scores["aspects"].values() for k, v in row.get("correct", {}).items()},
+    )
+
+
+def compare_runs(first: Run, second: Run, margin: float | None = None) -> dict[str, Any]:
+    """Two runs on the questions that both have, as one object of plain values, of the second taken from the first.
+
+    Shares lie between 0 and 1, a judge's scores in the judge's unit; `margin` is in the same unit. n, n_videos,
+    only_a and only_b (questions that one alone has), failed_a and failed_b (of the common ones), accuracy_a and
+    accuracy_b (score_a, score_b), difference with ci_low and ci_high, mcnemar_p (wilcoxon_p), p (exact by clips),
+    detectable_difference, verdict, with a margin equivalence_p and equivalent, and `tasks` with the same for each
+    task (each aspect that was judged) and p_holm over them. `verdicts` has the accuracies of a judge's yes and no.
+    UserError: the runs are not about the same questions.
+    """
+    common = _check_alike(first, second)
+    measure = _scores if first.judged else _accuracies
+    whole = measure(first.values, second.values, first.videos, margin)
+    tasks = {
+        task: measure(values, second.parts[task], first.videos, margin)
+        for task, values in first.parts.items()
+        if values.keys() & second.parts.get(task, {}).keys()
+    }
+    verdicts = first.verdicts.keys() & second.verdicts.keys()
+    for row, p in zip(tasks.values(), holm([row["p"] for row in tasks.values()]), strict=True):
+        row |= {"p_holm": p, "verdict": _verdict(row["difference"], p)}
+    return {
+        "a": str(first.path),
+        "b": str(second.path),
+        "control_a": first.meta.get("control"),
+        "control_b": second.meta.get("control"),
+        **{name: whole[name] for name in ("n", "n_videos")},
+        "only_a": len(first.values.keys() - common),
+        "only_b": len(second.values.keys() - common),
+        # An answer without a score is in no mean: it cannot be common.
+        "failed_a": len(first.failed if first.judged else first.failed & common),
+        "failed_b": len(second.failed if second.judged else second.failed & common),
+        **{name: value for name, value in whole.items() if name not in ("n", "n_videos")},
+        "verdict": _verdict(whole["difference"], whole["p"]),
+        **({"verdicts": _accuracies(first.verdicts, second.verdicts, first.videos, None)} if verdicts else {}),
+        "tasks": tasks,
+    }
+
+
+def _accuracies(
+    first: Mapping[str, bool], second: Mapping[str, bool], videos: Mapping[str, str], margin: float | None
+) -> dict[str, Any]:
+    found = compare(first, second, videos)
+    return _row(found, "accuracy") | {
+        "only_a_right": found.only_first,
+        "only_b_right": found.only_second,
+        "interval": found.method,
+        "mcnemar_p": found.mcnemar_p,
+        "p": found.p,
+        "detectable_difference": found.detectable,
+        **_equivalence(margin, equivalence_p, first, second, videos),
+    }
+
+
+def _scores(
+    first: Mapping[str, float], second: Mapping[str, float], videos: Mapping[str, str], margin: float | None
+) -> dict[str, Any]:
+    found = compare_scores(first, second, videos)
+    return _row(found, "score") | {
+        "interval": "bootstrap by video",
+        "wilcoxon_p": found.wilcoxon_p,
+        "p": found.wilcoxon_p,
+        "detectable_difference": _finite(found.detectable),
+        **_equivalence(margin, equivalence_p_of_scores, first, second, videos),
+    }
+
+
+def _row(found: Paired | PairedScores, what: str) -> dict[str, Any]:
+    return {
+        "n": found.n,
+        "n_videos": found.n_videos,
+        f"{what}_a": found.first,
+        f"{what}_b": found.second,
+        "difference": found.difference,
+        "ci_low": _finite(found.low),
+        "ci_high": _finite(found.high),
+    }
+
+
+def _finite(value: float) -> float | None:
+    """JSON knows no infinity: None where nothing is known."""
+    return value if isfinite(value) else None
+
+
+def _equivalence(
+    margin: float | None,
+    test: Callable[..., float],
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    videos: Mapping[str, str],
+) -> dict[str, Any]:
+    if margin is None:
+        return {}
+    p = test(first, second, margin, videos)
+    return {"margin": margin, "equivalence_p": p, "equivalent": p < LEVEL}
+
+
+def _verdict(difference: float, p: float) -> str:
+    return NONE_SHOWN if p >= LEVEL else A_BETTER if difference > 0 else B_BETTER
+
+
+def _check_alike(first: Run, second: Run) -> set[str]:
+    """The common keys. UserError: there is none, or the same question has another answer in the other file."""
+    if first.judged != second.judged:
+        scores, answers = (first, second) if first.judged else (second, first)
+        raise UserError(f"{scores.path} holds a judge's scores and {answers.path} answers: compare like with like")
+    if first.judged:
+        from eval.judge.scoring import check_alike
+
+        check_alike({f"A ({first.path})": first.meta, f"B ({second.path})": second.meta})
+    common = first.values.keys() & second.values.keys()
+    if not common:
+        raise UserError(
+            f"{first.path} and {second.path} have no question in common: their tasks are {_named(first.parts)} and "
+            f"{_named(second.parts)}; compare two runs of one benchmark"
+        )
+    for key in sorted(common):
+        if first.references.get(key) != second.references.get(key):
+            raise UserError(
+                f"{first.path} and {second.path} are of two question sets: the right answer to {key} is "
+                f"{first.references.get(key)!r} in one and {second.references.get(key)!r} in the other; answer the "
+                "same version of the benchmark with both"
+            )
+    return set(common)
+
+
+def _named(parts: Sequence[str] | Mapping[str, Any]) -> str:
+    names = list(parts)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

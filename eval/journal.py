@@ -1,0 +1,105 @@
+"""Append-only files of JSON lines that survive kill -9: locked, fsync'd line by line, a torn last line cut off."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from videogpt_plus.checkpoint import read_object, write_bytes
+from videogpt_plus.types import UserError
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """The file at its end, unbuffered and locked: a second process would do the same work again."""
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab+", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+        return file
+
+
+def append(file: BinaryIO, path: Path, line: Mapping[str, Any]) -> None:
+    """Writes the line and returns when it is on disk."""
+    left = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    with _disk(path):
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+def cut_torn_line(file: BinaryIO, path: Path) -> int:
+    """Cuts off what follows the last line end: a kill during a write leaves it. Returns its bytes."""
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with _disk(path):
+            file.truncate(whole)
+    return len(content) - whole
+
+
+def read_lines(path: str | Path, what: str, then: str) -> dict[str, dict[str, Any]]:
+    """Lines by their `key`, the latest of each key; {} without a file. A torn last line does not count.
+
+    UserError names a line that is not `what`, and says `then`.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    lines = {}
+    *whole, _torn = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(whole, start=1):
+        try:
+            line = json.loads(raw)
+            lines[line["key"]] = line
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}, line {number}: not {what} ({error}); {then}") from error
+    return lines
+
+
+def meta_path(path: str | Path) -> Path:
+    """`answers.meta.json` of `answers.jsonl`."""
+    return Path(path).with_suffix(".meta.json")
+
+
+def claim(path: Path, header: dict[str, Any], what: str, read: Mapping[str, Any] | None = None) -> None:
+    """Keeps `header` beside the file, or raises UserError where its lines have another one.
+
+    `read` is the header that was found; without it, it is read from the file beside.
+    """
+    header = json.loads(json.dumps(header))
+    if not path.stat().st_size:
+        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
+        return
+    found = read if read is not None else read_object(meta_path(path), f"move it and {path} away")
+    differing = [name for name in sorted(found.keys() | header.keys()) if found.get(name) != header.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{path} holds {what} with {name} = {json.dumps(found.get(name))}, "
+            f"this run has {json.dumps(header.get(name))}; move them away or choose another folder"
+        )
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one clear line."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{path} is being written by another process; wait for it or stop it") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; free space, permit writing or choose another folder, "
+            "then run the same command again: it goes on where it was"
+        ) from error

@@ -1,0 +1,232 @@
+"""From judgements to scores, and which scores may stand in one column. Imports no torch and calls nobody."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.answer import read_meta, write_atomically
+from eval.benchmarks import Benchmark
+from eval.judge.ledger import Item, Judge, finished_answers, items_of, read_judged
+from eval.judge.lexical import LEXICAL
+from eval.judge.prompts import VERDICTS
+from eval.open_questions import OpenExample
+from eval.stats import wilson
+from videogpt_plus import fingerprint
+from videogpt_plus.checkpoint import read_object
+from videogpt_plus.types import UserError
+
+#: Aspects that VCGBench-Diverse's further means are over.
+MEANS_OVER = ("correctness", "detail")
+RESAMPLES = 2000
+
+
+def scores_of_ledger(path: str | Path) -> Path:
+    """`scores.json` of `judged.jsonl`, `scores_NAME.json` of `judged_NAME.jsonl`."""
+    path = Path(path)
+    return path.with_name(path.name.replace("judged", "scores", 1)).with_suffix(".json")
+
+
+def score_judged(
+    answers_path: str | Path,
+    name: str,
+    benchmark: Benchmark,
+    examples: Sequence[OpenExample],
+    judge: Judge,
+    ledger: str | Path,
+) -> dict[str, Any]:
+    """Scores of a judged run, written beside its ledger (`scores_of_ledger`) and returned.
+
+    `aspects` has, for each aspect: n (with a score), n_expected, n_failed (clips that could not be read: 0 points,
+    they stay in n), n_unscored (they lower n), mean from 0 to 5 with its bootstrap interval over videos (ci_low,
+    ci_high), accuracy with its Wilson interval where the judge says yes or no, and `scores` (example -> score) for
+    paired tests. `judge` says who judged: model, the models that the server named, prompt hash, wording, dates.
+    UserError: an answer or a judgement is missing.
+    """
+    answers = finished_answers(answers_path, examples)
+    items, lines = items_of(judge, benchmark, examples, answers), read_judged(ledger)
+    missing = sum(item.key is not None and item.key not in lines for item in items)
+    if missing:
+        raise UserError(
+            f"{ledger}: {missing} of {len(items)} judgements are missing; finish them with the same `judge`"
+        )
+    by_aspect: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        by_aspect[item.aspect].append(item)
+    aspects = {aspect: _aspect(group, lines, aspect in VERDICTS) for aspect, group in by_aspect.items()}
+    for mean, task in benchmark.means.items():
+        group = [item for item in items if item.task == task and item.aspect in MEANS_OVER]
+        if group:
+            aspects[mean] = _aspect(group, lines, False)
+    used = [lines[item.key] for item in items if item.key]
+    scores = {
+        **read_meta(answers_path),
+        "benchmark": name,
+        "answers": fingerprint.of_path(answers_path),
+        "judge": _judge(judge, used),
+        "overall": _overall(aspects, [aspect for aspect in by_aspect]),
+        "aspects": aspects,
+    }
+    write_atomically(scores_of_ledger(ledger), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    return scores
+
+
+def _judge(judge: Judge, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    dates = sorted(line["date"] for line in used)
+    return {
+        **judge.header,
+        "prompts": {aspect: prompt.hash for aspect, prompt in judge.prompts.items()},
+        "served_models": sorted({line["model"] for line in used if line["model"]}),
+        "servers": sorted({line["server"] for line in used if line["server"]}),
+        "formats": sorted({line["format"] for line in used if line["format"]}),
+        "first_date": dates[0][:10] if dates else None,
+        "last_date": dates[-1][:10] if dates else None,
+        "tokens_in": sum(line["tokens_in"] for line in used),
+        "tokens_out": sum(line["tokens_out"] for line in used),
+        "comparable": judge.model != LEXICAL,
+    }
+
+
+def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_verdict: bool) -> dict[str, Any]:
+    """A clip that could not be read earns 0; an answer that the judge gave no score is left out, and counted."""
+    scores: dict[str, int | None] = {}
+    verdicts: dict[str, bool] = {}
+    unscored: Counter[str] = Counter()
+    by_video: dict[str, list[int]] = defaultdict(list)
+    for item in items:
+        line = lines[item.key] if item.key else {"score": 0, "verdict": "no"}
+        name = f"{item.examples[0].key}/{item.aspect}"
+        scores[name] = line["score"]
+        if line["score"] is None:
+            unscored[line["unscored"]] += 1
+            continue
+        by_video[item.examples[0].video].append(line["score"])
+        if with_verdict:
+            verdicts[name] = line["verdict"] == "yes"
+    known = [score for score in scores.values() if score is not None]
+    low, high = interval(by_video)
+    found: dict[str, Any] = {
+        "n": len(known),
+        "n_expected": len(items),
+        "n_failed": sum(item.key is None for item in items),
+        "n_unscored": len(items) - len(known),
+        "mean": sum(known) / len(known) if known else None,
+        "ci_low": low,
+        "ci_high": high,
+        "unscored": dict(unscored.most_common(5)),
+        "scores": scores,
+    }
+    if with_verdict and verdicts:
+        accuracy = wilson(sum(verdicts.values()), len(verdicts))
+        found |= {"accuracy": accuracy.value, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+        found["correct"] = verdicts
+    return found
+
+
+def interval(by_video: Mapping[str, Sequence[int]]) -> tuple[float | None, float | None]:
+    """The 95 % percentile bootstrap interval of the mean; videos are drawn, each with all of its scores.
+
+    The one value twice where there is a single video or no score differs; None without any.
+    """
+    import numpy as np
+    from scipy.stats import bootstrap
+
+    if not by_video:
+        return None, None
+    sums = np.array([sum(scores) for scores in by_video.values()], float)
+    counts = np.array([len(scores) for scores in by_video.values()], float)
+    if len(sums) == 1 or len({score for scores in by_video.values() for score in scores}) == 1:
+        return (value := float(sums.sum() / counts.sum())), value
+    found = bootstrap(
+        (sums, counts),
+        lambda s, n, axis: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _overall(aspects: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> dict[str, Any]:
+    """The mean of the aspects that were asked, as VCGBench reports it, and how much of it is there."""
+    means = [aspects[aspect]["mean"] for aspect in asked]
+    return {
+        "mean": sum(means) / len(means) if means and None not in means else None,
+        **{name: sum(aspects[aspect][name] for aspect in asked) for name in ("n", "n_expected", "n_failed")},
+        "n_unscored": sum(aspects[aspect]["n_unscored"] for aspect in asked),
+    }
+
+
+class Identity(NamedTuple):
+    """What has to be equal for two scores to be comparable."""
+
+    judge_model: str
+    served_models: tuple[str, ...]
+    prompt_hash: str
+
+    def __str__(self) -> str:
+        served = [model for model in self.served_models if model != self.judge_model]
+        answered = f", answered by {' and '.join(served)}" if served else ""
+        return f"{self.judge_model}{answered}, prompts {self.prompt_hash}"
+
+
+def identity(scores: Mapping[str, Any]) -> Identity:
+    """Who judged these scores. Alias names such as `gpt-3.5-turbo` change their meaning: the server's word counts."""
+    judge = scores["judge"]
+    return Identity(judge["judge_model"], tuple(judge["served_models"]), judge["prompt_hash"])
+
+
+def check_alike(named: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UserError unless all these scores (by the name of what was judged) may stand in one column."""
+    first, *others = [(name, scores, identity(scores)) for name, scores in named.items()]
+    for name, scores, who in others:
+        if scores["benchmark"] != first[1]["benchmark"]:
+            raise UserError(
+                f"{first[0]} was asked {first[1]['benchmark']}, {name} {scores['benchmark']}: not one column"
+            )
+        if who != first[2]:
+            raise UserError(
+                f"{first[0]} was judged by {first[2]}; {name} by {who}: one column would compare judges, not models; "
+                "score one of them again with `videogpt-plus rejudge`"
+            )
+
+
+def all_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
+    """Every judge's scores of one answers.jsonl, by the name of their file: scores.json, scores_NAME.json.
+
+    UserError: the answers have changed since.
+    """
+    folder, then = Path(answers_path).parent, "judge again: what was paid for is not paid twice"
+    found = {path.name: read_object(path, then) for path in sorted(folder.glob("scores*.json"))}
+    found = {name: scores for name, scores in found.items() if "judge" in scores}
+    for name, scores in found.items():
+        if scores["answers"] != fingerprint.of_path(answers_path):
+            raise UserError(f"{folder / name} is not of the answers that are there now; {then}")
+    return found
+
+
+def common_scores(named: Mapping[str, str | Path]) -> list[dict[str, Mapping[str, Any]]]:
+    """For answers by name, one column for each judge that all of them have: name -> scores.
+
+    UserError: they have no judge in common, or some have none.
+    """
+    found = {name: list(all_scores(path).values()) for name, path in named.items()}
+    for name, several in found.items():
+        if not several:
+            raise UserError(f"{named[name]}: not judged yet; run `videogpt-plus judge` on it first")
+    columns = []
+    for who in dict.fromkeys(identity(scores) for scores in next(iter(found.values()))):
+        column = {
+            name: next((scores for scores in several if identity(scores) == who), None)
+            for name, several in found.items()
+        }
+        if None not in column.values():
+            columns.append(column)
+    if not columns:
+        check_alike({name: several[0] for name, several in found.items()})
+    return columns

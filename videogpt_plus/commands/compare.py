@@ -1,0 +1,215 @@
+"""`compare` and `subset`: what two runs, or runs at several levels, say together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from eval.compare import A_BETTER, B_BETTER, NONE_SHOWN
+from videogpt_plus.checkpoint import load_experiment
+from videogpt_plus.commands.common import answers_of, find_run, find_runs
+from videogpt_plus.types import UserError
+
+
+def compare(
+    a: Positional[str],
+    b: Positional[str],
+    margin: float | None = None,
+    as_json: Annotated[bool, arg(name="json")] = False,
+) -> None:
+    """Compare two runs on the questions that both answered: paired difference, its interval, and what is chance.
+
+    Args:
+        a: An answers.jsonl, a folder of answers, a run folder or the name of a trained run.
+        b: The same for the other run; differences are A - B.
+        margin: Also test whether A and B are equivalent: less than so many points apart (a judge's points for scores).
+        as_json: Print one JSON object; shares lie between 0 and 1.
+    """
+    from eval.compare import compare_runs, read_run
+
+    if margin is not None and not margin > 0:
+        raise UserError(
+            f"--margin {margin:g} is not possible: give the points within which runs count as equal, above 0"
+        )
+    first, second = (read_run(_answers(name)) for name in (a, b))
+    unit = 1 if first.judged else 100
+    found = compare_runs(first, second, None if margin is None else margin / unit)
+    if as_json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+        return
+    _show(found, unit)
+
+
+def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> None:
+    """The questions that need visual tokens, by the published rule, beside what the rule picks by chance alone.
+
+    Args:
+        runs: Answered runs of one experiment at several levels, best 2, 4, 8 and 16, with one or more seeds;
+            'toy_pool*' is every one that fits.
+        output: JSON file for the subset, every question's minimal level and all the numbers.
+    """
+    from eval.answer import write_atomically
+    from eval.cells import series
+    from eval.compare import read_run
+    from eval.subset import analyse
+
+    found, about, named = {}, {}, {}
+    for folder in dict.fromkeys(folder for run in runs for folder in find_runs(run)):
+        experiment = load_experiment(folder)
+        named.setdefault(series({"experiment": experiment.name}), folder)
+        if len(named) > 1:
+            raise UserError(f"{' and '.join(map(str, named.values()))} are not one experiment at several levels")
+        at = (experiment.finetune.seed, experiment.level)
+        if at in found:
+            raise UserError(f"{folder} is a second run of level {at[1]:g} with seed {at[0]}: name one series of runs")
+        answers = read_run(answers_of(folder, None, None))
+        if answers.judged:
+            raise UserError(f"{answers.path} holds a judge's scores: the rule is for answers that are right or wrong")
+        found[at] = answers.values
+        tasks = {key: task for task, part in answers.parts.items() for key in part}
+        about |= {key: {"task": tasks[key], "video": video} for key, video in answers.videos.items()}
+    made = analyse(found, about)
+    if output:
+        write_atomically(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    _show_subset(made)
+    if output:
+        print(f"subset: {output}")
+
+
+def _show_subset(made: Mapping[str, Any]) -> None:
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
+
+    levels = " ".join(f"{level:g}" for level in made["rule"]["levels"])
+    table = new_table("seed", "picked", "of", "by chance (95 %)", "p", title=f"Right, then wrong: levels {levels}")
+    rows = made["rule"]["by_seed"] | ({"all": made["rule"]["all_seeds"]} if len(made["seeds"]) > 1 else {})
+    for seed, row in rows.items():
+        n = made["n"] * (len(made["seeds"]) if seed == "all" else 1)
+        chance = f"{row['expected']:.0f} ({row['low']} to {row['high']})"
+        table.add_row(seed, str(row["observed"]), str(n), chance, _p(row["p"]))
+    show(table)
+    if made["cross_fit"]:
+        levels = list(made["accuracy"])
+        chosen = [level for level in levels if any(level in row["accuracy"] for row in made["cross_fit"])]
+        table = new_table(
+            "chosen by, scored on", "n", *chosen, title="Accuracy of the subset in % on runs it was not chosen by"
+        )
+        for row in made["cross_fit"]:
+            values = [f"{100 * row['accuracy'][level][0]:.1f}" if level in row["accuracy"] else "" for level in chosen]
+            table.add_row(f"seed {row['select']}, seed {row['score']}", str(row["n"]), *values)
+        show(table)
+    print(*_subset_lines(made), sep="\n")
+
+
+def _subset_lines(made: Mapping[str, Any]) -> list[str]:
+    oracle, minimal = made["oracle"], made["minimal_levels"]
+    counts = ", ".join(f"{level}: {count}" for level, count in minimal["count"].items())
+    lines = [
+        f"{made['n']} of {made['n_all']} questions are in all runs.",
+        f"Minimal sufficient level: {counts}."
+        + (
+            f" Agreement of the seeds (Fleiss' kappa, 0 is chance): {minimal['kappa']:.2f}."
+            if minimal["kappa"] is not None
+            else ""
+        ),
+        f"Right at any level: {100 * oracle['oracle']:.1f} %; best level alone ({oracle['best_level']:g}): "
+        f"{100 * oracle['best_fixed']:.1f} %. Gain {100 * oracle['gain']:.1f} points, by chance alone "
+        f"{100 * oracle['expected']:.1f} ({100 * oracle['expected_low']:.1f} to {100 * oracle['expected_high']:.1f}).",
+    ]
+    if crossed := oracle["cross_fitted"]:
+        lines.append(
+            f"Level chosen for each question on other seeds: {100 * crossed['gain']:+.1f} points over the best fixed "
+            f"one ({100 * crossed['low']:+.1f} to {100 * crossed['high']:+.1f}), {_is(crossed['p'])}."
+        )
+    return lines + list(made["unknown"])
+
+
+def _answers(name: str) -> Path:
+    """The file itself, that of an answers folder, or that of a run."""
+    path = Path(name)
+    if path.is_file() or path.suffix == ".jsonl":
+        return path
+    if (path / "answers.jsonl").is_file():
+        return path / "answers.jsonl"
+    return answers_of(find_run(name), None, None)
+
+
+def _show(found: Mapping[str, Any], unit: int) -> None:
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
+
+    kind = "accuracy" if "accuracy_a" in found else "score"
+    columns = (kind, "n", "A", "B", "A - B (95 %)", "p", "finds", "shown")
+    table = new_table(*columns, title=f"A = {found['a']}\nB = {found['b']}")
+    for name, row in ({"all": found} | (found["tasks"] if len(found["tasks"]) > 1 else {})).items():
+        table.add_row(*_cells(name, row, kind, unit))
+    show(table)
+    print(*_lines(found, kind, unit), sep="\n")
+
+
+def _cells(name: str, row: Mapping[str, Any], kind: str, unit: int) -> list[str]:
+    digits = 1 if unit == 100 else 2
+
+    def points(value: float | None, sign: str = "") -> str:
+        return "unknown" if value is None else f"{unit * value:{sign}.{digits}f}"
+
+    shown = {NONE_SHOWN: "no difference", A_BETTER: "A better", B_BETTER: "B better"}
+    return [
+        name,
+        str(row["n"]),
+        points(row[f"{kind}_a"]),
+        points(row[f"{kind}_b"]),
+        f"{points(row['difference'], '+')} ({points(row['ci_low'], '+')} to {points(row['ci_high'], '+')})",
+        _p(row.get("p_holm", row["p"])),
+        points(row["detectable_difference"]),
+        shown[row["verdict"]],
+    ]
+
+
+def _lines(found: Mapping[str, Any], kind: str, unit: int) -> list[str]:
+    """What the table cannot say."""
+    lines = [
+        f"{found['n']} questions about {found['n_videos']} clips are in both; {found['only_a']} only in A, "
+        f"{found['only_b']} only in B. Failed and counted as wrong: {found['failed_a']} in A, {found['failed_b']} in B."
+        if kind == "accuracy"
+        else f"{found['n']} answers about {found['n_videos']} clips have a score in both; {found['only_a']} only in A, "
+        f"{found['only_b']} only in B. Left without a score: {found['failed_a']} in A, {found['failed_b']} in B."
+    ]
+    if found["control_a"] != found["control_b"]:
+        names = [name or "all frames" for name in (found["control_a"], found["control_b"])]
+        lines.append(f"A was asked with {names[0]}, B with {names[1]}: the difference is also that of what they saw.")
+    if kind == "accuracy":
+        lines.append(
+            f"McNemar's exact test: {_is(found['mcnemar_p'])}; p in the table takes the questions of a clip together. "
+            "The noise of training is not in it: that needs several seeds."
+        )
+    lines.append(
+        "finds: the smallest difference that this test sees with 80 % power."
+        + (" p of a task: adjusted for all tasks (Holm)." if len(found["tasks"]) > 1 else "")
+    )
+    if "verdicts" in found:
+        row = found["verdicts"]
+        lines.append(
+            f"The judge calls right: {100 * row['accuracy_a']:.1f} % in A, {100 * row['accuracy_b']:.1f} % in B, "
+            f"{100 * row['difference']:+.1f} ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f}) points, "
+            f"McNemar's exact test: {_is(row['mcnemar_p'])}."
+        )
+    if "margin" in found:
+        said = "equivalent" if found["equivalent"] else "not shown to be equivalent"
+        lines.append(
+            f"{said} within {unit * found['margin']:g} points (two one-sided tests, {_is(found['equivalence_p'])})"
+        )
+    lines.append(f"{found['verdict']} over all questions ({_is(found['p'])})")
+    return lines
+
+
+def _p(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _is(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
