@@ -89,6 +89,11 @@ for argument in "$@"; do
   case $argument in
     --dry-run) dry=yes ;;
     --no-unpack) unpack=no ;;
+    -h | --help)
+      sed -n '2,4s/^# \{0,1\}//p' "$0"
+      echo "targets: $(cut -d'|' -f1 <<<"$TARGETS" | paste -sd' ' -)"
+      exit 0
+      ;;
     *) wanted+=("$argument") ;;
   esac
 done
@@ -107,7 +112,9 @@ cli=$(command -v hf || { [[ -x .venv/bin/hf ]] && echo .venv/bin/hf; } || comman
 echo "from ${HF_ENDPOINT:-https://huggingface.co}"
 awk -F'|' '{ printf "%-15s %7.2f GB  %-40s -> %s\n", $1, $5, $3, $4; sum += $5; archives += $2 == "dataset" }
   END { printf "%-15s %7.2f GB%s\n", "together", sum, archives ? ", and about as much again unpacked" : "" }' <<<"$table"
-df -Pk . | awk 'NR == 2 { printf "%-15s %7.2f GB\n", "free here", $4 * 1024 / 1e9 }'
+needed=$(awk -F'|' '{ sum += $5 * ($2 == "dataset" ? 2 : 1) } END { print sum }' <<<"$table")
+df -Pk . | awk -v needed="$needed" 'NR == 2 { free = $4 * 1024 / 1e9
+  printf "%-15s %7.2f GB%s\n", "free here", free, free < needed ? ": NOT ENOUGH unless some of it is there already" : "" }'
 while IFS='|' read -r target kind repository folder _ what <&3; do
   read -ra words <<<"$what"
   fetch "$target" "$kind" "$repository" "$folder" ${words[@]+"${words[@]}"}

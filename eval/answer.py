@@ -68,8 +68,9 @@ def answer_all(
             for example in examples
             if (asked := tuple(name for name in files if example.key in todo[name]))
         ]
+        outcomes = load().answers(questions, control) if questions else ()
         began = time.perf_counter()
-        for question, outcome in load().answers(questions, control) if questions else ():
+        for question, outcome in outcomes:
             seconds = (time.perf_counter() - began) / len(question.models)
             for name in question.models:
                 reply = outcome if isinstance(outcome, ClipError) else outcome[name]

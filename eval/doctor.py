@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -205,7 +205,8 @@ def examine(
         raise UserError(f"{per_task} clips a task are not possible: decode at least 1, or choose 'none'")
     sections, folder, notes = _sections(benchmark, root)
     shelf = _Shelf(folder, {section.folder for section in sections})
-    found = [_Search(section, shelf) for section in sections]
+    homes, unclear = _homes(sections, shelf)
+    found = [_Search(section, shelf, homes.get(section.name)) for section in sections]
     chosen = {search: search.choose(None if decode == "all" else per_task) for search in found if decode != "none"}
     views = list(dict.fromkeys(view for part in chosen.values() for view in part))
     outcomes = _probe(views, probe or Probe(16), workers, clip_seconds, progress) if views else {}
@@ -218,7 +219,7 @@ def examine(
         len({view for search in found for view in search.views}),
         _mean_rate({search: len(search.views) for search in found}, rates),
         {s.section.name: row for s in found if (row := s.row())},
-        tuple(notes),
+        (*notes, *unclear, *_unmerged(sections, shelf)),
     )
 
 
@@ -341,7 +342,7 @@ def _mvbench_sections(root: str | Path) -> tuple[list[_Section], Path, list[str]
 class _Search:
     """One task, looked through."""
 
-    def __init__(self, section: _Section, shelf: _Shelf):
+    def __init__(self, section: _Section, shelf: _Shelf, home: Path | None):
         self.section, self.shelf = section, shelf
         questions = section.examples
         self.views = dict.fromkeys(View(e.path, e.start, e.end) for e in questions)
@@ -349,7 +350,7 @@ class _Search:
         absent = [e for e in questions if shelf.size(e.path) is None]
         empty = {view for view in self.views if shelf.size(view.path) == 0}
         self.turned = {v for v in self.views if v.end is not None and v.end <= max(0, v.start or 0)} - empty
-        self.meant = {e.path: shelf.meant(e.path, section.folder) for e in absent}
+        self.meant = {e.path: shelf.meant(e.path, e.video, section.folder, home) for e in absent}
         repeated = [e for e in questions if _repetition(e)]
         self.report = TaskReport(
             section.name,
@@ -415,8 +416,11 @@ class _Search:
         return taken
 
     def row(self) -> dict[str, Any] | None:
-        """A row of the table that finds more clips than the present one; None if there is none."""
-        if self.section.row is None:
+        """A row of the table that finds more clips than the present one; None if there is none.
+
+        A task most of whose clips are there keeps its row: another one would ask about other clips.
+        """
+        if self.section.row is None or 2 * self.report.present > self.report.questions:
             return None
         places = Counter()
         for e in self.section.examples:
@@ -453,6 +457,7 @@ class _Shelf:
         self.root, self.taken = root, taken
         self._sizes: dict[Path, int | None] = {}
         self._listed: dict[Path, list[Path]] = {}
+        self._real = {_real(folder) for folder in taken}
 
     def size(self, path: Path) -> int | None:
         """Bytes of a clip: of a file, or of the pictures of a folder; None where there is neither."""
@@ -460,14 +465,25 @@ class _Shelf:
             self._sizes[path] = _size(path)
         return self._sizes[path]
 
-    def meant(self, path: Path, folder: Path) -> str | None:
-        """The file that was probably meant by a missing path: another ending or case, or in another folder."""
-        beside = [one for one in self._in(path.parent) if _bare(one.name) == _bare(path.name)]
-        if not beside:
-            # Several data sets number their clips: what lies in another task's folder is another clip.
-            others = self.taken - {folder}
-            beside = [p for p in self._everywhere.get(_bare(path.name), []) if not others & {p.parent, *p.parents}]
-        return str(min(beside, key=lambda one: (one.name.lower() != path.name.lower(), str(one)))) if beside else None
+    def meant(self, path: Path, video: str, own: Path, home: Path | None) -> str | None:
+        """The file that was probably meant by a missing path: another ending or case, or as it lies in `home`."""
+        found = self.beside(path)
+        if not found and home:
+            found = [one for one, folder in self.elsewhere(path, video, own) if folder == home]
+        return str(min(found, key=lambda one: (one.name.lower() != path.name.lower(), str(one)))) if found else None
+
+    def beside(self, path: Path) -> list[Path]:
+        """What lies in the same folder under the same name with another ending or case."""
+        return [one for one in self._in(path.parent) if _bare(one.name) == _bare(path.name)]
+
+    def elsewhere(self, path: Path, video: str, own: Path) -> Iterator[tuple[Path, Path]]:
+        """Files of that name outside all other tasks' folders, each with the folder from which `video` names it."""
+        # Several data sets number their clips: what lies in another task's folder is another clip.
+        others = {folder for folder in self.taken | self._real if folder not in (own, _real(own))}
+        for one, real in self._everywhere.get(_bare(path.name), []):
+            folder = _folder_of(one, video) or one.parent
+            if folder != own and not others & {*one.parents, real, *real.parents}:
+                yield one, folder
 
     def _in(self, folder: Path) -> list[Path]:
         if folder not in self._listed:
@@ -475,8 +491,9 @@ class _Shelf:
         return self._listed[folder]
 
     @cached_property
-    def _everywhere(self) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = defaultdict(list)
+    def _everywhere(self) -> dict[str, list[tuple[Path, Path]]]:
+        """Bare name -> paths, each with its folder behind all links: a link may lead into a task's folder."""
+        found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
         seen = set()
         for place, folders, files in os.walk(self.root, followlinks=True):
             if (real := os.path.realpath(place)) in seen or Path(place) == self.root / "json":
@@ -484,8 +501,71 @@ class _Shelf:
                 continue
             seen.add(real)
             for name in (*folders, *(f for f in files if f.lower().endswith(MEDIA))):
-                found[_bare(name)].append(Path(place) / name)
+                found[_bare(name)].append((Path(place) / name, Path(real)))
         return found
+
+
+def _homes(sections: Sequence[_Section], shelf: _Shelf) -> tuple[dict[str, Path], list[str]]:
+    """Task without a single clip -> the free folder that holds them by their names; and what is ambiguous.
+
+    A name proves little where clips are numbered. So a folder has to hold half of the clips, fit no other lost task as
+    well, and fit better than every other folder; one that lies in the task's own, or is called like it, comes first.
+    Tasks of one published folder go together.
+    """
+    lost: dict[Path, dict[Path, str]] = defaultdict(dict)
+    tasks: dict[Path, list[str]] = defaultdict(list)
+    for section in sections:
+        clips = {e.path: e.video for e in section.examples}
+        there = any(shelf.size(path) is not None for path in clips)
+        if not there and 2 * sum(bool(shelf.beside(path)) for path in clips) < len(clips):
+            lost[section.folder] |= clips
+            tasks[section.folder].append(section.name)
+    fits: dict[Path, dict[Path, tuple[bool, float]]] = {}
+    for own, clips in lost.items():
+        held = Counter(
+            f for p, video in clips.items() for f in {folder for _, folder in shelf.elsewhere(p, video, own)}
+        )
+        fits[own] = {
+            folder: (folder.is_relative_to(own) or folder.name == own.name, count / len(clips))
+            for folder, count in held.items()
+            if 2 * count >= len(clips)
+        }
+    homes: dict[str, Path] = {}
+    unclear: dict[tuple[str, ...], dict[str, None]] = defaultdict(dict)
+    for own, folders in fits.items():
+        if not folders:
+            continue
+        best = max(folders.values())
+        first = [folder for folder, fit in folders.items() if fit == best]
+        rivals = [o for o in fits if o != own and any(f in fits[o] and fits[o][f] >= best for f in first)]
+        if len(first) == 1 and not rivals:
+            homes |= dict.fromkeys(tasks[own], first[0])
+        elif len(first) > 1 or all(fits[rival][first[0]] == best for rival in rivals):
+            names = [name for folder in (own, *rivals) for name in tasks[folder]]
+            unclear[tuple(sorted(map(str, first)))] |= dict.fromkeys(names)
+    return homes, [
+        f"ambiguous: by the names of its clips, {' or '.join(folders)} may belong to {' or '.join(names)}; no row is "
+        "offered: look at the clips and write the row yourself"
+        for folders, names in unclear.items()
+    ]
+
+
+def _unmerged(sections: Sequence[_Section], shelf: _Shelf) -> list[str]:
+    """Notes on folders that are called like a task's own, lie elsewhere and hold some clips which it lacks."""
+    found: dict[tuple[Path, Path], set[Path]] = defaultdict(set)
+    for section in sections:
+        own = section.folder
+        if not any(shelf.size(e.path) is not None for e in section.examples):
+            continue
+        for e in section.examples:
+            if shelf.size(e.path) is None and not shelf.beside(e.path):
+                for _, folder in shelf.elsewhere(e.path, e.video, own):
+                    if folder.parts[-2:] == own.parts[-2:]:
+                        found[folder, own].add(e.path)
+    return [
+        f"{folder} holds {len(paths)} of the clips that {own} lacks: merge it into that folder"
+        for (folder, own), paths in found.items()
+    ]
 
 
 def _probe(
@@ -523,6 +603,10 @@ def _size(path: Path) -> int | None:
     if path.is_dir():
         return sum(f.stat().st_size for f in path.iterdir() if f.suffix.lower() in STILLS)
     return path.stat().st_size if path.exists() else None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _is_clip(path: Path) -> bool:

@@ -5,7 +5,6 @@ A benchmark is named by its folder, or by a file of rows that says where the fol
 
 from __future__ import annotations
 
-import json
 import math
 import string
 from collections import Counter
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval.annotations import read_json, shown, text_of
 from eval.task import Example, Task
 from videogpt_plus.types import UserError
 
@@ -138,15 +138,15 @@ def open_benchmark(path: str | Path) -> Benchmark:
     """
     path = Path(path).absolute()
     rows = path if path.is_file() else path / "tasks.json"
-    stated = _read_json(rows) if rows.is_file() else {}
+    stated = read_json(rows) if rows.is_file() else {}
     if not isinstance(stated, dict) or (rows.is_file() and not stated):
         raise UserError(
             f"no benchmark at {path}: {rows.name} should hold an object of task -> folder, kind, bounds; "
-            f"found {_shown(stated)}"
+            f"found {shown(stated)}"
         )
     folder = stated.pop("root", ".")
     if not isinstance(folder, str):
-        raise UserError(f"{rows}: 'root' must be the benchmark's folder; found {_shown(folder)}")
+        raise UserError(f"{rows}: 'root' must be the benchmark's folder; found {shown(folder)}")
     root = rows.parent / folder
     if not (root / "json").is_dir():
         raise UserError(
@@ -198,27 +198,27 @@ def _row(path: Path, name: str, entry: Any) -> TaskFolder:
     known = asdict(MVBENCH[name]) if name in MVBENCH else {}
     fields = TaskFolder.__dataclass_fields__
     if not isinstance(entry, dict) or not known and "folder" not in entry:
-        raise UserError(f"{path}, task '{name}': expected an object with a 'folder'; found {_shown(entry)}")
+        raise UserError(f"{path}, task '{name}': expected an object with a 'folder'; found {shown(entry)}")
     unknown = sorted(entry.keys() - fields.keys())
     if unknown:
         raise UserError(f"{path}, task '{name}': unknown field '{unknown[0]}'; choose from: {', '.join(fields)}")
     if entry.get("kind", "video") not in KINDS:
-        raise UserError(f"{path}, task '{name}': unknown kind {_shown(entry['kind'])}; choose from: {', '.join(KINDS)}")
+        raise UserError(f"{path}, task '{name}': unknown kind {shown(entry['kind'])}; choose from: {', '.join(KINDS)}")
     for field, (kind, said) in FIELD_TYPES.items():
         if entry.get(field) is not None and not isinstance(entry[field], kind):
-            raise UserError(f"{path}, task '{name}': '{field}' must be {said}; found {_shown(entry[field])}")
+            raise UserError(f"{path}, task '{name}': '{field}' must be {said}; found {shown(entry[field])}")
     row = TaskFolder(**(known | entry))
     if not row.folder or row.suffix and not row.suffix.startswith("."):
         what, found = ("folder", row.folder) if not row.folder else ("suffix", row.suffix)
-        raise UserError(f"{path}, task '{name}': '{what}' must be like video/clips and .mp4; found {_shown(found)}")
+        raise UserError(f"{path}, task '{name}': '{what}' must be like video/clips and .mp4; found {shown(found)}")
     return row
 
 
 def _entries(path: Path) -> list[Any]:
-    entries = _read_json(path)
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise UserError(
-            f"{path}: expected a list of questions; found {_shown(entries)}; build or download the benchmark again"
+            f"{path}: expected a list of questions; found {shown(entries)}; build or download the benchmark again"
         )
     return entries
 
@@ -233,15 +233,15 @@ def _load_task(benchmark: Benchmark, name: str) -> MultipleChoice:
 
 def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -> Example:
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: expected an object with video, question, candidates, answer; found {_shown(entry)}")
-    video, question = _text(entry, "video", where), _text(entry, "question", where)
-    answer = _text(entry, "answer", where)
+        raise UserError(f"{where}: expected an object with video, question, candidates, answer; found {shown(entry)}")
+    video, question = text_of(entry, "video", where), text_of(entry, "question", where)
+    answer = text_of(entry, "answer", where)
     candidates = entry.get("candidates")
     if not isinstance(candidates, list) or not 2 <= len(candidates) <= len(string.ascii_uppercase):
-        raise UserError(f"{where}: 'candidates' must be a list of 2 to 26 options; found {_shown(candidates)}")
-    options = tuple(_text({"candidates": c}, "candidates", where) for c in candidates)
+        raise UserError(f"{where}: 'candidates' must be a list of 2 to 26 options; found {shown(candidates)}")
+    options = tuple(text_of({"candidates": c}, "candidates", where) for c in candidates)
     if answer not in options:
-        raise UserError(f"{where}: the answer {_shown(answer)} is not among the candidates {_shown(list(options))}")
+        raise UserError(f"{where}: the answer {shown(answer)} is not among the candidates {shown(list(options))}")
     start, end = (_second(entry, name, where) if table.bounds else None for name in ("start", "end"))
     path = root / table.folder / (Path(video).with_suffix(table.suffix) if table.suffix else video)
     return Example(
@@ -259,36 +259,8 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
     )
 
 
-def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
-    """The field as text; a number is written out, as the reference's prompt does."""
-    value = entry.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: '{name}' must be a text that is not empty; found {_shown(value)}")
-    return value
-
-
 def _second(entry: Mapping[str, Any], name: str, where: str) -> float:
     value = entry.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{where}: '{name}' must be a time in seconds; found {_shown(value)}")
+        raise UserError(f"{where}: '{name}' must be a time in seconds; found {shown(value)}")
     return float(value)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); build or download it again") from error
-    except (ValueError, RecursionError) as error:
-        what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
-        raise UserError(f"{path}: {what}; build or download it again") from error
-
-
-def _shown(value: Any) -> str:
-    """The value in a message: nothing at all reads `nothing`, long ones are cut."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from eval.annotations import read_json, shown, text_of
 from videogpt_plus.types import UserError
 
 #: Endings of clips, in the order in which they are tried.
@@ -121,7 +122,7 @@ def load_vcgbench_diverse(root: str | Path) -> list[OpenTask]:
     for i, entry in enumerate(_entries(path)):
         where = f"{path}, entry {i}"
         if entry.get("type") not in by_type:
-            raise UserError(f"{where}: unknown type {_shown(entry.get('type'))}; choose from: {', '.join(by_type)}")
+            raise UserError(f"{where}: unknown type {shown(entry.get('type'))}; choose from: {', '.join(by_type)}")
         by_type[entry["type"]].append((i, entry["type"], _id(entry, "id", where, seen, i), entry, where))
     tasks = []
     for name, entries in by_type.items():
@@ -141,13 +142,13 @@ def load_zero_shot(root: str | Path) -> list[OpenTask]:
     seen: dict[int | str, int] = {}
     for i, entry in enumerate(_entries(answers)):
         where = f"{answers}, entry {i}"
-        by_id[_id(entry, "question_id", where, seen, i)] = _text(entry, "answer", where)
+        by_id[_id(entry, "question_id", where, seen, i)] = text_of(entry, "answer", where)
     clips, seen, keyed = _Clips(root, CLIP_FOLDERS), {}, []
     for i, entry in enumerate(_entries(questions)):
         where = f"{questions}, entry {i}"
         name = _id(entry, "question_id", where, seen, i)
         if name not in by_id:
-            raise UserError(f"{where}: {answers} has no answer with question_id {_shown(name)}; download both again")
+            raise UserError(f"{where}: {answers} has no answer with question_id {shown(name)}; download both again")
         told = {**entry, "Q": entry.get("question"), "A": by_id[name]}
         keyed.append((i, "qa", name, told, where))
     return [OpenTask("qa", tuple(_examples(keyed, clips, pairs=False)))]
@@ -158,12 +159,12 @@ def _examples(entries: Iterable[tuple], clips: _Clips, pairs: bool) -> list[Open
     seen: Counter[tuple] = Counter()
     examples = []
     for number, task, name, entry, where in entries:
-        video = _text(entry, "video_name", where)
+        video = text_of(entry, "video_name", where)
         path = clips.find(video, name)
         kind = "frames" if path.is_dir() else "gif" if path.suffix.lower() == ".gif" else "video"
-        answer, facts = _text(entry, "A", where), _facts(entry, where)
+        answer, facts = text_of(entry, "A", where), _facts(entry, where)
         for part, field in enumerate(("Q1", "Q2"), 1) if pairs else ((0, "Q"),):
-            question = _text(entry, field, where)
+            question = text_of(entry, field, where)
             again = seen[video, question, part]
             seen[video, question, part] += 1
             examples.append(
@@ -218,36 +219,19 @@ def _root(root: str | Path) -> Path:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; download the benchmark again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); download it again") from error
-    except (ValueError, RecursionError) as error:
-        what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
-        raise UserError(f"{path}: {what}; download it again") from error
+    entries = read_json(path)
     if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: expected a list of questions; found {_shown(entries)}; download it again")
+        raise UserError(f"{path}: expected a list of questions; found {shown(entries)}; download it again")
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f"{path}, entry {i}: expected an object; found {_shown(entry)}; download it again")
+            raise UserError(f"{path}, entry {i}: expected an object; found {shown(entry)}; download it again")
     return entries
-
-
-def _text(entry: Mapping[str, Any], name: str, where: str) -> str:
-    value = entry.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: '{name}' must be a text that is not empty; found {_shown(value)}")
-    return value
 
 
 def _facts(entry: Mapping[str, Any], where: str) -> tuple[str, ...]:
     facts = entry.get("facts", [])
     if not isinstance(facts, list) or not all(isinstance(fact, str) and fact.strip() for fact in facts):
-        raise UserError(f"{where}: 'facts' must be a list of texts; found {_shown(facts)}")
+        raise UserError(f"{where}: 'facts' must be a list of texts; found {shown(facts)}")
     return tuple(facts)
 
 
@@ -255,13 +239,8 @@ def _id(entry: Mapping[str, Any], name: str, where: str, seen: dict[int | str, i
     """The entry's id, which no entry before may have."""
     value = entry.get(name)
     if not isinstance(value, int | str) or isinstance(value, bool) or value == "":
-        raise UserError(f"{where}: '{name}' must be a number or a text; found {_shown(value)}")
+        raise UserError(f"{where}: '{name}' must be a number or a text; found {shown(value)}")
     if value in seen:
-        raise UserError(f"{where}: '{name}' {_shown(value)} stands at entry {seen[value]}, too; remove one of them")
+        raise UserError(f"{where}: '{name}' {shown(value)} stands at entry {seen[value]}, too; remove one of them")
     seen[value] = i
     return value
-
-
-def _shown(value: Any) -> str:
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:77] + "..."

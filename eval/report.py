@@ -2,6 +2,9 @@
 
 out_dir/  index.html  sweep.csv  pairs.csv  sweep.md  sweep.tex  accuracy_vs_tokens.png  accuracy_vs_cost.png
           differences.png (of two levels and more)  tasks_by_level.png
+
+Of several benchmarks of options the pictures are called `BENCHMARK_...png`, and both .csv begin with their names; a
+sweep whose answers are all judged has neither.
 """
 
 from __future__ import annotations
@@ -61,6 +64,12 @@ CSV_COLUMNS = [
 MEAN = "mean of all tasks"
 #: What is compared over all tasks, in the tables of tests.
 ALL = "all questions"
+#: The controls in the order of the columns, and what the note says of each.
+SHOWN_INSTEAD = {
+    "one_frame": "one frame repeated",
+    "shuffled": "all frames shuffled",
+    "blind": "blind, without any visual token",
+}
 #: Shares of questions that change sides between two levels, as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)
 
@@ -100,6 +109,19 @@ class Test:
         return NONE_SHOWN if self.adjusted >= LEVEL else "first" if self.paired.difference > 0 else "second"
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the report says of one benchmark of options."""
+
+    #: Its name where there are several.
+    name: str | None
+    runs: Sequence[Cell]
+    tests: Sequence[Test]
+    tables: Sequence[Table]
+    #: PNG by the name of its file.
+    pictures: Mapping[str, bytes]
+
+
 def write_report(
     cells: Sequence[Cell],
     out_dir: str | Path,
@@ -110,18 +132,39 @@ def write_report(
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
     A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames), scores, and where
-    they are known seed, flops and kv_bytes of a question. Runs that differ in their seed alone become one model.
+    they are known seed, flops and kv_bytes of a question, and benchmark where there are several: each has a section of
+    its own, and nothing is compared across them. Runs that differ in their seed alone become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` tables come
-    last, such as those of judged answers.
+    last, such as those of judged answers; they may be all that there is.
     """
-    if not any(cell["control"] is None for cell in cells):
+    by_benchmark: dict[str | None, list[Cell]] = {}
+    for cell in cells:
+        by_benchmark.setdefault(cell.get("benchmark"), []).append(cell)
+    asked = [name for name, several in by_benchmark.items() if any(cell["control"] is None for cell in several)]
+    if not asked and not more:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
-    runs, out_dir = in_order(fullest(cells)), Path(out_dir)
+    out_dir = Path(out_dir)
+    parts = [_part(by_benchmark[name], name if len(asked) > 1 else None) for name in asked]
+    tables = [*(table for part in parts for table in part.tables), *more]
+    pictures = {name: picture for part in parts for name, picture in part.pictures.items()}
+    for name, picture in pictures.items():
+        write_bytes(out_dir / name, picture)
+    if parts:
+        write_atomically(out_dir / "sweep.csv", _stacked([(part.name, _csv(part.runs)) for part in parts]))
+        write_atomically(out_dir / "pairs.csv", _stacked([(part.name, _pairs_csv(part.tests)) for part in parts]))
+    write_atomically(out_dir / "sweep.md", _markdown(title, stamp, tables, list(pictures)))
+    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
+    write_atomically(out_dir / "index.html", _html(title, stamp, parts, more))
+    return out_dir / "index.html"
+
+
+def _part(cells: Sequence[Cell], name: str | None) -> Part:
+    """The section of one benchmark; `name` stands before its tables and pictures where there are several."""
+    runs = in_order(fullest(cells))
     common, every = on_common(runs)
     models = in_order(over_seeds(common))
     tests = _tests(models)
-    tables = [*_tables(models, runs, tests, every), *more]
     heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.verdict != NONE_SHOWN) for t in tests}
     pictures = {
         "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(models),
@@ -129,15 +172,23 @@ def write_report(
         "differences.png": plots.differences(models, heat, ALL),
         "tasks_by_level.png": plots.tasks_by_level(models),
     }
-    pictures = {name: picture for name, picture in pictures.items() if picture}
-    for name, picture in pictures.items():
-        write_bytes(out_dir / name, picture)
-    write_atomically(out_dir / "sweep.csv", _csv(runs))
-    write_atomically(out_dir / "pairs.csv", _pairs_csv(tests))
-    write_atomically(out_dir / "sweep.md", _markdown(title, stamp, tables, list(pictures)))
-    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
-    write_atomically(out_dir / "index.html", _html(title, stamp, tables, pictures))
-    return out_dir / "index.html"
+    tables = _tables(models, runs, tests, every)
+    if name:
+        tables = [replace(table, title=f"{name}: {table.title}") for table in tables]
+    named = {f"{name}_{file}" if name else file: picture for file, picture in pictures.items() if picture}
+    return Part(name, runs, tests, tables, named)
+
+
+def _stacked(files: Sequence[tuple[str | None, str]]) -> str:
+    """One CSV of several with equal columns; where they have names, these are the first column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for number, (name, text) in enumerate(files):
+        head, *rows = csv.reader(io.StringIO(text))
+        if not number:
+            writer.writerow(["benchmark", *head] if name else head)
+        writer.writerows([name, *row] if name else row for row in rows)
+    return out.getvalue()
 
 
 def _tests(models: Sequence[Cell]) -> list[Test]:
@@ -192,8 +243,9 @@ def _accuracy_table(
     said: str,
 ) -> Table:
     """Accuracy by level, a row for each group (or for each task where `by_group` is None), with the controls."""
-    asked = ("one_frame", "shuffled", "blind")
-    controls = [c for cell in curve for control in asked if (c := with_control(cells, cell, control))]
+    controls = [c for cell in curve for control in SHOWN_INSTEAD if (c := with_control(cells, cell, control))]
+    asked = [what for control, what in SHOWN_INSTEAD.items() if any(c["control"] == control for c in controls)]
+    shown_instead = f"Controls: {'; '.join(asked)}. " if asked else ""
     columns = [
         *(["group", "tasks"] if by_group else ["task", "group", "needs level"]),
         "n", "chance", "majority",
@@ -210,7 +262,7 @@ def _accuracy_table(
     what = "group of tasks" if by_group else "task"
     note = (
         "Accuracy in % with its 95 % interval. Unreadable clips and replies without one clear option count as wrong. "
-        "Controls: one frame repeated; all frames shuffled; blind, without any visual token. "
+        f"{shown_instead}"
         "Finds: the smallest difference in points between two levels that a paired test at 5 % sees with 80 % power, "
         f"by how many questions change sides between neighbouring levels; smaller ones are not shown. {said}"
     )
@@ -442,22 +494,26 @@ def _markdown(title: str, stamp: str | None, tables: Sequence[Table], pictures: 
     return "\n\n".join(parts) + "\n"
 
 
-def _html(title: str, stamp: str | None, tables: Sequence[Table], pictures: Mapping[str, bytes]) -> str:
+def _html(title: str, stamp: str | None, parts: Sequence[Part], more: Sequence[Table]) -> str:
     """One file that holds its style and its pictures: it opens anywhere, offline."""
-    curve, *panels = (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
-        for name, data in pictures.items()
-    )
-    # The answer first: whether the pipe sees, then the curve, then the rest.
-    sections = [_html_table(table) for table in tables]
-    first = [sections.pop(0)] if tables[0].columns[0] == "claim" else []
-    body = "\n".join([*first, curve, sections.pop(0), *panels, *sections])
+    body = "\n".join([*(section for part in parts for section in _html_part(part)), *map(_html_table, more)])
     heading = html.escape(title)
     date = f"<p>{html.escape(stamp)}</p>" if stamp else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>\n'
         f"<style>{STYLE}</style></head>\n<body><h1>{heading}</h1>{date}\n{body}\n</body></html>\n"
     )
+
+
+def _html_part(part: Part) -> list[str]:
+    """The answer first: whether the pipe sees, then the curve, then the rest."""
+    curve, *panels = (
+        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
+        for name, data in part.pictures.items()
+    )
+    sections = [_html_table(table) for table in part.tables]
+    first = [sections.pop(0)] if part.tables[0].columns[0] == "claim" else []
+    return [*first, curve, sections.pop(0), *panels, *sections]
 
 
 def _html_table(table: Table) -> str:

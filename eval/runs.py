@@ -21,6 +21,7 @@ from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.configs import DEFAULT_ASKING, Asking
 from videogpt_plus.flops import costs
 from videogpt_plus.store import GridStore, open_store
+from videogpt_plus.sweep import OWN
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def answer_runs(
         if not experiments[run].pretrain:  # asked as they were published
             weights.append(fingerprint.of_path(experiments[run].llm))
         header = {"experiment": experiments[run].name, "weights": weights, "questions": questions}
-        header |= {"benchmark": task} if is_open else {}
+        header |= {"benchmark": task} if task != OWN else {}
         targets[str(run)] = Target(path, {**header, **asking.shapes_answers()})
 
     store = open_store(asking)
@@ -112,23 +113,30 @@ def answer_runs(
     return {run: done[str(run)] for run in runs}
 
 
-def report_sweep(root: Path, title: str | None = None) -> Path:
-    """Scores every answered run below `root`, writes `root/report` and returns its page."""
+def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path] | None = None) -> Path:
+    """Scores every answered run below `root`, writes `root/report` and returns its page.
+
+    `chosen` holds the folders of benchmarks of options that do not lie where they usually do, by name.
+    """
     paths = [p for p in sorted(root.glob("*/answers*/answers.jsonl")) if ".old-" not in p.as_posix()]
     if not paths:
         raise UserError(f"nothing to report: no answers under {root}; run `videogpt-plus sweep` first")
-    cells, judged = [], {}
+    cells, judged, seeds = [], {}, set()
     for path in paths:
         experiment = load_experiment(path.parent.parent)
         control = read_meta(path)["control"]
         frames = 0 if control == "blind" else experiment.num_frames
         tokens = num_visual_tokens(experiment, frames)
-        if get_benchmark(read_meta(path).get("benchmark", "mvbench")).scored == "judged":
+        seeds.add(experiment.finetune.seed)
+        benchmark = read_meta(path).get("benchmark", OWN)
+        if get_benchmark(benchmark).scored == "judged":
             judged[path] = f"{experiment.name}: {tokens:,} tokens"
             continue
         limit = path.parent.name.partition("_first")[2]
+        folder = benchmarks.root_of(benchmark, experiment.benchmark_root, (chosen or {}).get(benchmark))
         cells.append(
             {
+                "benchmark": benchmark,
                 "experiment": experiment.name,
                 "adapter": experiment.adapter,
                 "level": experiment.level,
@@ -136,11 +144,13 @@ def report_sweep(root: Path, title: str | None = None) -> Path:
                 "visual_tokens": tokens,
                 **costs(experiment, frames),
                 "control": control,
-                "scores": score(path, examples_of(experiment.benchmark_root, int(limit) if limit else None)),
+                "scores": score(path, examples_of(folder, int(limit) if limit else None, benchmark)),
             }
         )
     # The day of the newest answers, so that the report of the same answers stays the same.
     day = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths))
-    seeds = sorted({cell["seed"] for cell in cells})
-    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return write_report(cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_tables(judged))
+    said = ", ".join(map(str, sorted(seeds)))
+    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {said}"
+    return write_report(
+        cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_tables(judged, chosen)
+    )

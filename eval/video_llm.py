@@ -75,10 +75,13 @@ class VideoLLM:
             for block in blocks:
                 yield from self._look_and_answer(block, [next(fed) for _ in block])
 
-    def ask(self, question: str, visual: Visual) -> str:
-        """The first model's greedy reply to a question about a visual that `prepare` made."""
+    def ask(self, question: str, visual: Visual, past: Sequence[tuple[str, str]] = ()) -> str:
+        """The first model's greedy reply to a question about a visual that `prepare` made.
+
+        `past` holds what was asked about it and replied before.
+        """
         model, experiment = next(iter(self.members.values()))
-        ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template)
+        ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template, past)
         return model.generate([ids], [[visual]], experiment.max_new_tokens)[0]
 
     def _look_and_answer(self, views: Sequence[View], fed: Sequence[Fed]) -> Iterator[tuple[Question, Outcome]]:

@@ -378,7 +378,10 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
         (["predict", "pre", "q", "--image", "a.png"], "pre is no run folder: it has no experiment.json; name the"),
         (["report", "nowhere"], "nothing to report: no answers under nowhere; run"),
         (["train", "tiny", "--projectors", "image=pre/image"], "no pre-trained projector for stream 'video'"),
-        (["train", "tiny", "--projectors", "image=pre/image", "video=x", "--output-dir", "t"], "x does not exist"),
+        (
+            ["train", "tiny", "--projectors", "image=pre/image", "video=x", "--output-dir", "t"],
+            "no pre-trained projector at x",
+        ),
         (
             ["train", "tiny", "--projectors", "image=pre/video", "video=pre/image"],
             "(streams.0.0: 'video' there, 'image'",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, get_experiment, with_adapter, with_seed
+from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, base_of, get_experiment, with_adapter, with_seed
 from videogpt_plus.types import UserError
 
 
@@ -31,6 +31,23 @@ def test_a_seed_cannot_disagree_with_its_name():
     assert dict(e.pretrain)["image"].seed == dict(TOY.pretrain)["image"].seed
     with pytest.raises(UserError, match="seed -1 is not possible"):
         with_seed(TOY, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("toy_pol2", "toy"), ("toy_max_pol2", "toy"), ("qwen15b_pool2", "qwen1_5b"), ("qwen3b_max2", "qwen3b")],
+)
+def test_a_mistyped_name_is_told_the_closest(name, meant):
+    with pytest.raises(UserError, match=f"unknown experiment '{name}': did you mean '{meant}'"):
+        get_experiment(name)
+    with pytest.raises(UserError, match="unknown experiment 'zzz_pool2': choose from"):
+        get_experiment("zzz_pool2")
+
+
+def test_the_base_of_a_name_is_what_its_projectors_are_pre_trained_for():
+    for name in EXPERIMENTS:
+        made = with_seed(at_level(with_adapter(EXPERIMENTS[name], "max"), 4), 7)
+        assert base_of(made.name) == base_of(name) == name and get_experiment(made.name) == made
 
 
 def test_every_experiment_is_found_under_its_own_name():

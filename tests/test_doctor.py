@@ -153,6 +153,113 @@ def test_a_clip_of_another_task_is_not_offered_for_its_number_alone(root):
     assert task.missing == 1 and task.findings[0].meant is None
 
 
+@pytest.fixture
+def numbered(tmp_path) -> Path:
+    """Three tasks in folders of their own, whose clips have the same numbers as names; not to be decoded."""
+    return write_numbered(tmp_path / "numbered", {"Color Order": "order", "Motion Direction": "motion", "Dots": "dots"})
+
+
+def write_numbered(root: Path, folders: dict[str, str], count: int = 10) -> Path:
+    (root / "json").mkdir(parents=True)
+    rows = {task: {"folder": f"video/{folder}"} for task, folder in folders.items()}
+    (root / "tasks.json").write_text(json.dumps(rows))
+    for task, folder in folders.items():
+        names = [f"{i:04d}.mp4" for i in range(count)]
+        write_annotation(root, task, [entry(name) for name in names])
+        (root / "video" / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (root / "video" / folder / name).write_bytes(task.encode())
+    return root
+
+
+def meant(task) -> list[str]:
+    return [finding.meant for finding in task.findings if finding.meant]
+
+
+def test_a_missing_clip_is_never_sought_in_the_renamed_folder_of_another_task(numbered):
+    """One task's folder was renamed, another lacks one clip: the row of the first must not be offered to the second."""
+    (numbered / "video/motion").rename(numbered / "video/motion_renamed")
+    (numbered / "video/order/0001.mp4").unlink()
+    tasks, report = look(numbered, "none")
+    assert dict(report.rows) == {"Motion Direction": {"folder": "video/motion_renamed"}}
+    assert tasks["Color Order"].renamed == 0 and not meant(tasks["Color Order"])
+    rows = json.loads((numbered / "tasks.json").read_text()) | report.rows
+    (numbered / "tasks.json").write_text(json.dumps(rows))
+    tasks, report = look(numbered, "none")
+    assert not report.complete and not report.rows and tasks["Color Order"].missing == 1
+
+
+def test_a_row_is_not_offered_to_a_task_that_has_most_of_its_clips(numbered):
+    for i in range(4):
+        (numbered / f"video/order/{i:04d}.mp4").rename(numbered / f"video/order/{i:04d}.webm")
+    tasks, report = look(numbered, "none")
+    assert not report.rows and tasks["Color Order"].renamed == 4, "named with its ending, and no row"
+    assert meant(tasks["Color Order"]) == [str(numbered / f"video/order/{i:04d}.webm") for i in range(4)]
+
+
+def test_two_renamed_folders_of_numbered_clips_are_ambiguous(numbered):
+    for folder in ("motion", "order"):
+        (numbered / "video" / folder).rename(numbered / "video" / f"{folder}_renamed")
+    tasks, report = look(numbered, "none")
+    assert not report.rows and not any(meant(task) for task in tasks.values())
+    (note,) = (note for note in report.notes if note.startswith("ambiguous"))
+    for part in ("motion_renamed", "order_renamed", "Color Order", "Motion Direction"):
+        assert part in note
+    assert "Dots" not in note
+
+
+def test_one_folder_is_not_offered_to_two_lost_tasks(numbered):
+    (numbered / "video/motion").rename(numbered / "video/motion_renamed")
+    shutil.rmtree(numbered / "video/order")
+    tasks, report = look(numbered, "none")
+    assert not report.rows and not any(meant(task) for task in tasks.values())
+    assert sum(note.startswith("ambiguous") for note in report.notes) == 1
+
+
+def test_one_folder_is_offered_to_the_tasks_that_share_it(tmp_path):
+    root = write_numbered(tmp_path / "shared", {"Count": "clips", "Order": "clips", "Dots": "dots"})
+    (root / "video/clips").rename(root / "video/renamed")
+    assert dict(look(root, "none")[1].rows) == dict.fromkeys(("Count", "Order"), {"folder": "video/renamed"})
+
+
+def test_of_two_lost_tasks_the_one_that_a_folder_fits_better_gets_it(numbered):
+    write_annotation(numbered, "Color Order", [entry(f"{i:04d}.mp4") for i in range(4, 14)])
+    (numbered / "video/motion").rename(numbered / "video/motion_renamed")
+    shutil.rmtree(numbered / "video/order")
+    tasks, report = look(numbered, "none")
+    assert dict(report.rows) == {"Motion Direction": {"folder": "video/motion_renamed"}}
+    assert not meant(tasks["Color Order"])
+
+
+def test_folders_that_were_unpacked_one_too_deep_belong_to_their_tasks(numbered):
+    for folder in ("motion", "order", "dots"):
+        own = (numbered / "video" / folder).rename(numbered / "moved")
+        (numbered / "video" / folder).mkdir()
+        own.rename(numbered / "video" / folder / folder)
+    assert {task: row["folder"] for task, row in look(numbered, "none")[1].rows.items()} == {
+        "Color Order": "video/order/order",
+        "Motion Direction": "video/motion/motion",
+        "Dots": "video/dots/dots",
+    }
+
+
+def test_a_link_into_another_tasks_folder_is_no_free_folder(numbered):
+    (numbered / "a_link").symlink_to(numbered / "video/order")
+    shutil.rmtree(numbered / "video/motion")
+    tasks, report = look(numbered, "none")
+    assert not report.rows and not meant(tasks["Motion Direction"])
+
+
+def test_a_supplement_that_was_not_merged_is_said_and_no_row(numbered):
+    (numbered / "video/new/video/order").mkdir(parents=True)
+    (numbered / "video/order/0001.mp4").rename(numbered / "video/new/video/order/0001.mp4")
+    tasks, report = look(numbered, "none")
+    assert f"{numbered}/video/new/video/order holds 1 of the clips that {numbered}/video/order lacks" in " ".join(
+        report.notes
+    )
+    assert not report.rows and not meant(tasks["Color Order"])
+
+
 def test_what_cannot_be_read_is_counted_with_the_reason(root):
     (root / "video/ssv2_video/0.mp4").write_bytes(b"no video")
     (root / "video/ssv2_video/1.mp4").write_bytes(b"")
@@ -382,6 +489,7 @@ def test_json_is_all_that_is_printed_and_holds_every_finding(root, capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["toy"], "'toy' is an experiment, not a benchmark; look at what it asks: doctor .cache/toy/bench"),
         (["nobench"], "unknown benchmark 'nobench', and there is no such folder"),
         (["mvbench", "--root", "nowhere"], "no benchmark at"),
         (["mvbench", "--workers", "0"], "--workers 0 is not possible"),

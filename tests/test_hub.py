@@ -146,6 +146,46 @@ def test_the_card_is_written_anew_and_tells_the_scores(run, hub):
     assert "| all frames | 400 | 62.5 | 60.0 to 65.0 |" in (run / "README.md").read_text()
 
 
+def judged(folder: Path, name: str, judge: str, mean: float | None) -> None:
+    """Scores as a judge's run leaves them, cut to two aspects."""
+    row = {"n": 9, "n_expected": 10, "mean": mean, "ci_low": mean and mean - 0.5, "ci_high": mean and mean + 0.5}
+    scores = {
+        "control": "one_frame",
+        "benchmark": "vcgbench",
+        "judge": {"judge_model": judge, "prompt_hash": "abc123"},
+        "overall": {"n": 18, "mean": mean},
+        "aspects": {"detail": row, "temporal": row},
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(json.dumps(scores))
+
+
+def test_the_card_tells_the_scores_of_every_judge_by_aspect(run):
+    folder = run / "answers_vcgbench_one_frame"
+    judged(folder, "scores.json", "judge-one", 3.25)
+    judged(folder, "scores_judge-two_abc.json", "judge-two", None)
+    card = model_card(at_level(TOY, 2), run)
+    for aspect in ("detail", "temporal"):
+        line = f"one frame | {aspect} | 9 of 10 |"
+        assert f"| vcgbench | judge-one, prompts abc123 | {line} 3.25 | 2.75 to 3.75 |" in card
+        assert f"| vcgbench | judge-two, prompts abc123 | {line} none |  |" in card
+    assert "| `.cache/toy/bench` | all frames | 400 | 62.5 | 60.0 to 65.0 |" in card
+    assert "| MVBench | all frames | 400 |" in model_card(at_level(QWEN_3B, 2), run)
+
+
+def test_a_limited_trial_is_in_no_card_and_stays_at_home(run, hub):
+    trial = {"control": None, "overall": {"n": 2, "macro": {"accuracy": 1.0, "ci_low": 0.9, "ci_high": 1.0}}}
+    for name in ("answers_first2", "answers_blind_first2"):
+        (run / name).mkdir()
+        (run / name / "scores.json").write_text(json.dumps(trial))
+    judged(run / "answers_vcgbench_first2", "scores.json", "judge-one", 3.25)
+    card = model_card(at_level(TOY, 2), run)
+    assert "100.0" not in card and "judge-one" not in card and "| all frames | 400 |" in card
+    assert pushed(run, hub.address).returncode == 0
+    (commit,) = hub.bodies("/api/models/me/toy/commit/main")
+    assert b"answers/scores.json" in commit and b"first2" not in commit
+
+
 @pytest.mark.parametrize("status", [401, 403, 500])
 def test_a_hub_that_refuses_is_one_line(status, run, hub):
     hub.status = status
@@ -163,8 +203,10 @@ def test_a_hub_that_is_not_there_is_one_line(run):
 
 
 def test_an_unfinished_run_and_an_impossible_name_are_refused(run):
+    before = (run / "README.md").read_bytes()
     with pytest.raises(UserError, match="'two/slashes/here' is no name of a repository"):
         push(run, "two/slashes/here")
+    assert (run / "README.md").read_bytes() == before, "the name is checked before the card is written"
     (run / "projectors.safetensors").unlink()
     with pytest.raises(UserError, match="is not finished: it has no projectors.safetensors"):
         push(run, "me/toy")

@@ -492,7 +492,9 @@ def test_the_report_has_a_table_a_judge_and_refuses_to_mix_them(tmp_path):
             runs[path] = name
         waiting = {write_answers(tmp_path / "new", asked): "level 8"}
         alike = dict(list(runs.items())[:2])
-        (table,) = judged_tables(alike | waiting)
+        table, left = judged_tables(alike | waiting)
+        command = f"videogpt-plus judge {tmp_path} --task vcgbench --judge-model MODEL"
+        assert list(left.rows) == [["level 8", command]]
         assert [row[0] for row in table.rows] == ["level 4", "level 16"] and "Not judged yet: level 8" in table.note
         assert table.columns[1:3] == ["correctness", "detail"] and "loopback, answered by" in table.note
         score = json.loads((tmp_path / "level 4/scores.json").read_text())["aspects"]["correctness"]["mean"]

@@ -214,6 +214,22 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([], None),
+        (["blind"], "Controls: blind, without any visual token."),
+        (["shuffled", "one_frame"], "Controls: one frame repeated; all frames shuffled."),
+    ],
+)
+def test_only_the_controls_that_were_asked_are_explained(asked, said, tmp_path):
+    shares = accuracies(1, 0, 0.5, 0.8)
+    cells = [make_cell(tmp_path, 4, shares, control, groups=TOY_TASKS, n=8) for control in (None, *asked)]
+    write_report(cells, tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    assert (f" {said} Finds:" in text) if said else ("Controls:" not in text)
+
+
 def test_a_sweep_of_one_level_is_reported(tmp_path):
     cell = make_cell(tmp_path, 4, accuracies(1, 0, 0.5, 0.8), groups=TOY_TASKS, n=8)
     page = write_report([cell], tmp_path / "report").read_text()

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sweep_worker import ARGS, prepare
+from sweep_worker import ARGS, RECIPE, prepare
 
-from videogpt_plus import cli, experiments
+from videogpt_plus import cli, experiments, sweep
+from videogpt_plus.toy.open_questions import ensure_open_questions
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,121 @@ def test_a_dry_run_lists_every_cell_with_its_command_and_runs_none(swept, capsys
     assert "videogpt-plus pretrain tiny image --output-dir results/other/pretrain/image" in out
     assert "videogpt-plus answer results/other/tiny_pool16 --control one_frame" in out
     assert out.count("to do") == 13
+
+
+@pytest.fixture
+def several(swept) -> Path:
+    """A copy of the swept folder's cells, to ask their models further benchmarks; the open questions stand beside."""
+    ensure_open_questions(swept / ".cache/toy", RECIPE)
+    shutil.rmtree(swept / "results/several", ignore_errors=True)
+    shutil.copytree(swept / "results/tiny", swept / "results/several")
+    return swept / "results/several"
+
+
+def asked(folder: Path, *benchmarks: str, control: str = "blind") -> list[str]:
+    """The sweep of `several` with these benchmarks, under one control at one level."""
+    where = {"toy_open": f"toy_open={folder / '.cache/toy/open'}"}
+    names = ["--benchmarks", *(where.get(name, name) for name in benchmarks)] if benchmarks else []
+    return [*ARGS[:5], "--name", "several", "--controls", control, *names]
+
+
+def test_further_benchmarks_add_cells_and_leave_the_old_ones_as_they_are(several, swept):
+    """What was finished before there were several benchmarks stays finished: same folders, commands and inputs."""
+    base = experiments.EXPERIMENTS["tiny"]
+    at = [experiments.at_level(base, level) for level in (2, 16)]
+    alone = sweep.plan(base, at, several, ["blind"], [16])
+    opened = sweep.Asked("toy_open", swept / ".cache/toy/open", True, True, {"judge_model": "lexical"}, ("--x", "y"))
+    cells = sweep.plan(base, at, several, ["blind"], [16], benchmarks=[sweep.Asked(), opened])
+    assert cells[: len(alone) - 1] == alone[:-1] and all(map(sweep.is_finished, alone[:-1]))
+    records = [json.loads((cell.folder / sweep.RECORD).read_text())["inputs"] for cell in alone[:-1]]
+    assert records == [json.loads(json.dumps(sweep.inputs(cell))) for cell in alone[:-1]]
+
+    new = cells[len(alone) - 1 : -1]
+    assert [cell.kind for cell in new] == ["answer"] * 3 + ["judge"] * 3
+    assert {cell.folder.name for cell in new[:3]} == {"answers_toy_open", "answers_toy_open_blind"}
+    assert [judge.needs for judge in new[3:]] == [(answer.folder,) for answer in new[:3]]
+    assert set(cells[-1].needs) == {cell.folder for cell in cells if cell.kind in ("answer", "judge")}
+    groups = [group for group in sweep.together(cells, 1) if group[0].kind in ("answer", "judge")]
+    kinds = [{(cell.kind, cell.benchmark.name, cell.control) for cell in group} for group in groups]
+    assert [len(group) for group in groups] == [2, 1, 2, 1, 3] and all(len(kind) == 1 for kind in kinds[:-1])
+    # Another question is another benchmark; a clip beside the questions is not.
+    before, file = sweep.inputs(new[0]), swept / ".cache/toy/open/generic_qa.json"
+    (file.parent / "a.mp4").touch()
+    assert sweep.inputs(new[0]) == before
+    kept = file.read_text()
+    file.write_text(json.dumps(json.loads(kept)[1:]))
+    assert sweep.inputs(new[0])["benchmark"] != before["benchmark"]
+    file.write_text(kept)
+
+
+def test_open_questions_are_asked_judged_and_reported_with_the_others(several, swept, capsys):
+    few = ["--limit", "1"]
+    before = answers(swept)
+    cli.main([*asked(swept, "toy_open"), *few])
+    report = (several / "report/sweep.md").read_text()
+    assert "toy_open, first 1 of a task: not judged yet" in report and "accuracy by task" in report
+    runs = "results/several/tiny_pool16 results/several/tiny_pool2 --task toy_open --limit 1"
+    assert f"videogpt-plus judge {runs} --benchmark {swept / '.cache/toy/open'} --judge-model MODEL" in report
+    assert len(list(several.glob("tiny_pool*/answers_toy_open*/answers.jsonl"))) == 3
+
+    judged = [*asked(swept, "toy_open"), *few, "--judge-model", "lexical"]
+    capsys.readouterr()
+    cli.main([*judged, "--dry-run"])
+    out = capsys.readouterr().out
+    where = f"--benchmark {swept / '.cache/toy/open'} --judge-model lexical"
+    assert f"judge results/several/tiny_pool16 --task toy_open --control blind --limit 1 {where}" in out
+    assert out.count("to do") == 4  # three judges, and the report
+    number = next(line.split()[0] for line in out.splitlines() if "judge tiny_pool16 (toy_open, blind)" in line)
+    cli.main([*judged, "--cell", number])
+    assert len(list(several.glob("*/*/scores.json"))) == len(list(several.glob("*/answers*/answers.jsonl"))) - 2
+    cli.main(judged)
+    report = (several / "report/sweep.md").read_text()
+    assert "toy_open, first 1 of a task: judged answers" in report and "not judged yet" not in report
+    assert "comparable with nothing but itself" in report and "accuracy by task" in report
+    ledgers = {path: path.read_bytes() for path in several.rglob("judged.jsonl")}
+    capsys.readouterr()
+    cli.main(judged)
+    assert "to make, nothing to pay" not in capsys.readouterr().out, "finished scores are not given again"
+    assert len(ledgers) == 3 and all(path.read_bytes() == then for path, then in ledgers.items())
+    assert answers(swept) == before
+
+    # One call judges several runs; a sweep whose answers are all judged has a report, too.
+    runs = [str(several / name) for name in ("tiny_pool2", "tiny_pool16")]
+    cli.main(["judge", *runs, *where.split(), "--task", "toy_open", "--limit", "1"])
+    assert "judgements of 2 runs to make, nothing to pay" in " ".join(capsys.readouterr().out.split())
+    for path in several.glob("tiny_pool*/answers*"):
+        if "toy_open" not in path.name:
+            shutil.rmtree(path)
+    shutil.rmtree(several / "report")
+    cli.main(["report", str(several)])
+    assert {path.name for path in (several / "report").iterdir()} == {"index.html", "sweep.md", "sweep.tex"}
+    assert "toy_open" in (several / "report/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--benchmarks", "mvbench", "toy_opn"], "unknown benchmark 'toy_opn'; choose from: mvbench"),
+        (["--benchmarks", "vcgbench="], "names no folder: write vcgbench=FOLDER"),
+        (["--benchmarks", "mvbench", "mvbench=elsewhere"], "names mvbench twice"),
+        (["--benchmarks", "mvbench", "vcgbench=elsewhere"], "no benchmark at"),
+        (["--benchmarks", "vcgbench", "--scoring", "logprob"], "the questions of vcgbench are open"),
+        (["--judge-model", "lexical"], "no benchmark of this sweep has any"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_trains(swept, args, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*ARGS, "--name", "nothing", *args])
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+    assert not (swept / "results/nothing").exists()
+
+
+def test_the_judges_key_is_asked_for_before_anything_trains(several, swept, monkeypatch, capsys):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*asked(swept, "toy_open"), "--name", "nothing", "--judge-model", "gpt"])
+    assert stop.value.code == 2 and "OPENAI_API_KEY is not set" in capsys.readouterr().err
+    assert not (swept / "results/nothing").exists()
 
 
 def test_a_cell_whose_inputs_are_missing_says_which(swept, capsys):

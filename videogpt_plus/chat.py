@@ -40,7 +40,8 @@ class Template(NamedTuple):
     """How a conversation is written down, and how a question is put."""
 
     conversation: Callable[[PreTrainedTokenizerBase, list[Turn]], list[Piece]]
-    prompt: Callable[[PreTrainedTokenizerBase, Turn], list[int]]
+    #: Of the question and what was asked and replied before it; all visuals in front.
+    prompt: Callable[[PreTrainedTokenizerBase, Turn, Sequence[tuple[str, str]]], list[int]]
 
 
 def encode_conversation(
@@ -62,10 +63,24 @@ def encode_conversation(
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, question: str, placeholder_counts: Sequence[int], template: str
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    placeholder_counts: Sequence[int],
+    template: str,
+    past: Sequence[tuple[str, str]] = (),
 ) -> list[int]:
-    """Ids of a question, visuals in front, up to where the answer begins. Markers in `question` are text."""
-    return _template(template).prompt(tokenizer, Turn(True, question, sum(placeholder_counts)))
+    """Ids of a question, visuals in front, up to where the answer begins. Markers in `question` are text.
+
+    `past` holds questions and answers of the same conversation, which stand before it and behind the visuals.
+    """
+    return _template(template).prompt(tokenizer, Turn(True, question, sum(placeholder_counts)), past)
+
+
+def _with_past(turn: Turn, past: Sequence[tuple[str, str]]) -> list[Turn]:
+    """The whole conversation up to a question, whose visuals go to the first one."""
+    said = [Turn(human, text, 0) for pair in past for human, text in zip((True, False), pair, strict=True)]
+    first, *rest = [*said, turn._replace(placeholders=0)]
+    return [first._replace(placeholders=turn.placeholders), *rest]
 
 
 def _qwen2_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[Piece]:
@@ -80,12 +95,9 @@ def _qwen2_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -
     return pieces
 
 
-def _qwen2_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> list[int]:
-    return [
-        *_qwen2_system(tokenizer),
-        *_qwen2_question(tokenizer, turn),
-        *_qwen2_header(tokenizer, "assistant"),
-    ]
+def _qwen2_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn, past: Sequence[tuple[str, str]] = ()) -> list[int]:
+    pieces = _qwen2_conversation(tokenizer, _with_past(turn, past))
+    return [*(token for piece in pieces for token in piece.ids), *_qwen2_header(tokenizer, "assistant")]
 
 
 def _qwen2_system(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -118,7 +130,9 @@ def _plain_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -
     ]
 
 
-def _plain_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn) -> list[int]:
+def _plain_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn, past: Sequence[tuple[str, str]] = ()) -> list[int]:
+    if past:
+        raise UserError("template 'plain' has captions and no conversations: ask one question")
     return [PLACEHOLDER] * turn.placeholders
 
 
@@ -154,9 +168,54 @@ def _cogvlm2(answer_word: str | None, indexed: bool = False) -> Template:
     return Template(conversation, prompt)
 
 
+LLAVA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+
+
+def _llava(system: str, space_after_visual: bool = True, space_after_end: bool = False) -> Template:
+    """LLaVA-1.5's conversation. Llama's tokenizers write a space where a text begins; they differ in whether one
+    begins behind a visual, and behind the end of an answer.
+    """
+
+    def written(tokenizer: PreTrainedTokenizerBase, text: str, space: bool) -> list[int]:
+        # A newline is a token of its own, so that nothing behind it depends on the space in front of it.
+        return _text_ids(tokenizer, text) if space else _text_ids(tokenizer, f"\n{text}")[2:]
+
+    def conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[Piece]:
+        _check(
+            [turn.human for turn in turns] == [i % 2 == 0 for i in range(len(turns))],
+            "turns that do not alternate from a question to an answer, as LLaVA's templates want them",
+        )
+        pieces, space, text = [Piece([tokenizer.bos_token_id], False)], True, system
+        for turn in turns:
+            if turn.human:
+                text += "USER: "
+                if turn.placeholders:
+                    ids = [*written(tokenizer, text, space), *[PLACEHOLDER] * turn.placeholders]
+                    pieces.append(Piece(ids, False))
+                    space, text = space_after_visual, "\n"
+                ids, space = written(tokenizer, f"{text}{turn.text} ASSISTANT:", space), False
+                pieces.append(Piece(ids, False))
+            else:
+                ids = written(tokenizer, f" {turn.text}", space)
+                pieces.append(Piece([*ids, tokenizer.eos_token_id], True))
+                space = space_after_end
+            text = ""
+        return pieces
+
+    def prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn, past: Sequence[tuple[str, str]] = ()) -> list[int]:
+        return [token for piece in conversation(tokenizer, _with_past(turn, past)) for token in piece.ids]
+
+    return Template(conversation, prompt)
+
+
 TEMPLATES: dict[str, Template] = {
     "qwen2": Template(_qwen2_conversation, _qwen2_prompt),
     "plain": Template(_plain_conversation, _plain_prompt),
+    "llava_v1": _llava(LLAVA_SYSTEM),  # as it was trained
+    "llava_hub": _llava("", space_after_end=True),  # as the Hub's page writes it
     "cogvlm2_chat": _cogvlm2("Answer:"),
     "cogvlm2_chat_indexed": _cogvlm2("Answer:", indexed=True),
     "cogvlm2_vqa": _cogvlm2("Short answer:"),

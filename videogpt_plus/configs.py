@@ -154,6 +154,7 @@ class Feeding:
     # Decoder of videos: pyav, decord or torchcodec.
     decoder: str = "pyav"
     # Folder that keeps the encoders' output, to be read instead of encoding again; none when not given.
+    # What it keeps is rounded (--store-dtype): a sweep that was made without it is made anew.
     store: Path | None = None
     # Number format in the store: bfloat16, float32 or int8.
     store_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"

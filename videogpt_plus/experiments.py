@@ -114,8 +114,19 @@ COGVLM2_IMAGE = replace(
     family="cogvlm2_image",
     max_new_tokens=1024,
 )
+LLAVA15_7B = replace(
+    COGVLM2_IMAGE,
+    name="llava15_7b",
+    llm=".cache/llava-1.5-7b",
+    streams=(("image", Stream("clip_llava", ".cache/llava-1.5-7b", 336, 24, 1024)),),
+    finetune=replace(COGVLM2_IMAGE.finetune, template="llava_v1", image_aspect_ratio="pad"),
+    family="llava15",
+    max_new_tokens=512,
+)
 
-EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B, COGVLM2_IMAGE, COGVLM2_VIDEO)}
+EXPERIMENTS: dict[str, Experiment] = {
+    e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B, LLAVA15_7B, COGVLM2_IMAGE, COGVLM2_VIDEO)
+}
 
 
 def level_text(level: float) -> str:
@@ -155,14 +166,32 @@ def _parts(name: str) -> tuple[str, str, str]:
     return re.fullmatch(r"(.*?)(_pool[\d.]*)?(_seed\d+)?", name).groups(default="")
 
 
+def base_of(name: str) -> str:
+    """`toy` of `toy_max_pool4_seed7`: the key of EXPERIMENTS in a name, or what stands in its place."""
+    base, _, _ = _parts(name)
+    heads = (base.removesuffix(f"_{adapter}") for adapter in ADAPTERS)
+    return next((head for head in heads if head in EXPERIMENTS), base)
+
+
+def choices(trained: bool | None = None) -> str:
+    """The names of EXPERIMENTS in words; of those alone that are trained here, or are not, where `trained` says."""
+    *names, last = (e.name for e in EXPERIMENTS.values() if trained is None or bool(e.pretrain) == trained)
+    return f"{', '.join(names)} or {last}"
+
+
 def get_experiment(name: str) -> Experiment:
-    """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER`, `_poolLEVEL`, `_seedSEED` behind it."""
+    """The experiment called `name`: a key of EXPERIMENTS, with `_ADAPTER`, `_poolLEVEL`, `_seedSEED` behind it.
+
+    UserError: there is none; it names the choices, and the closest of them where one is close.
+    """
     base, pool, seeded = _parts(name)
     level, seed = pool.removeprefix("_pool"), seeded.removeprefix("_seed")
-    adapter = next((a for a in ADAPTERS if base.endswith(f"_{a}") and base.removesuffix(f"_{a}") in EXPERIMENTS), None)
-    known = base.removesuffix(f"_{adapter}") if adapter else base
+    known = base_of(name)
+    adapter = base.removeprefix(known).removeprefix("_")
     if known not in EXPERIMENTS or not re.fullmatch(r"(\d+(\.\d+)?)?", level):
+        # What stands behind the last `_` may be a mistyped level: of `toy_pol2` the part before it is looked up, too.
         close = get_close_matches(known, EXPERIMENTS, n=1)
+        close = close or get_close_matches(known.rpartition("_")[0], EXPERIMENTS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise UserError(
             f"unknown experiment '{name}': {hint}choose from {', '.join(EXPERIMENTS)}, "

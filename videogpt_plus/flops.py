@@ -16,8 +16,8 @@ from typing import Any
 
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import located, read_object
-from videogpt_plus.configs import FRAME_MARKS, Experiment, Stream
-from videogpt_plus.experiments import CLIP_L_336, COGVLM2_IMAGE, COGVLM2_VIDEO, QWEN_1_5B, QWEN_3B
+from videogpt_plus.configs import Experiment, Stream
+from videogpt_plus.experiments import CLIP_L_336, COGVLM2_IMAGE, COGVLM2_VIDEO, LLAVA15_7B, QWEN_1_5B, QWEN_3B
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60
@@ -25,6 +25,11 @@ _COGVLM2: Mapping[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_multi_query_heads": 8, "vocab_size": 128256,
     "vision_config": {"hidden_size": 1792, "intermediate_size": 15360, "num_hidden_layers": 63, "patch_size": 14},
+}  # fmt: skip
+#: What a LLaVA's config leaves out of its language model.
+_LLAMA_7B: Mapping[str, Any] = {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "vocab_size": 32000,
 }  # fmt: skip
 #: Sizes of published weights, from the `config.json` of their repositories, for machines that do not hold them.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
@@ -38,6 +43,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
         "num_key_value_heads": 2, "vocab_size": 151936,
     },
+    LLAVA15_7B.llm: {"text_config": {"vocab_size": 32064}},  # llava-hf/llava-1.5-7b-hf
     # THUDM/cogvlm2-video-llama3-chat and THUDM/cogvlm2-llama3-chat-19B differ in what is read of pictures alone
     COGVLM2_VIDEO.llm: _COGVLM2,
     COGVLM2_IMAGE.llm: _COGVLM2,
@@ -231,7 +237,7 @@ def sizes_of(experiment: Experiment) -> Sizes | None:
     None where those are neither on this machine nor among PUBLISHED.
     """
     llm = _llm(experiment.llm)
-    if llm and experiment.family in FRAME_MARKS:
+    if llm and experiment.family != "dual_encoder":
         llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=False)
     towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.streams}
     return Sizes(towers, llm) if llm and all(towers.values()) else None
@@ -255,6 +261,8 @@ def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[
 def _llm(folder: str) -> Llm | None:
     if (config := _config(folder)) is None:
         return None
+    if "text_config" in config:
+        config = {**_LLAMA_7B, **config["text_config"]}
     width, heads = config["hidden_size"], config["num_attention_heads"]
     return Llm(
         config["num_hidden_layers"],
@@ -274,6 +282,8 @@ def _tower(stream: Stream, llm: Llm) -> Tower | None:
         return Tower(size.depth - 1, size.width, mlp, size.patch, stream.grid, size.chunk, widths)
     if (config := _config(stream.weights)) is None:
         return None
+    if stream.encoder == "clip_llava":  # the original's config names the CLIP instead of describing it
+        config = config.get("vision_config") or PUBLISHED[CLIP_L_336.weights]
     config = config.get("vision_config", config)  # a whole CLIP, or its vision tower alone
     if stream.projector == "glu":
         blocks, widths = config["num_hidden_layers"], (stream.width, llm.width, llm.mlp)

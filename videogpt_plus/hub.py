@@ -20,6 +20,8 @@ UPLOADED = (
     "answers*/scores.json",
     *TOKENIZER_FILES,
 )
+#: Of these, what stays: answers to the first questions alone (`--limit`) are a trial.
+KEPT = ("answers*_first*",)
 
 
 def push(run: str | Path, repo_id: str, private: bool = False) -> str:
@@ -27,15 +29,21 @@ def push(run: str | Path, repo_id: str, private: bool = False) -> str:
 
     The model card is written anew first, so that it tells the scores there are by now. Token and address of the Hub
     are those of huggingface_hub.
-    UserError: the run is not finished, or the Hub cannot be reached or refuses.
+    UserError: the run is not finished, `repo_id` is no NAME/MODEL, or the Hub cannot be reached or refuses. Before
+    the first two nothing is written.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, HTTPError
+    from huggingface_hub.utils import validate_repo_id
 
     run = Path(run)
     experiment = load_experiment(run)
     if not (run / FINISHED).exists():
         raise UserError(f"{run} is not finished: it has no {FINISHED}; run the same training to its end")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"'{repo_id}' is no name of a repository: choose one such as NAME/MODEL") from error
     write_bytes(run / CARD, model_card(experiment, run).encode())
     api = HfApi()
     try:
@@ -44,10 +52,9 @@ def push(run: str | Path, repo_id: str, private: bool = False) -> str:
             repo_id=repo.repo_id,
             folder_path=run,
             allow_patterns=list(UPLOADED),
+            ignore_patterns=list(KEPT),
             commit_message=f"Upload {experiment.name}",
         )
-    except HFValidationError as error:
-        raise UserError(f"'{repo_id}' is no name of a repository: choose one such as NAME/MODEL") from error
     except (HTTPError, OSError) as error:
         raise UserError(f"cannot push to '{repo_id}': {' '.join(str(error).split()):.300}") from error
     return str(repo)

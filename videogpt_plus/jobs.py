@@ -69,13 +69,18 @@ def _begin_worker(threads: int, parent: int) -> None:
             sys.exit("the sweep has ended")
 
 
+def launched(launcher: str, command: Sequence[str]) -> list[str]:
+    """The command of `videogpt-plus` behind a launcher such as torchrun, as it is run."""
+    return [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
+
+
 def launch(launcher: str, command: Sequence[str], folder: Path) -> int:
     """Runs the command of a training of `folder` behind a launcher such as torchrun; returns its exit code.
 
     The file that a training writes last tells whether it ended well: many processes may stumble over each other when
     they leave, and then the code is not 0. UserError: that file is not there, or there is no such launcher.
     """
-    call = [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
+    call = launched(launcher, command)
     try:
         code = subprocess.run(call, check=False).returncode
     except OSError as error:

@@ -1,5 +1,7 @@
 """A sweep as a list of cells: projectors pre-trained once, then for every model training and answers, then a report.
 
+Several benchmarks are asked of the same models; where a judge is named, its scores are cells behind the answers.
+
 A cell is one command that fills one folder. It is finished when its `cell.json` says so and says that it was made
 from what it would be made from now: configs, weights, data, and the outputs of the cells before it. So changing a
 config redoes exactly what it touches. What a changed cell had written is moved aside, never deleted.
@@ -9,10 +11,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from videogpt_plus import fingerprint
@@ -26,13 +27,42 @@ from videogpt_plus.types import UserError
 
 #: Written into a cell's folder: what it was made from, and whether it is finished.
 RECORD = "cell.json"
+#: The benchmark of options that lies where the experiment says.
+OWN = "mvbench"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark that a sweep asks, and who judges its answers."""
+
+    #: Its name in the table of benchmarks.
+    name: str = OWN
+    #: Where it lies; None for the folder that the experiment names.
+    root: Path | None = None
+    #: Whether the folder was chosen by the user, so that a command has to name it.
+    chosen: bool = False
+    #: Whether its questions are open, so that a judge gives the scores.
+    is_open: bool = False
+    #: Who judges, told by content (model, hash of the prompts); {} for nobody.
+    judge: Mapping[str, str] = field(default_factory=dict)
+    #: The options of `videogpt-plus judge` that name the judge.
+    judging: tuple[str, ...] = ()
+
+    @property
+    def stated(self) -> str:
+        """As `--benchmarks` takes it: NAME, or NAME=FOLDER."""
+        return f"{self.name}={self.root}" if self.chosen else self.name
+
+
+#: What a sweep asks unless it is told.
+ASKED = (Asked(),)
 
 
 @dataclass(frozen=True)
 class Cell:
     """One step of a sweep."""
 
-    #: "pretrain", "train", "take", "answer" or "report"; "take" is of weights that are asked as they were published.
+    #: "pretrain", "train", "take", "answer", "judge" or "report"; "take" is of weights that are asked as published.
     kind: str
     #: Its output folder.
     folder: Path
@@ -42,18 +72,23 @@ class Cell:
     experiment: Experiment | None = None
     #: The stream of a pre-training.
     stream: str = ""
-    #: What an answer cell withholds from the model; None for nothing.
+    #: What an answer cell withholds from the model, or a judge's withheld; None for nothing.
     control: str | None = None
-    #: Questions a task at most in an answer cell; None for all.
+    #: Questions a task at most in an answer cell or a judge's; None for all.
     limit: int | None = None
     #: How an answer cell asks, and where clips come from in any.
     asking: Asking = DEFAULT_ASKING
     #: Folders of the cells that have to be finished before.
     needs: tuple[Path, ...] = ()
+    #: What an answer cell asks and a judge's cell scores.
+    benchmark: Asked = ASKED[0]
+    #: What the report is of.
+    benchmarks: tuple[Asked, ...] = ASKED
 
     @property
     def title(self) -> str:
-        what = {"pretrain": self.stream, "answer": self.control or "all frames"}.get(self.kind)
+        asked = (f"{self.benchmark.name}, " if self.benchmark.name != OWN else "") + (self.control or "all frames")
+        what = {"pretrain": self.stream, "answer": asked, "judge": asked}.get(self.kind)
         name = self.experiment.name if self.experiment and self.kind != "pretrain" else ""
         return " ".join(part for part in (self.kind, name, f"({what})" if what else "") if part)
 
@@ -66,8 +101,10 @@ def plan(
     control_levels: Sequence[float] = (),
     limit: int | None = None,
     asking: Asking = DEFAULT_ASKING,
+    benchmarks: Sequence[Asked] = ASKED,
 ) -> list[Cell]:
     """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors."""
+    _check_asked(benchmarks, asking)
     if not experiments:
         raise UserError("the sweep has no cell: give at least one level and one adapter, such as --levels 1 4 16")
     if limit is not None and limit < 1:
@@ -89,7 +126,7 @@ def plan(
         for name, _ in (base.streams if base.pretrain else ())
     }
     starts = [f"{name}={cell.folder}" for name, cell in pretrain.items()]
-    cells, answers = list(pretrain.values()), []
+    cells = list(pretrain.values())
     for e in experiments:
         folder = root / e.name
         needs = tuple(cell.folder for cell in pretrain.values())
@@ -98,19 +135,57 @@ def plan(
         command = (kind, e.name, *trained, "--output-dir", str(folder))
         command += tuple(_options(asking, Feeding)) if e.pretrain else ()
         cells.append(Cell(kind, folder, command, e, asking=asking, needs=needs))
-        asked = (None, *controls) if e.level in control_levels else (None,)
-        answers += [_answer_cell(e, folder, control, limit, asking) for control in asked]
-    report = Cell("report", root / "report", ("report", str(root)), needs=tuple(a.folder for a in answers))
-    return [*cells, *answers, report]
+    answers = [
+        _answer_cell(e, root / e.name, control, limit, asking, benchmark)
+        for benchmark in benchmarks
+        for e in experiments
+        for control in ((None, *controls) if e.level in control_levels else (None,))
+    ]
+    scores = [_judge_cell(answer) for answer in answers if answer.benchmark.judge]
+    command = ["report", str(root)]
+    command += ["--benchmarks", *(b.stated for b in benchmarks)] if any(b.chosen for b in benchmarks) else []
+    needs = tuple(cell.folder for cell in (*answers, *scores))
+    report = Cell("report", root / "report", tuple(command), needs=needs, benchmarks=tuple(benchmarks))
+    return [*cells, *answers, *scores, report]
 
 
-def _answer_cell(experiment: Experiment, run: Path, control: str | None, limit: int | None, asking: Asking) -> Cell:
-    command = ["answer", str(run)]
+def _check_asked(benchmarks: Sequence[Asked], asking: Asking) -> None:
+    """What cannot be asked at the end is said before anything trains."""
+    names = [benchmark.name for benchmark in benchmarks]
+    if not names:
+        raise UserError(f"--benchmarks names none: give at least one, or leave it out for {OWN}")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"--benchmarks names {twice} twice: their answers would share folders; sweep it once")
+    is_open = next((benchmark.name for benchmark in benchmarks if benchmark.is_open), None)
+    if is_open and asking.scoring != "generate":
+        raise UserError(
+            f"--scoring {asking.scoring} needs options, and the questions of {is_open} are open; leave it out, or "
+            f"sweep {is_open} by itself"
+        )
+
+
+def _answer_cell(
+    experiment: Experiment, run: Path, control: str | None, limit: int | None, asking: Asking, benchmark: Asked
+) -> Cell:
+    command = ("answer", str(run), *_which(benchmark, control, limit), *_options(asking, Asking))
+    folder = answers_folder(run, control, limit, benchmark.name)
+    return Cell("answer", folder, command, experiment, "", control, limit, asking, (run,), benchmark)
+
+
+def _judge_cell(answer: Cell) -> Cell:
+    """The scores of an answer cell. Another judge has a folder of its own, so that the first one's cells stay."""
+    run, judge = answer.needs[0], answer.benchmark.judge["judge_model"]
+    command = ("judge", str(run), *_which(answer.benchmark, answer.control, answer.limit), *answer.benchmark.judging)
+    folder = answer.folder / f"judged_by_{''.join(c if c.isalnum() or c in '-.' else '-' for c in judge)}"
+    return replace(answer, kind="judge", folder=folder, command=command, needs=(answer.folder,))
+
+
+def _which(benchmark: Asked, control: str | None, limit: int | None) -> list[str]:
+    """The options that say which answers are meant."""
+    command = ["--task", benchmark.name] if benchmark.name != OWN else []
     command += ["--control", control] if control else []
     command += ["--limit", str(limit)] if limit else []
-    command += _options(asking, Asking)
-    folder = answers_folder(run, control, limit)
-    return Cell("answer", folder, tuple(command), experiment, "", control, limit, asking, (run,))
+    return [*command, *(["--benchmark", str(benchmark.root)] if benchmark.chosen else [])]
 
 
 def _options(asking: Asking, kind: type[Feeding]) -> list[str]:
@@ -120,21 +195,29 @@ def _options(asking: Asking, kind: type[Feeding]) -> list[str]:
 
 
 def together(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
-    """The cells in groups that run as one: models asked under the same control share each clip's encoding.
+    """The cells in groups that run as one: models asked one benchmark under one control share each clip's encoding.
 
-    With several jobs the models of a control are dealt out to as many groups, evenly by their visual tokens, so that
-    no job waits for another's training.
+    With several jobs these models are dealt out to as many groups, evenly by their visual tokens, so that no job waits
+    for another's training. All that is judged is one group, because it has one budget.
     """
     groups: list[list[Cell]] = []
-    seen: set[str | None] = set()
+    seen: set[tuple[str, ...]] = set()
     for cell in cells:
-        if cell.kind != "answer":
+        kinship = _kinship(cell)
+        if kinship is None:
             groups.append([cell])
-        elif cell.control not in seen:
-            seen.add(cell.control)
-            mates = [one for one in cells if one.kind == "answer" and one.control == cell.control]
-            groups += _dealt(mates, jobs)
+        elif kinship not in seen:
+            seen.add(kinship)
+            mates = [one for one in cells if _kinship(one) == kinship]
+            groups += _dealt(mates, jobs) if cell.kind == "answer" else [mates]
     return groups
+
+
+def _kinship(cell: Cell) -> tuple[str, ...] | None:
+    """What cells of one group have in common; None for a cell that runs alone."""
+    if cell.kind == "answer":
+        return "answer", cell.benchmark.name, cell.control or ""
+    return ("judge",) if cell.kind == "judge" else None
 
 
 def _dealt(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
@@ -149,9 +232,9 @@ def _dealt(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
     return [sorted(group, key=cells.index) for group in groups]
 
 
-def answers_folder(run: Path, control: str | None, limit: int | None = None, task: str = "mvbench") -> Path:
+def answers_folder(run: Path, control: str | None, limit: int | None = None, task: str = OWN) -> Path:
     """`RUN/answers`, `RUN/answers_blind`, `RUN/answers_vcgbench`, ...; a limited benchmark has a folder of its own."""
-    parts = (task if task != "mvbench" else None, control, f"first{limit}" if limit else None)
+    parts = (task if task != OWN else None, control, f"first{limit}" if limit else None)
     return run / "_".join(["answers", *(part for part in parts if part)])
 
 
@@ -160,6 +243,8 @@ def inputs(cell: Cell) -> dict[str, object]:
     e = cell.experiment
     if e is None:
         return {}
+    if cell.kind == "judge":
+        return {"answers": fingerprint.of_path(cell.needs[0] / "answers.jsonl"), "judge": dict(cell.benchmark.judge)}
     before = {folder.name: _outputs(folder) for folder in cell.needs}
     if cell.kind == "pretrain":
         training = dict(e.pretrain)[cell.stream]
@@ -177,7 +262,9 @@ def inputs(cell: Cell) -> dict[str, object]:
     asked = {"control": cell.control, "limit": cell.limit, **cell.asking.shapes_answers()}
     settings = {**asked, "max_new_tokens": e.max_new_tokens}
     settings |= {} if e.pretrain else {"llm": _llm(e)}
-    return {"before": before, "benchmark": _benchmark(e.benchmark_root), **settings}
+    root = cell.benchmark.root or Path(e.benchmark_root)
+    benchmark = _open_benchmark(root) if cell.benchmark.is_open else _benchmark(str(root))
+    return {"before": before, "benchmark": benchmark, **settings}
 
 
 def _llm(experiment: Experiment) -> str:
@@ -201,6 +288,12 @@ def _benchmark(root: str) -> str:
     stated = read_object(rows, "correct it or build the benchmark again") if rows.is_file() else {}
     folder = rows.parent / str(stated.get("root", "."))
     return fingerprint.of_value([fingerprint.of_path(folder / "json"), fingerprint.of_path(rows)])
+
+
+def _open_benchmark(root: Path) -> str:
+    """Annotations of a folder of open questions (eval.open_questions): the JSON files beside the clips' folders."""
+    files = sorted(path for folder in (root, root / "Benchmarking_QA") for path in folder.glob("*.json"))
+    return fingerprint.of_value([(path.relative_to(root).as_posix(), fingerprint.of_path(path)) for path in files])
 
 
 def _outputs(folder: Path) -> str:
@@ -263,13 +356,13 @@ def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def describe(cells: Sequence[Cell]) -> list[tuple[str, str, str, str]]:
-    """Rows (number, what, state, command) for `--dry-run`."""
+def describe(cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
+    """Rows (number, what, state) for `--dry-run`."""
     rows = []
     for i, cell in enumerate(cells):
         tokens = ""
         if cell.kind in ("train", "take"):
             tokens = f", {num_visual_tokens(cell.experiment, cell.experiment.num_frames)} visual tokens"
         state = "finished" if cell.experiment and is_finished(cell) else "to do"
-        rows.append((str(i), cell.title + tokens, state, "videogpt-plus " + shlex.join(cell.command)))
+        rows.append((str(i), cell.title + tokens, state))
     return rows

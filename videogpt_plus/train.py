@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import safetensors.torch
 import torch
@@ -61,6 +61,17 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, float], None]
 
 
+class Means(NamedTuple):
+    """By what a training is made, whatever it trains; see `pretrain`."""
+
+    deepspeed: str | None
+    workers: int | None
+    progress: Progress | None
+    store: GridStore | None
+    decoder: str
+    say: Callable[[str], None] | None
+
+
 def pretrain(
     experiment: Experiment,
     stream_name: str,
@@ -86,7 +97,7 @@ def pretrain(
     def build(dtype: torch.dtype) -> DualEncoderVLM:
         return load_model(stage, None, "cpu", dtype)
 
-    _train(stage, Path(out_dir), build, deepspeed, workers, progress, store, decoder, say)
+    _train(stage, Path(out_dir), build, Means(deepspeed, workers, progress, store, decoder, say))
 
 
 def finetune(
@@ -115,7 +126,7 @@ def finetune(
         model.add_lora(experiment.lora)
         return model
 
-    _train(experiment, Path(out_dir), build, deepspeed, workers, progress, store, decoder, say)
+    _train(experiment, Path(out_dir), build, Means(deepspeed, workers, progress, store, decoder, say))
 
 
 def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
@@ -201,34 +212,24 @@ def _train(
     experiment: Experiment,
     out_dir: Path,
     build: Callable[[torch.dtype], DualEncoderVLM],
-    deepspeed: str | None,
-    workers: int | None,
-    progress: Progress | None,
-    store: GridStore | None,
-    decoder: str,
-    say: Callable[[str], None] | None,
+    means: Means,
 ) -> None:
     """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
-    check_deepspeed(deepspeed)
+    check_deepspeed(means.deepspeed)
     share(experiment.finetune, processes_launched())  # refused before minutes of loading
-    with _claimed_together(join(deepspeed), out_dir, experiment) as finished:
+    with _claimed_together(join(means.deepspeed), out_dir, experiment) as finished:
         if not finished:
-            _fill(experiment, out_dir, build, deepspeed, workers, progress, store, decoder, say)
+            _fill(experiment, out_dir, build, means)
 
 
 def _fill(
     experiment: Experiment,
     out_dir: Path,
     build: Callable[[torch.dtype], DualEncoderVLM],
-    deepspeed: str | None,
-    workers: int | None,
-    progress: Progress | None,
-    store: GridStore | None,
-    decoder: str,
-    say: Callable[[str], None] | None,
+    means: Means,
 ) -> None:
     """`_train` in a folder that is claimed and unfinished."""
-    training = experiment.finetune
+    training, store = experiment.finetune, means.store
     set_seed(training.seed)  # random projectors and LoRA
     model = build(torch.bfloat16 if training.bf16 else torch.float32)
     if training.gradient_checkpointing:
@@ -247,13 +248,13 @@ def _fill(
             experiment.num_frames,
             own_list,
             store,
-            decoder,
+            means.decoder,
         )
-        args = training_arguments(training, out_dir, deepspeed)
-        if store and say and args.should_save:
+        args = training_arguments(training, out_dir, means.deepspeed)
+        if store and means.say and args.should_save:
             videos, stills = dataset.count_media()
-            say(store.announce(videos, experiment, dataset.arithmetic, stills))
-        if deepspeed:
+            means.say(store.announce(videos, experiment, dataset.arithmetic, stills))
+        if means.deepspeed:
             _keep_from_deepspeed(model, args.device)
         batches = training_batches(dataset, training, args.world_size)
         rate = training.projector_learning_rate
@@ -266,8 +267,8 @@ def _fill(
             batches,
             training.learning_rate if rate is None else rate,
             log,
-            progress,
-            workers=4 * torch.cuda.is_available() if workers is None else workers,
+            means.progress,
+            workers=4 * torch.cuda.is_available() if means.workers is None else means.workers,
             before_checkpoint=partial(_gather_substitutions, own_list, listed),
         )
         header = {
@@ -275,7 +276,7 @@ def _fill(
             "start": _digest(model),
             "samples": len(dataset),
             "processes": args.world_size,
-            "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if deepspeed else None,
+            "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if means.deepspeed else None,
             **parameters,
         }
         if args.should_save:
@@ -289,8 +290,8 @@ def _fill(
         tensors = trainer.trained_tensors()
         if args.should_save:
             _save(model, tensors, experiment, out_dir)
-            if store and say and (lost := store.measured()):
-                say(lost)
+            if store and means.say and (lost := store.measured()):
+                means.say(lost)
         trainer.accelerator.wait_for_everyone()
 
 

@@ -48,7 +48,7 @@ def read_clip(
     path = Path(path)
     _check_bounds(path, start, end)
     if path.is_dir():
-        return _read_folder(path, num_frames, start, end, folder_fps)
+        return _read_folder(path, num_frames, start, end, folder_fps, sampling)
     if not path.exists():
         raise unreadable(path, "there is no such file", "check the data path, or download the file")
     if path.stat().st_size == 0:
@@ -116,6 +116,12 @@ def even_indices(total: int, fps: float, num_frames: int) -> list[int]:
     return np.linspace(0, min(total, int(60 * fps)) - 1, num_frames, dtype=int).tolist()
 
 
+def middle_indices(total: int, num_frames: int) -> list[int]:
+    """The middle one of each of `num_frames` equal parts of `total`; all of them where they are fewer."""
+    count = min(total, num_frames)
+    return [(2 * i + 1) * total // (2 * count) for i in range(count)]
+
+
 def _spread(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
     return timeline.at(sample_indices(len(timeline.stamps), timeline.fps, num_frames, start, end))
 
@@ -131,6 +137,11 @@ def _even(timeline: Timeline, num_frames: int, start: float | None, end: float |
     return [stamps[i] for i in even_indices(len(stamps), timeline.fps, num_frames)] if stamps else []
 
 
+def _middle(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
+    stamps = _between(timeline, start, end)
+    return [stamps[i] for i in middle_indices(len(stamps), num_frames)]
+
+
 def _between(timeline: Timeline, start: float | None, end: float | None) -> list[int]:
     """The stamps from `start` on and before `end`, in seconds."""
     seconds = [timeline.seconds(stamp) for stamp in timeline.stamps]
@@ -143,6 +154,7 @@ SAMPLINGS: dict[str, Callable[[Timeline, int, float | None, float | None], list[
     "spread": _spread,
     "each_second": _each_second,
     "even": _even,
+    "middle": _middle,
 }
 
 
@@ -158,9 +170,15 @@ def folder_indices(
     return list(range(first, last + 1, max(1, round(fps))))[:num_frames]
 
 
-def _read_folder(path: Path, num_frames: int, start: float | None, end: float | None, fps: float) -> Clip:
+def _read_folder(
+    path: Path, num_frames: int, start: float | None, end: float | None, fps: float, sampling: str
+) -> Clip:
     files = _frames(path)
-    indices = folder_indices(len(files), num_frames, start, end, fps)
+    if sampling == "middle":
+        each_second = folder_indices(len(files), len(files), start, end, fps)
+        indices = [each_second[i] for i in middle_indices(len(each_second), num_frames)]
+    else:
+        indices = folder_indices(len(files), num_frames, start, end, fps)
     if not indices:
         raise _outside(path, start, end, len(files) / fps)
     frames = [_read_still(files[i]) for i in indices]

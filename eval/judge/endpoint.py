@@ -132,7 +132,13 @@ class _Never(Exception):
 class Endpoint:
     """The judge at the other end; may be called by several threads. `key` is the server's and is written nowhere."""
 
-    def __init__(self, judging: Judging, key: str, say: Callable[[str], None] = lambda _: None):
+    def __init__(
+        self,
+        judging: Judging,
+        key: str,
+        say: Callable[[str], None] = lambda _: None,
+        budget: Budget | None = None,
+    ):
         try:
             import openai
         except ImportError as error:
@@ -143,7 +149,7 @@ class Endpoint:
         self.judging, self.say, self._key = judging, say, key
         self.client = openai.OpenAI(api_key=key, base_url=judging.base_url, max_retries=0, timeout=judging.timeout)
         self.stop = threading.Event()
-        self.pace, self.budget = _Pace(judging.rate, self.stop), _Budget(judging)
+        self.pace, self.budget = _Pace(judging.rate, self.stop), budget or Budget(judging)
         self._lock, self._in_vain = threading.Lock(), 0
         # What this server turned out not to know: option -> what stands for it.
         self._refused: dict[str, str | None] = {}
@@ -351,8 +357,8 @@ class _Pace:
             self.next = max(self.next, time.monotonic() + seconds)
 
 
-class _Budget:
-    """What was spent, and what the calls under way may cost at most."""
+class Budget:
+    """What was spent, and what the calls under way may cost at most. Several runs may share one."""
 
     def __init__(self, judging: Judging):
         self.judging, self.lock = judging, threading.Lock()

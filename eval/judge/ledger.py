@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from eval.answer import read_answers
 from eval.benchmarks import Benchmark
 from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
-from eval.judge.endpoint import Endpoint, Judgement, Judging, Stopped
+from eval.judge.endpoint import Budget, Endpoint, Judgement, Judging, Stopped
 from eval.judge.lexical import LEXICAL, RULE, lexical
 from eval.judge.prompts import PAIRED, VERDICTS, Prompt, combined_hash, official_prompts, own_prompts
 from eval.open_questions import OpenExample
@@ -118,13 +118,19 @@ def items_of(
         for aspect in benchmark.aspects[task]:
             replies = [answers[example.key]["reply"] for example in asked]
             fields = _fields(aspect, asked, replies)
-            if judge.model == LEXICAL and not asked[0].facts:
-                raise UserError(
-                    f"the lexical judge looks up facts, and '{asked[0].question}' states none; it serves toy_open: "
-                    "name a model by --judge-model"
-                )
+            if judge.model == LEXICAL:
+                check_facts(asked)
             items.append(Item(_key(judge, aspect, asked, fields), aspect, task, tuple(asked), fields))
     return items
+
+
+def check_facts(examples: Sequence[OpenExample]) -> None:
+    """Raises UserError unless each question states the facts that the lexical judge looks up."""
+    if without := next((example for example in examples if not example.facts), None):
+        raise UserError(
+            f"the lexical judge looks up facts, and '{without.question}' states none; it serves toy_open: "
+            "name a model by --judge-model"
+        )
 
 
 def _fields(aspect: str, asked: Sequence[OpenExample], replies: Sequence[str | None]) -> dict[str, str]:
@@ -197,10 +203,12 @@ def judge_all(
     retry_unscored: bool = False,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    budget: Budget | None = None,
 ) -> Done:
     """Judges what has no line in the ledger at `path`, each line on disk as soon as its reply is there.
 
-    `key` is the server's; it is written nowhere. `progress(done, total)` counts judgements. UserError: the server
+    `key` is the server's; it is written nowhere. `progress(done, total)` counts judgements. `budget` is what other
+    calls of this function share with it; one of its own when not given. UserError: the server
     refuses the key, the budget ends, ...; what was judged until then is kept, and the same call goes on from there.
     """
     path = Path(path)
@@ -214,7 +222,7 @@ def judge_all(
         left = [item for name, item in unique.items() if name not in done]
         if not left:  # nobody is called, and no key is needed
             return _done(judging, path, unique, [], torn)
-        ask = _asker(judging, judge, key, say)
+        ask = _asker(judging, judge, key, say, budget)
         lock, finished = threading.Lock(), [len(unique) - len(left)]
 
         def one(item: Item) -> Judgement:
@@ -248,10 +256,12 @@ class _Asker:
         return self.endpoint.judge(self.judge.prompts[item.aspect], item.fields, item.aspect in VERDICTS)
 
 
-def _asker(judging: Judging, judge: Judge, key: str, say: Callable[[str], None]) -> Callable[[Item], Judgement]:
+def _asker(
+    judging: Judging, judge: Judge, key: str, say: Callable[[str], None], budget: Budget | None
+) -> Callable[[Item], Judgement]:
     if judge.model == LEXICAL:
         return lambda item: lexical(item.examples[0].facts, [v for k, v in item.fields.items() if k.startswith("pred")])
-    return _Asker(Endpoint(judging, key, say), judge)
+    return _Asker(Endpoint(judging, key, say, budget), judge)
 
 
 def _all(

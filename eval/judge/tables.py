@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from eval.judge.scoring import all_scores, common_scores, identity
 from eval.report import Table
 
 
-def judged_tables(runs: Mapping[Path, str]) -> list[Table]:
+def judged_tables(runs: Mapping[Path, str], chosen: Mapping[str, Path] | None = None) -> list[Table]:
     """The scores of answers.jsonl files of open questions, each with its run's description (`level 4: 832 tokens`).
 
-    A table for each benchmark and each judge that all of its runs have; runs that nobody judged yet are named in the
-    note. UserError: runs of one benchmark have no judge in common, so that a column would compare judges.
+    A table for each benchmark and each judge that all of its runs have, and one of the runs that nobody judged yet with
+    the commands that do. UserError: runs of one benchmark have no judge in common: a column would compare judges.
+    `chosen` holds the folders of benchmarks that do not lie where they usually do, by name, for these commands.
     """
     by_benchmark: dict[str, dict[str, Path]] = {}
     for path, described in runs.items():
@@ -24,14 +26,37 @@ def judged_tables(runs: Mapping[Path, str]) -> list[Table]:
         limit = path.parent.name.partition("_first")[2]
         name = meta["benchmark"] + (f", first {limit} of a task" if limit else "")
         by_benchmark.setdefault(name, {})[f"{described}{control}"] = path
-    return [table for name, paths in by_benchmark.items() for table in _tables(name, paths)]
+    return [table for name, paths in by_benchmark.items() for table in _tables(name, paths, chosen or {})]
 
 
-def _tables(name: str, paths: Mapping[str, Path]) -> list[Table]:
+def _tables(name: str, paths: Mapping[str, Path], chosen: Mapping[str, Path]) -> list[Table]:
     waiting = [run for run, path in paths.items() if not all_scores(path)]
     judged = {run: path for run, path in paths.items() if run not in waiting}
     columns = common_scores(judged) if judged else []
-    return [_table(name, scores, waiting) for scores in columns]
+    tables = [_table(name, scores, waiting) for scores in columns]
+    return [*tables, _waiting_table(name, {run: paths[run] for run in waiting}, chosen)] if waiting else tables
+
+
+def _waiting_table(name: str, paths: Mapping[str, Path], chosen: Mapping[str, Path]) -> Table:
+    """What is to be judged, a row for each call of `judge`."""
+    calls: dict[tuple[str, ...], list[str]] = {}
+    for run, path in paths.items():
+        meta, limit = read_meta(path), path.parent.name.partition("_first")[2]
+        options = ["--task", meta["benchmark"]]
+        options += ["--control", meta["control"]] if meta["control"] else []
+        options += ["--limit", limit] if limit else []
+        options += ["--benchmark", str(chosen[meta["benchmark"]])] if meta["benchmark"] in chosen else []
+        calls.setdefault(tuple(options), []).append(run)
+    rows = []
+    for options, runs in calls.items():
+        folders = [str(paths[run].parent.parent) for run in runs]
+        command = shlex.join(["videogpt-plus", "judge", *folders, *options, "--judge-model", "MODEL"])
+        rows.append(["; ".join(runs), command])
+    note = (
+        "These answers are written and not judged yet. Each command judges those of its row; the next report shows "
+        "their scores. `sweep --judge-model MODEL` does the same for all."
+    )
+    return Table(f"{name}: not judged yet", note, ["runs", "command"], rows)
 
 
 def _table(name: str, scores: Mapping[str, Mapping[str, Any]], waiting: Sequence[str]) -> Table:
@@ -51,7 +76,7 @@ def _table(name: str, scores: Mapping[str, Mapping[str, Any]], waiting: Sequence
         note += " The lexical judge looks up known facts: comparable with nothing but itself."
     if waiting:
         note += f" Not judged yet: {', '.join(waiting)}."
-    return Table(f"{name}: judged answers", note, ["run", *aspects, "unscored"], rows)
+    return Table(f"{name}: judged answers", note, ["run", *aspects, "unscored"], rows, in_latex=True)
 
 
 def _cell(row: Mapping[str, Any]) -> str:

@@ -67,7 +67,13 @@ class Recordings:
 
     @property
     def tokenizer_folder(self) -> Path:
-        return self.root.parent / "cogvlm2_tokenizer"
+        places = [
+            folder / name for folder in (self.root.parent, self.root) for name in ("cogvlm2_tokenizer", "tokenizer")
+        ]
+        found = next((place for place in places if (place / "tokenizer.json").is_file()), None)
+        if found is None:
+            raise UserError(f"no tokenizer beside {self.root}: expected {places[0]}")
+        return found
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

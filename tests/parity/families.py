@@ -8,11 +8,11 @@ from types import ModuleType
 
 from videogpt_plus.types import UserError
 
-from . import cogvlm2
+from . import cogvlm2, llava
 from .rows import Row, Sheet
 
 #: Each with `is_family(root)`, `names(root)` and `check_family(root, work, case, tell)`.
-KINDS: tuple[ModuleType, ...] = (cogvlm2,)
+KINDS: tuple[ModuleType, ...] = (cogvlm2, llava)
 #: Parts that other folders read, and no recordings.
 SHARED = "tokenizer"
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.commands.common import Control, answers_of, benchmark_folder, find_run, find_runs
+from videogpt_plus.commands.common import (
+    Control,
+    answers_of,
+    benchmark_folder,
+    benchmark_stated,
+    find_run,
+    named_runs,
+    own_runs,
+)
 from videogpt_plus.configs import DEFAULT_ASKING, Asking
 from videogpt_plus.types import UserError
 
@@ -34,10 +46,12 @@ def answer(
     """
     from eval.benchmarks import get_benchmark
     from eval.runs import answer_runs
+    from videogpt_plus.decoders import check_decoder
     from videogpt_plus.screen import progress
 
     get_benchmark(task)
-    folders = list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
+    check_decoder(asking.decoder)
+    folders = own_runs(runs)
     paths = {folder: answers_of(folder, control, limit, task) for folder in folders}
     for folder in folders:
         benchmark_folder(task, folder, benchmark)
@@ -68,9 +82,7 @@ def score(
     """
     from eval.benchmarks import get_benchmark
 
-    folders = list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
-    if not folders:
-        raise UserError("score takes at least one run: name its folder")
+    folders = named_runs(runs)
     if get_benchmark(task).scored == "judged":
         from videogpt_plus.commands.judge import show_judged
 
@@ -134,41 +146,74 @@ def export(
     print(f"{count} answers in the reference's format: {output}")
 
 
-def report(sweep: Positional[Path], title: str | None = None) -> None:
-    """Collect the scores of a sweep into a table, two plots and a page.
+def report(sweep: Positional[Path], title: str | None = None, benchmarks: tuple[str, ...] = ()) -> None:
+    """Collect the scores of a sweep into tables, plots and a page.
 
     Args:
         sweep: Folder of the sweep, such as results/toy.
         title: Heading of the page.
+        benchmarks: NAME=FOLDER of each benchmark that does not lie where it usually does; scores of judges need none.
     """
     from eval.runs import report_sweep
 
-    print(f"report: {report_sweep(sweep, title)}")
+    named = (benchmark_stated(one) for one in benchmarks)
+    print(f"report: {report_sweep(sweep, title, {name: folder for name, folder in named if folder})}")
 
 
 def predict(
     run: Positional[str],
-    question: Positional[str],
+    question: Positional[tuple[str, ...]],
     video: Path | None = None,
-    image: Path | None = None,
+    image: str | None = None,
+    url: bool = True,
 ) -> None:
-    """Ask a model one question about one video or image.
+    """Ask a model about one video or image.
 
     Args:
         run: A run folder, or an experiment's name.
-        question: What to ask.
+        question: What to ask; each further one goes on with the conversation.
         video: A video file or a folder of frames.
-        image: A picture.
+        image: A picture: its file or its http(s) address.
+        url: Whether an address may be fetched; with --no-url nothing is.
     """
     if (video is None) == (image is None):
         raise UserError("predict takes one file: give --video FILE or --image FILE")
+    if not question:
+        raise UserError("predict takes a question behind the run: what shall be asked?")
+    folder = find_run(run)  # before seconds of imports
+    if video and not video.exists():
+        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
+    if not Path(run).is_dir():
+        print(f"{run}: {folder}", file=sys.stderr)  # the packaged one, or one that was trained here
     from eval.runs import load_answerer
     from videogpt_plus.checkpoint import load_experiment
+
+    still = load_experiment(folder).finetune.image_aspect_ratio if image else None  # as in training
+    with _picture(image, url) if image else nullcontext(video) as path:
+        answerer = load_answerer({run: folder})
+        visual = answerer.prepare(path, still=still)
+    past: list[tuple[str, str]] = []
+    for asked in question:
+        reply = answerer.ask(asked, visual, tuple(past)) if past else answerer.ask(asked, visual)
+        past.append((asked, reply))
+        print(reply)
+
+
+@contextmanager
+def _picture(image: str, url: bool) -> Iterator[Path]:
+    """The file of `--image`; one that was fetched is gone afterwards."""
+    from videogpt_plus.fetch import fetch_image, is_url
     from videogpt_plus.video import STILLS
 
-    if image and image.suffix.lower() not in STILLS:
-        raise UserError(f"--image {image} is no {', '.join(sorted(STILLS))}; give a video or a folder with --video")
-    folder = find_run(run)
-    still = load_experiment(folder).finetune.image_aspect_ratio if image else None  # as in training
-    answerer = load_answerer({run: folder})
-    print(answerer.ask(question, answerer.prepare(image or video, still=still)))
+    if not is_url(image):
+        if Path(image).suffix.lower() not in STILLS:
+            raise UserError(f"--image {image} is no {', '.join(sorted(STILLS))}; give a video or a folder with --video")
+        yield Path(image)
+        return
+    if not url:
+        raise UserError(f"--image {image} is an address, and --no-url fetches none: name a file, or leave --no-url out")
+    picture = fetch_image(image)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"picture{picture.suffix}"
+        path.write_bytes(picture.data)
+        yield path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -40,6 +41,17 @@ def benchmark_folder(task: str, run: Path, chosen: Path | None) -> Path:
     return root
 
 
+def benchmark_stated(text: str) -> tuple[str, Path | None]:
+    """Name and folder of NAME=FOLDER, or the name alone. UserError: there is no such benchmark, or no folder."""
+    from eval.benchmarks import get_benchmark
+
+    name, equals, folder = text.partition("=")
+    get_benchmark(name)
+    if equals and not folder:
+        raise UserError(f"'{text}' names no folder: write {name}=FOLDER, or {name} alone for its usual place")
+    return name, Path(folder) if equals else None
+
+
 def prepare_open_toy(data: Path) -> None:
     """Render the toy's clips below `data`, and write the open questions about them, where they are not there."""
     from videogpt_plus.screen import progress
@@ -75,7 +87,12 @@ def find_run(run: str) -> Path:
 
     folder = Path(run)
     if folder.is_dir() and folder.name.startswith("answers") and (folder.parent / "experiment.json").is_file():
-        return folder.parent
+        if folder.name == "answers":
+            return folder.parent
+        raise UserError(
+            f"{folder} holds answers: name the run, {folder.parent}, and say how it was asked by --task, --control or "
+            "--limit where the command has them"
+        )
     if (folder / "experiment.json").is_file():
         return folder
     if folder.is_dir():
@@ -91,11 +108,40 @@ def find_run(run: str) -> Path:
         return take_published(experiment, Path("results") / experiment.name)
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
-        then = (
-            "name one of the folders" if found else f"train it with `videogpt-plus sweep {run.partition('_pool')[0]}`"
-        )
+        base, _, level = run.partition("_pool")
+        training = f"videogpt-plus sweep {base}" + (f" --levels {level}" if level else "")
+        then = "name one of the folders" if found else f"train it with `{training}`"
         raise UserError(f"{what} under results/; {then}")
     return found[0]
+
+
+def named_runs(runs: Sequence[str]) -> list[Path]:
+    """`find_runs` of all, each once."""
+    if not runs:
+        raise UserError("no run is named: give a run folder, or the name of a trained experiment such as toy_pool2")
+    return list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
+
+
+def own_runs(runs: Sequence[str]) -> list[Path]:
+    """`named_runs` for a command that writes answers beside the weights: a packaged run is copied first."""
+    from videogpt_plus.checkpoint import located
+    from videogpt_plus.experiments import TOY_WEIGHTS
+
+    packaged = located(f"{TOY_WEIGHTS}/runs")
+    return [_copied(folder) if folder.parent == packaged else folder for folder in named_runs(runs)]
+
+
+def _copied(folder: Path) -> Path:
+    """A copy of the packaged run under results/, whole or not there."""
+    from shutil import copytree
+    from tempfile import TemporaryDirectory
+
+    target = Path("results") / folder.name
+    target.parent.mkdir(exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as scratch:
+        copytree(folder, Path(scratch) / folder.name).rename(target)
+    print(f"{target}: copied from the package")
+    return target
 
 
 def take_published(experiment, folder: Path) -> Path:

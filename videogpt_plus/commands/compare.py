@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from eval.compare import A_BETTER, B_BETTER, NONE_SHOWN
 from videogpt_plus.checkpoint import load_experiment
-from videogpt_plus.commands.common import answers_of, find_run, find_runs
+from videogpt_plus.commands.common import answers_of, find_run, named_runs
 from videogpt_plus.types import UserError
 
 
@@ -35,7 +35,10 @@ def compare(
         raise UserError(
             f"--margin {margin:g} is not possible: give the points within which runs count as equal, above 0"
         )
-    first, second = (read_run(_answers(name)) for name in (a, b))
+    paths = [_answers(name) for name in (a, b)]
+    if paths[0] == paths[1]:
+        raise UserError(f"both are {paths[0]}: name two runs")
+    first, second = map(read_run, paths)
     unit = 1 if first.judged else 100
     found = compare_runs(first, second, None if margin is None else margin / unit)
     if as_json:
@@ -57,8 +60,10 @@ def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> Non
     from eval.compare import read_run
     from eval.subset import analyse
 
+    if output and not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
     found, about, named = {}, {}, {}
-    for folder in dict.fromkeys(folder for run in runs for folder in find_runs(run)):
+    for folder in named_runs(runs):
         experiment = load_experiment(folder)
         named.setdefault(series({"experiment": experiment.name}), folder)
         if len(named) > 1:

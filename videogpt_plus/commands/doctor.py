@@ -67,6 +67,7 @@ def doctor(
         if not value > 0:
             raise UserError(f"{name} {value:g} is not possible: choose a number above 0")
     chosen = get_experiment(experiment) if experiment else None
+    _refuse_experiment(benchmark)
     with nullcontext() if json_output else progress(f"doctor {benchmark}") as advance:
         probe = None if decode == "none" else probe_of(chosen, decoder)
         report = examine(benchmark, root, decode, per_task, probe, workers, clip_seconds, advance)
@@ -80,6 +81,19 @@ def doctor(
         print(_verdict(report))
     if not report.complete:
         sys.exit(1)
+
+
+def _refuse_experiment(benchmark: str) -> None:
+    from eval.benchmarks import BENCHMARKS
+    from videogpt_plus.experiments import get_experiment
+
+    if benchmark in BENCHMARKS or Path(benchmark).exists():
+        return
+    try:
+        asked = get_experiment(benchmark).benchmark_root
+    except UserError:
+        return  # then it is no experiment either, and `examine` names the choices
+    raise UserError(f"'{benchmark}' is an experiment, not a benchmark; look at what it asks: doctor {asked}")
 
 
 def _show(report: Report) -> None:
@@ -110,8 +124,8 @@ def _findings(report: Report) -> Iterator[str]:
 def _rows(report: Report) -> Iterator[str]:
     if report.rows:
         yield (
-            "These rows would find more clips. Put them into tasks.json beside the benchmark's json/, or into a file "
-            "of your own that you give as the benchmark:"
+            "These rows would find more clips, by their names: look at a clip first. Put them into tasks.json beside "
+            "the benchmark's json/, or into a file of your own that you give as the benchmark:"
         )
         yield json.dumps({"root": report.root, **report.rows}, indent=1, ensure_ascii=False)
 

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from videogpt_plus.commands.common import Name, find_run
+from videogpt_plus.experiments import choices
 from videogpt_plus.types import UserError
+
+#: What is counted of a name that holds no level.
+LEVELS = (1, 2, 4, 8, 16, 24)
 
 
 def tokens(
-    experiment: Positional[Name],
-    levels: tuple[float, ...] = (1, 2, 4, 8, 16, 24),
+    experiment: Positional[Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices()}.")]],
+    levels: tuple[float, ...] | None = None,
     frames: int | None = None,
 ) -> None:
     """Print level, grid, visual tokens and cost of a question, before anyone books a GPU.
 
     Args:
-        experiment: toy, qwen1_5b or qwen3b.
-        levels: Pool levels.
+        levels: Pool levels; when not given 1 2 4 8 16 24, or the one that the name holds: qwen1_5b_pool2.
         frames: Frames of a clip; the experiment's when not given.
     """
     from videogpt_plus.adapters import num_visual_tokens, pooled_side
@@ -34,6 +37,8 @@ def tokens(
     count = base.num_frames if frames is None else frames
     if count < 1:
         raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
+    if levels is None:
+        levels = (base.level,) if at_level(base, base.level).name == base.name else LEVELS
     streams = dict(base.streams)
     grids = [f"{name} grid" for name in streams]
     columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "key-value MB")
@@ -47,12 +52,17 @@ def tokens(
             cost = (f"{flops / 1e9:,.1f}", f"{100 * sizes.encode(count) / flops:.0f} %", f"{kept / 1e6:,.2f}")
         table.add_row(level_text(level), *(f"{side} x {side}" for side in sides), str(visual), *cost)
     show(table)
+    if finer := [level_text(level) for level in levels if level < 1]:
+        print(
+            f"Level {' and '.join(finer)} is below 1: the grid is upsampled, which makes more tokens than the encoder "
+            "gives patches, and tells nothing new."
+        )
     print(f"A question: up to the first token, {TEXT_TOKENS} text tokens, keys and values in bfloat16.")
 
 
 def convert(
-    source: Positional[Path | None] = None,
-    target: Positional[Path | None] = None,
+    source: Positional[Annotated[Path | None, arg(metavar="SOURCE")]] = None,
+    target: Positional[Annotated[Path | None, arg(metavar="TARGET")]] = None,
     experiment: Name | None = None,
     to: Literal["ours", "reference"] | None = None,
     verify: bool = False,
@@ -110,12 +120,16 @@ def _convert_family(family: str, source: Path, target: Path, dtype: str | None, 
             sys.exit(1)
 
 
-def push(run: Positional[str], repo_id: Positional[str], private: bool = False) -> None:
+def push(
+    run: Positional[Annotated[str, arg(metavar="RUN")]],
+    repo_id: Positional[Annotated[str, arg(metavar="NAME/MODEL")]],
+    private: bool = False,
+) -> None:
     """Upload a finished run to the Hugging Face Hub: weights, experiment, tokenizer and model card.
 
     Args:
         run: A run folder, or the name of a trained experiment under results/.
-        repo_id: Repository, NAME/MODEL; made if there is none.
+        repo_id: Repository; made if there is none.
         private: Make it private.
     """
     from videogpt_plus.hub import push as push_run

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from eval.task import CONTROLS
-from videogpt_plus.commands.common import Control, Name, prepare_toy, take_published
+from videogpt_plus.commands.common import (
+    Control,
+    benchmark_stated,
+    prepare_open_toy,
+    prepare_toy,
+    take_published,
+)
+from videogpt_plus.commands.judge import NOBODY, Answers, MaybeJudging, judge_answers, key_of
 from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_FEEDING, Asking, Feeding
+from videogpt_plus.experiments import choices
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
-    from videogpt_plus.sweep import Cell
+    from videogpt_plus.sweep import Asked, Cell
+
+#: Names of experiments, with their choices in the help.
+AnyName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices()}.")]
+TrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(trained=True)}.")]
+TrainedAtLevel = Annotated[
+    str, arg(metavar="EXPERIMENT", help=f"{choices(trained=True)}, with the level behind it: toy_pool4.")
+]
+PublishedAtLevel = Annotated[
+    str, arg(metavar="EXPERIMENT", help=f"{choices(trained=False)}, with the level behind it: cogvlm2_video_pool2.")
+]
+#: Kinds of cells that --launcher and --deepspeed are for.
+TRAINED = ("pretrain", "train")
 
 
 def sweep(
-    experiment: Positional[Name],
+    experiment: Positional[AnyName],
     levels: tuple[float, ...] = (1, 2, 4, 8, 16),
     adapters: tuple[str, ...] = ("average",),
     controls: tuple[Control, ...] = tuple(CONTROLS),
     control_levels: tuple[float, ...] | None = None,
+    benchmarks: tuple[str, ...] = ("mvbench",),
     seeds: tuple[int, ...] | None = None,
     limit: int | None = None,
     name: str | None = None,
@@ -35,6 +57,7 @@ def sweep(
     launcher: str | None = None,
     deepspeed: str | None = None,
     asking: OmitArgPrefixes[Asking] = DEFAULT_ASKING,
+    judging: OmitArgPrefixes[MaybeJudging] = NOBODY,
 ) -> None:
     """The whole answer in one command: pre-train, fine-tune, ask, score and report at every pool level.
 
@@ -43,16 +66,17 @@ def sweep(
     On a cluster: `--dry-run` numbers the cells, `--cell $SLURM_ARRAY_TASK_ID` runs one.
 
     Args:
-        experiment: toy, qwen1_5b or qwen3b.
         levels: Pool levels; the grid's side is divided by each.
         adapters: Token adapters; each one is trained at every level.
         controls: What is withheld from the model to tell seeing from guessing.
         control_levels: Levels that are asked under the controls, too; the coarsest when not given.
+        benchmarks: What the models are asked, as --task of `answer`, or NAME=FOLDER where it lies elsewhere; mvbench is
+            the experiment's own. --judge-model scores open questions.
         seeds: Seeds of fine-tuning, each with its own runs; the report then holds the noise of training.
         limit: Questions a task at most; all when not given.
         name: Name of the sweep's folder; the experiment's when not given.
         output: Folder of all sweeps.
-        dry_run: Print every cell with its state and its command, run nothing.
+        dry_run: Print every cell, or the one of --cell, with its state and its command; run nothing.
         cell: Run this cell alone.
         jobs: Cells that run side by side, each on its share of the cores.
         launcher: Puts training cells behind a launcher, such as "torchrun --nproc_per_node 8".
@@ -71,22 +95,70 @@ def sweep(
     root = output / (name or base.name)
     prepare_toy(base)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
-    cells = sweeps.plan(base, experiments, root, controls, at, limit, asking)
-    if dry_run:
-        _print_cells(sweeps.describe(cells))
-        return
+    asked = [_asked(one, judging) for one in benchmarks]
+    cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked)
+    for one in asked:
+        _prepare(one)
     if cell is not None and not 0 <= cell < len(cells):
         raise UserError(f"there is no cell {cell}: this sweep has cells 0 to {len(cells) - 1}; see --dry-run")
+    if dry_run:
+        _print_cells(cells, cell, launcher, deepspeed)
+        return
+    if cell is None:
+        _check_reachable(asked, limit, cells, judging)
     together = sweeps.together(cells, jobs) if cell is None else [[cells[cell]]]
-    run = partial(_run_cells, launcher=launcher, deepspeed=deepspeed, asking=asking)
+    run = partial(_run_cells, launcher=launcher, deepspeed=deepspeed, asking=asking, judging=judging)
     with accounts(root) as said:
         run_cells(_titled(together, cells), run, jobs)
     print(said())
 
 
+def _asked(stated: str, judging: MaybeJudging) -> Asked:
+    """A benchmark of `--benchmarks`, with who judges it."""
+    from eval.benchmarks import get_benchmark
+    from eval.judge.ledger import judge_of
+    from videogpt_plus.sweep import Asked
+
+    name, folder = benchmark_stated(stated)
+    kind = get_benchmark(name)
+    root = folder or (Path(kind.root) if kind.root else None)
+    if kind.scored != "judged":
+        return Asked(name, root, folder is not None)
+    judge = judge_of(judging, kind).header if judging.judge_model is not None else {}
+    return Asked(name, root, folder is not None, True, judge, judging.options)
+
+
+def _prepare(asked: Asked) -> None:
+    """Write the toy's open questions where they are asked and not there."""
+    from eval.benchmarks import BENCHMARKS
+
+    if asked.root is not None and str(asked.root) == BENCHMARKS["toy_open"].root:
+        prepare_open_toy(asked.root.parent)
+
+
+def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judging: MaybeJudging) -> None:
+    """What would stop the sweep after hours is said before it begins: a benchmark, facts or a key that is missing."""
+    from eval.benchmarks import examples
+    from eval.judge.ledger import check_facts
+    from eval.judge.lexical import LEXICAL
+    from videogpt_plus.sweep import is_finished
+
+    for one in asked:
+        questions = [] if one.root is None else examples(one.name, one.root, limit)
+        if one.is_open and judging.judge_model == LEXICAL:
+            check_facts(questions)
+    if judging.judge_model is not None and not any(one.judge for one in asked):
+        raise UserError(
+            f"--judge-model {judging.judge_model} scores open questions, and no benchmark of this sweep has any; leave "
+            "it out, or add one by --benchmarks mvbench vcgbench"
+        )
+    if judging.judge_model != LEXICAL and not all(is_finished(cell) for cell in cells if cell.kind == "judge"):
+        key_of(judging)
+
+
 def pretrain(
-    experiment: Positional[Name],
-    stream: Positional[str],
+    experiment: Positional[TrainedName],
+    stream: Positional[Annotated[str, arg(metavar="STREAM")]],
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
@@ -95,7 +167,6 @@ def pretrain(
     """Pre-train the projector of one stream; its encoder and the LLM stay frozen.
 
     Args:
-        experiment: toy, qwen1_5b or qwen3b.
         stream: image or video.
         output_dir: Folder for the weights; results/pretrain/EXPERIMENT_STREAM when not given.
         deepspeed: A DeepSpeed json, passed on unchanged.
@@ -112,7 +183,7 @@ def pretrain(
 
 
 def train(
-    experiment: Positional[Name],
+    experiment: Positional[TrainedAtLevel],
     projectors: tuple[str, ...],
     output_dir: Path | None = None,
     deepspeed: str | None = None,
@@ -122,33 +193,37 @@ def train(
     """Fine-tune at the experiment's pool level: LoRA on the LLM, and all projectors.
 
     Args:
-        experiment: toy, qwen1_5b or qwen3b with the level behind it: toy_pool4.
         projectors: Where each stream's pre-trained projector lies: image=FOLDER video=FOLDER.
         output_dir: Folder for the weights; results/EXPERIMENT when not given.
         deepspeed: A DeepSpeed json, passed on unchanged.
         dataloader_num_workers: Processes that read clips; 0 reads in the training process.
     """
-    from videogpt_plus.experiments import get_experiment
+    from videogpt_plus.experiments import base_of, get_experiment
 
     chosen = get_experiment(experiment)
     _check_trainable(chosen)
-    prepare_toy(chosen)
     starts = {}
     for start in projectors:
         stream, equals, folder = start.partition("=")
         if not equals:
             raise UserError(f"--projectors takes STREAM=FOLDER, such as image=results/pretrain/image, not '{start}'")
+        _check_stream(chosen, stream)
+        if not Path(folder).exists():
+            raise UserError(
+                f"no pre-trained projector at {folder}: make it with "
+                f"`videogpt-plus pretrain {base_of(chosen.name)} {stream} --output-dir {shlex.quote(folder)}`"
+            )
         starts[stream] = folder
+    prepare_toy(chosen)
     folder = output_dir or Path("results") / chosen.name
     _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}", feeding)
     print(f"weights of {chosen.name}: {folder}")
 
 
-def take(experiment: Positional[Name], output_dir: Path | None = None) -> None:
+def take(experiment: Positional[PublishedAtLevel], output_dir: Path | None = None) -> None:
     """Make a run folder of published weights, which are asked as they are, at the experiment's pool level.
 
     Args:
-        experiment: cogvlm2_image or cogvlm2_video, with the level behind it: cogvlm2_video_pool2.
         output_dir: The run folder; results/EXPERIMENT when not given.
     """
     from videogpt_plus.experiments import get_experiment
@@ -162,20 +237,31 @@ def _titled(together: Sequence[Sequence[Cell]], cells: Sequence[Cell]) -> list[t
     numbers = {cell.folder: str(number) for number, cell in enumerate(cells)}
     titled = []
     for group in together:
-        names = " ".join(cell.experiment.name for cell in group if cell.experiment)
-        first = group[0].title
-        title = first.replace(group[0].experiment.name, names) if len(group) > 1 else first
+        names = " ".join(dict.fromkeys(cell.experiment.name for cell in group if cell.experiment))
+        title = group[0].title
+        if len(group) > 1 and group[0].kind == "judge":
+            title = f"judge {names} ({', '.join(dict.fromkeys(cell.benchmark.name for cell in group))})"
+        elif len(group) > 1:
+            title = title.replace(group[0].experiment.name, names)
         titled.append((group, f"{','.join(numbers[c.folder] for c in group)}/{len(cells) - 1} {title}"))
     return titled
 
 
-def _run_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspeed: str | None, asking: Asking) -> None:
+def _run_cells(
+    cells: Sequence[Cell],
+    title: str,
+    launcher: str | None,
+    deepspeed: str | None,
+    asking: Asking,
+    judging: MaybeJudging,
+) -> None:
     """Fills one cell, or several answer cells together."""
     from eval.runs import report_sweep
     from videogpt_plus import sweep as sweeps
 
     if cells[0].kind == "report":
-        print(f"{title}: {report_sweep(cells[0].folder.parent)}")
+        chosen = {one.name: one.root for one in cells[0].benchmarks if one.chosen}
+        print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen)}")
         return
     left = [cell for cell in cells if not sweeps.is_finished(cell)]
     if not left:
@@ -184,7 +270,27 @@ def _run_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspee
     with ExitStack() as claims:
         for cell in left:
             claims.enter_context(sweeps.claimed(cell))
-        _fill_cells(left, title, launcher, deepspeed, asking)
+        if left[0].kind == "judge":
+            _judge_cells(left, title, judging)
+        else:
+            _fill_cells(left, title, launcher, deepspeed, asking)
+
+
+def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> None:
+    """Judges the answers of all these cells within one budget; each is finished as soon as it has its scores."""
+    from videogpt_plus import sweep as sweeps
+
+    began, by_answers = time.monotonic(), {}
+    for cell in cells:
+        if moved := sweeps.begin(cell):
+            print(f"{title}: made from something else now; the old record is in {moved}")
+        answers = cell.needs[0]
+        by_answers[Answers(answers.parent, cell.benchmark.name, cell.control, cell.limit, cell.benchmark.root)] = cell
+
+    def judged(answers: Answers) -> None:
+        sweeps.finish(by_answers[answers], time.monotonic() - began)
+
+    judge_answers(judging, list(by_answers), again=True, judged=judged)
 
 
 def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspeed: str | None, asking: Asking) -> None:
@@ -198,9 +304,8 @@ def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspe
         if moved := sweeps.begin(cell):
             print(f"{title}: made from something else now; the old output is in {moved}")
     cell = cells[0]
-    if launcher and cell.kind in ("pretrain", "train"):
-        command = [*cell.command, *(["--deepspeed", deepspeed] if deepspeed else [])]
-        if code := launch(launcher, command, cell.folder):
+    if launcher and cell.kind in TRAINED:
+        if code := launch(launcher, _command(cell, deepspeed), cell.folder):
             print(f"{title}: exit code {code} when all was written; the weights are whole")
     elif cell.kind == "pretrain":
         _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title, asking)
@@ -211,8 +316,11 @@ def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspe
         take_published(cell.experiment, cell.folder)
     else:
         runs = {cell.needs[0]: cell.folder / "answers.jsonl" for cell in cells}
+        asked = cell.benchmark
         with progress(title) as advance:
-            answer_runs(runs, cell.control, cell.limit, asking=asking, progress=advance, say=print)
+            answer_runs(
+                runs, cell.control, cell.limit, asked.root, asking=asking, progress=advance, say=print, task=asked.name
+            )
     for cell in cells:
         sweeps.finish(cell, time.monotonic() - began)
 
@@ -265,6 +373,19 @@ def _check_stream(experiment, stream: str) -> None:
         raise UserError(f"unknown stream '{stream}'; choose from: {', '.join(names)}")
 
 
-def _print_cells(rows: Sequence[Sequence[str]]) -> None:
-    for number, title, state, command in rows:
-        print(f"{number:>3}  {state:<8}  {title}\n               {command}")
+def _command(cell: Cell, deepspeed: str | None) -> list[str]:
+    """The cell's arguments of `videogpt-plus`, with the DeepSpeed json where it trains."""
+    return [*cell.command, *(["--deepspeed", deepspeed] if deepspeed and cell.kind in TRAINED else [])]
+
+
+def _print_cells(cells: Sequence[Cell], only: int | None, launcher: str | None, deepspeed: str | None) -> None:
+    """Every cell, or one of them, with the command as it will be run."""
+    from videogpt_plus.jobs import launched
+    from videogpt_plus.sweep import describe
+
+    for cell, (number, title, state) in zip(cells, describe(cells), strict=True):
+        if only is not None and cells[only] is not cell:
+            continue
+        command = _command(cell, deepspeed)
+        call = launched(launcher, command) if launcher and cell.kind in TRAINED else ["videogpt-plus", *command]
+        print(f"{number:>3}  {state:<8}  {title}\n               {shlex.join(call)}")

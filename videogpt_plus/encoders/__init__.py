@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, str] = {
     "clip": "videogpt_plus.encoders.clip",
     "internvideo2": "videogpt_plus.encoders.internvideo2",
+    "clip_llava": "videogpt_plus.encoders.clip_llava",
     "eva2_image": "videogpt_plus.encoders.eva2_image",
     "eva2_video": "videogpt_plus.encoders.eva2_video",
     "eva2_video_even": "videogpt_plus.encoders.eva2_video_even",

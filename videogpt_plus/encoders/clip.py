@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from videogpt_plus.checkpoint import (
+    State,
     load_exactly,
     read_folder,
     read_object,
@@ -55,16 +56,23 @@ def load(stream: Stream) -> ClipTower:
 
     UserError: files are missing, or config or weights have other sizes than the stream.
     """
-    from accelerate import init_empty_weights
-    from transformers import CLIPVisionConfig, CLIPVisionModel
+    from transformers import CLIPVisionConfig
 
     folder = require_folder(stream.weights, "CLIP")
     with values_of(folder / "config.json", "correct it or download it again"):
         config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+    return build(stream, config, without_prefixes(read_folder(folder), PREFIXES), folder)
+
+
+def build(stream: Stream, config: CLIPVisionConfig, state: State, folder: Path) -> ClipTower:
+    """The tower of these sizes and tensors, which were read from `folder`. UserError: as in `load`."""
+    from accelerate import init_empty_weights
+    from transformers import CLIPVisionModel
+
+    with values_of(folder / "config.json", "correct it or download it again"):
         _check_sizes(stream, config)
         with init_empty_weights():  # 300 million random numbers would be drawn only to be replaced
             model = CLIPVisionModel(config)
-    state = without_prefixes(read_folder(folder), PREFIXES)
     load_exactly(model, state, folder, lambda key: key in UNUSED or key.startswith(UNUSED_PARTS), assign=True)
     return ClipTower(model)
 
@@ -91,10 +99,11 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
         if found != (stream.pixels, stream.pixels):
             raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")
         # Some values are read only when a picture comes, which then would look like a bad one.
-        _preprocess(processor, Clip(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), (0.0,), "black"))
-    return partial(_preprocess, processor)
+        preprocess(processor, Clip(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), (0.0,), "black"))
+    return partial(preprocess, processor)
 
 
-def _preprocess(processor: CLIPImageProcessorPil, clip: Clip) -> Float[Tensor, "t 3 p p"]:
+def preprocess(processor: CLIPImageProcessorPil, clip: Clip) -> Float[Tensor, "t 3 p p"]:
+    """A clip's frames by one of CLIP's processors."""
     frames = list(clip.frames.numpy())
     return processor(frames, input_data_format="channels_first", return_tensors="pt")["pixel_values"]

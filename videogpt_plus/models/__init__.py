@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: Family -> function with the arguments of `load_model`.
 FAMILIES: dict[str, str] = {
     "dual_encoder": "videogpt_plus.models.dual_encoder:load",
+    "llava15": "videogpt_plus.models.llava:load",
     "cogvlm2_image": "videogpt_plus.models.cogvlm2.model:load",
     "cogvlm2_video": "videogpt_plus.models.cogvlm2.model:load",
 }

@@ -221,7 +221,12 @@ class DualEncoderVLM(nn.Module):
             for prompts, visuals in asked
         ]
         # Rows beyond the vocabulary mean nothing; the reference cuts them off before it answers.
-        return generate(self.causal, readings, max_new_tokens, self.ends, len(self.tokenizer), options)
+        return generate(self.causal, readings, max_new_tokens, self.ends, self.vocabulary, options)
+
+    @property
+    def vocabulary(self) -> int:
+        """The first id that no answer can hold."""
+        return len(self.tokenizer)
 
     @property
     def ends(self) -> list[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from videogpt_plus.adapters import num_visual_tokens, pooled_side
 from videogpt_plus.checkpoint import read_object
@@ -34,7 +36,7 @@ def model_card(experiment: Experiment, folder: str | Path) -> str:
         f"# {experiment.name}\n\n{_what(experiment, tuned)}",
         f"## Made of\n\n{_table(('part', 'is', 'licence'), _parts(experiment))}",
         f"## Trained\n\n{_table(('', ''), _recipe(experiment, folder, tuned))}",
-        *([f"## Scores\n\n{scores}"] if (scores := _scores(folder)) else []),
+        *([f"## Scores\n\n{scores}"] if (scores := _scores(experiment, folder)) else []),
         f"## Use\n\n{_use(experiment, tuned)}",
         "## Licence\n\nThe weights in this folder were made from the parts above and the data they were trained on: "
         "the licences of both apply. The code is under Apache-2.0.",
@@ -112,18 +114,55 @@ def _settings(training: Training) -> Iterator[tuple[str, str]]:
     yield "seed", str(training.seed)
 
 
-def _scores(folder: Path) -> str:
-    """Accuracy of each answered control, where `score` has run; empty without."""
-    rows = []
-    for path in sorted(folder.glob("answers*/scores.json")):
+def _scores(experiment: Experiment, folder: Path) -> str:
+    """What `score` and the judges found for each benchmark and control; empty without.
+
+    Answers to the first questions alone (`--limit`) are a trial and no result of the benchmark: they are left out.
+    """
+    right, judged = [], []
+    for path in sorted(folder.glob("answers*/scores*.json")):
+        if re.search(r"_first\d+$", path.parent.name):
+            continue
         scores = read_object(path, "score the run again")
-        macro, asked = scores["overall"]["macro"], scores.get("control") or "all frames"
-        interval = f"{100 * macro['ci_low']:.1f} to {100 * macro['ci_high']:.1f}"
-        rows.append((asked, str(scores["overall"]["n"]), f"{100 * macro['accuracy']:.1f}", interval))
-    if not rows:
-        return ""
-    told = "Mean accuracy over the benchmark's tasks in %; a question that could not be asked counts as wrong."
-    return f"{told}\n\n{_table(('shown', 'questions', 'accuracy', '95 %'), rows)}"
+        if "judge" in scores:
+            judged += _judged_rows(scores)
+        elif path.name == "scores.json":
+            right.append(_right_row(scores, experiment))
+    parts = []
+    if right:
+        told = "Mean accuracy over the benchmark's tasks in %; a question that could not be asked counts as wrong."
+        parts += [told, _table(("benchmark", "shown", "questions", "accuracy", "95 %"), right)]
+    if judged:
+        told = (
+            "Mean score by aspect from 0 to 5, given by a judge: comparable with scores of the same judge alone. "
+            "A clip that could not be read counts 0."
+        )
+        parts += [told, _table(("benchmark", "judge", "shown", "aspect", "answers", "mean", "95 %"), judged)]
+    return "\n\n".join(parts)
+
+
+def _right_row(scores: Mapping[str, Any], experiment: Experiment) -> tuple[str, ...]:
+    overall, root = scores["overall"], experiment.benchmark_root
+    # The benchmark that the experiment names has no other name: the toy's lies in MVBench's layout and is not MVBench.
+    benchmark = scores.get("benchmark") or ("MVBench" if Path(root).name == "MVBench" else f"`{root}`")
+    macro = overall["macro"]
+    interval = f"{100 * macro['ci_low']:.1f} to {100 * macro['ci_high']:.1f}"
+    return benchmark, _shown(scores), str(overall["n"]), f"{100 * macro['accuracy']:.1f}", interval
+
+
+def _judged_rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    judge = scores["judge"]
+    who = f"{judge['judge_model']}, prompts {judge['prompt_hash']}"
+    for aspect, row in scores["aspects"].items():
+        mean, interval = "none", ""  # the judge gave no score to any answer
+        if row["mean"] is not None:
+            mean, interval = f"{row['mean']:.2f}", f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+        answers = f"{row['n']} of {row['n_expected']}"
+        yield scores["benchmark"], who, _shown(scores), aspect, answers, mean, interval
+
+
+def _shown(scores: Mapping[str, Any]) -> str:
+    return (scores.get("control") or "all frames").replace("_", " ")
 
 
 def _use(experiment: Experiment, tuned: bool) -> str:
