@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+EARLIER := .cache/transformers-4.57
 
 .PHONY: demo test bench setup lint clean
 
 demo: setup
-	$(BIN)/videogpt-plus sweep toy --jobs 2
+	$(BIN)/videogpt-plus sweep toy --jobs 2 --batch-size 8
 
-test: $(VENV)/.train
+test: $(VENV)/.train $(EARLIER)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Measures on this machine alone: leave it to itself for a quarter of an hour.
@@ -25,9 +26,15 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# The tests train with DeepSpeed and ask a judge on loopback, too, which nothing else needs. It is built here: without CUDA there are no kernels.
+# The tests train with DeepSpeed, ask a judge on loopback and open the page, too, which nothing else needs. It is built here: without CUDA there are no kernels.
 $(VENV)/.train: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,judge]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,judge,web,dev]'
+	touch $@
+
+# The families are tested on an earlier transformers, too, which lies in a folder of its own.
+$(EARLIER)/.installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --upgrade --target $(EARLIER) \
+	  transformers==4.57.1 tokenizers==0.22.1 huggingface_hub==0.36.0 requests urllib3 idna certifi charset_normalizer
 	touch $@
 
 lint: setup

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
 from eval.open_questions import OpenExample
-from eval.options import parse_option, reference_verdict
+from eval.options import reference_verdict
 from eval.task import Answerer, Example, Question, Reply, check_control
 from videogpt_plus.checkpoint import read_object, write_bytes
 from videogpt_plus.types import ClipError, UserError
@@ -145,7 +145,7 @@ def _line(
     reply = None if isinstance(outcome, ClipError) else outcome
     # An open question has no options: nothing to choose, and right or wrong is for a judge to say.
     chosen = reply if example.candidates else None
-    choice = chosen and parse_option(chosen.text, example.candidates)
+    choice = chosen and example.parse(chosen.text)
     if reply is not None and reply.seconds is not None:
         seconds = reply.seconds
     likely, margin = _likeliest(reply.option_logprobs if reply else None)
@@ -155,6 +155,7 @@ def _line(
         "control": control,
         "task": example.task,
         "video": example.video,
+        "clip": example.clip,
         "question": example.question,
         "reference": example.reference,
         "reply": reply and reply.text,

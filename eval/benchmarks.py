@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from eval.labels import load_rwf2000
 from eval.mvbench import load_benchmark
 from eval.open_questions import CLIP_FOLDERS, OpenExample, load_vcgbench, load_vcgbench_diverse, load_zero_shot
 from eval.task import Example, Task
@@ -48,7 +49,7 @@ class Benchmark:
     aspects: Aspects = field(default_factory=dict)
     # Name of a further mean -> the task whose correctness and detail scores it is over.
     means: Mapping[str, str] = field(default_factory=dict)
-    # The reference's files of its answers: "mvbench", "vcgbench", "diverse" or "qa".
+    # The reference's files of its answers: "mvbench", "vcgbench", "diverse" or "qa"; empty where it has none.
     files: str = "mvbench"
 
 
@@ -66,6 +67,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "msrvtt_qa": _zero_shot("MSRVTT"),
     "tgif_qa": _zero_shot("TGIF"),
     "activitynet_qa": _zero_shot("Activitynet"),
+    "rwf2000": Benchmark(load_rwf2000, ".cache/RWF-2000", "choice", files=""),
+    "toy_rwf2000": Benchmark(load_rwf2000, ".cache/toy/rwf2000", "choice", files=""),
     "toy_open": Benchmark(
         partial(load_vcgbench, clip_folders=("../bench/video", *CLIP_FOLDERS)),
         ".cache/toy/open",

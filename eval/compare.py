@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.answer import read_answers
 from eval.benchmarks import get_benchmark
-from eval.journal import meta_path
+from eval.journal import clip_of, meta_path
 from eval.stats import (
     Paired,
     PairedScores,
@@ -95,7 +95,7 @@ def _read_lines(path: Path, lines: Mapping[str, Mapping[str, Any]], meta: Mappin
     return Run(
         path=path,
         values=right,
-        videos={key: line["video"] for key, line in lines.items()},
+        videos={key: clip_of(line) for key, line in lines.items()},
         parts=parts,
         references={key: line["reference"] for key, line in lines.items()},
         failed=frozenset(key for key, line in lines.items() if line["error"] is not None),
@@ -135,7 +135,7 @@ def _read_scores(path: Path) -> Run:
     return Run(
         path=path,
         values={key: score for part in parts.values() for key, score in part.items()},
-        videos={key: line["video"] for key, line in of.items()},
+        videos={key: clip_of(line) for key, line in of.items()},
         parts=parts,
         references={key: line["reference"] for key, line in of.items()},
         failed=frozenset(key for row in scores["aspects"].values() for key, s in row["scores"].items() if s is None),

@@ -14,6 +14,11 @@ from videogpt_plus.checkpoint import read_object, write_bytes
 from videogpt_plus.types import UserError
 
 
+def clip_of(line: Mapping[str, Any]) -> str:
+    """What tells an answer's clip from others; lines of before this was kept name the file alone."""
+    return line.get("clip", line["video"])
+
+
 def open_locked(path: Path) -> BinaryIO:
     """The file at its end, unbuffered and locked: a second process would do the same work again."""
     with _disk(path):
@@ -27,9 +32,10 @@ def open_locked(path: Path) -> BinaryIO:
         return file
 
 
-def append(file: BinaryIO, path: Path, line: Mapping[str, Any]) -> None:
-    """Writes the line and returns when it is on disk."""
-    left = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+def append(file: BinaryIO, path: Path, *lines: Mapping[str, Any]) -> None:
+    """Writes the lines and returns when they are on disk."""
+    texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    left = "".join(texts).encode("utf-8", "backslashreplace")
     with _disk(path):
         while left:
             left = left[file.write(left) :]

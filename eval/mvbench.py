@@ -256,6 +256,7 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
         table.kind,
         table.group or task,
         table.needs_level,
+        folder=table.folder,
     )
 
 

@@ -67,6 +67,11 @@ class OpenExample:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     @property
+    def clip(self) -> str:
+        """What tells the clip from others: one name stands for one file, wherever it lies."""
+        return self.video
+
+    @property
     def reference(self) -> str:
         return self.answer
 

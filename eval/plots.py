@@ -37,12 +37,14 @@ CONTROL_STYLES = {
 }
 #: Tasks drawn beside the mean where nobody groups them.
 DRAWN_TASKS = 4
+#: Distance of slanted tick labels.
+SLANTED_INCHES = 0.19
 #: A tick label's width; the distance of neighbouring points at one token count; the space beside the outer points.
 LABEL_INCHES, STEP_INCHES, MARGIN_INCHES = 0.72, 0.06, 0.45
 #: Width of the plotted area of a panel, in inches.
 PANEL_INCHES, SMALL_PANEL_INCHES, COST_PANEL_INCHES = 6.8, 2.6, 4.2
-#: Width of a column of the heat map.
-HEAT_INCHES = 0.78
+#: Width of a column of the heat map, and of a letter above it.
+HEAT_INCHES, TITLE_INCHES = 0.78, 0.085
 
 
 def accuracy_vs_tokens(cells: Sequence[Cell]) -> bytes:
@@ -63,6 +65,37 @@ def accuracy_vs_tokens(cells: Sequence[Cell]) -> bytes:
         bbox_to_anchor=(1.01, 1),
         frameon=False,
         fontsize=9.5,
+    )
+    return _png(figure)
+
+
+def score_vs_tokens(models: Sequence[Cell], highest: float) -> bytes:
+    """PNG: a judge's mean scores over visual tokens, a line for each aspect, a panel for each series.
+
+    A model holds `aspects`: name -> Estimate from 0 to `highest`, or None without a score.
+    """
+    all_curves = curves(models)
+    figure = _figure((PANEL_INCHES + 0.6) * len(all_curves) + 2.6, 5.2)
+    panels = figure.subplots(1, len(all_curves), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(aspect for model in models for aspect in model["aspects"]))
+    for axes, (name, curve) in zip(panels, all_curves.items(), strict=True):
+        inch = _inch(curve, PANEL_INCHES)
+        places = _places(curve, apart=inch ** (STEP_INCHES * (len(names) + 0.5)))
+        for i, aspect in enumerate(names):
+            known = [(x, found) for x, model in zip(places, curve, strict=True) if (found := model["aspects"][aspect])]
+            at = [x * inch ** (STEP_INCHES * (i - len(names) / 2)) for x, _ in known]
+            values = [Estimate(*(part / 100 for part in found)) for _, found in known]
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            _errorbars(axes, at, values, aspect, linestyle="-", **style)
+        axes.set_ylim(0, 1.03 * highest)
+        axes.grid(axis="y", color="0.9")
+        _token_axis(axes, curve)
+        axes.set_xlabel("visual tokens of a clip (log scale), pool level below")
+        axes.set_title(name, fontsize=11)
+    panels[0].set_ylabel(f"mean score, 0 to {highest:g}, with 95 % interval")
+    legend = _legend(panels)
+    panels[-1].legend(
+        legend.values(), legend.keys(), loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9.5
     )
     return _png(figure)
 
@@ -120,13 +153,19 @@ def differences(
     }
     # The colours reach as far as the largest difference, yet small ones do not look large.
     limit = max([10.0, *(abs(cell[0]) for rows in found.values() for row in rows for cell in row if cell)])
-    widths = [len(curve) - 1 for curve in all_curves.values()]
-    figure = _figure(HEAT_INCHES * sum(widths) + 0.4 * len(widths) + 2.9, 0.32 * len(names) + 1.9)
+    titles = [_heat_title(name, curve, len(all_curves) > 1) for name, curve in all_curves.items()]
+    longest = [max(map(len, title.split("\n"))) for title in titles]
+    widths = [
+        max(HEAT_INCHES * (len(curve) - 1), TITLE_INCHES * letters if len(titles) > 1 else 0)
+        for curve, letters in zip(all_curves.values(), longest, strict=True)
+    ]
+    # What stands below the panels is wider than a narrow one.
+    figure = _figure(max(sum(widths) + 0.4 * len(widths) + 2.9, 6.4), 0.32 * len(names) + 1.9)
     panels = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
-    for axes, (name, curve) in zip(panels, all_curves.items(), strict=True):
+    for axes, (name, curve), title in zip(panels, all_curves.items(), titles, strict=True):
         values = [[cell[0] if cell else float("nan") for cell in row] for row in found[name]]
         image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-        axes.set_title(f"{name}: points from level {curve[0]['level']:g}", fontsize=10)
+        axes.set_title(title, fontsize=10)
         labels = [f"level {cell['level']:g}\n{cell['visual_tokens']:,}" for cell in curve[1:]]
         axes.set_xticks(range(len(labels)), labels, fontsize=8.5)
         axes.set_yticks(range(len(names)), names, fontsize=9)
@@ -138,6 +177,11 @@ def differences(
     figure.colorbar(image, ax=list(panels), fraction=0.03, pad=0.02).set_label("points", fontsize=9)
     figure.supxlabel("pool level and visual tokens; framed and *: more than chance (adjusted p < 0.05)", fontsize=9.5)
     return _png(figure)
+
+
+def _heat_title(name: str, curve: Sequence[Cell], several: bool) -> str:
+    """In two lines where panels stand beside one another."""
+    return f"{name}{chr(10) if several else ': '}points from level {curve[0]['level']:g}"
 
 
 def _heat_text(axes: Axes, x: int, y: int, value: float | None, marked: bool, limit: float) -> None:
@@ -285,7 +329,7 @@ def _task_panel(axes: Axes, cells: Sequence[Cell], all_curves: Mapping[str, list
             beside = [x * inch ** (STEP_INCHES * j) for x in at]
             asked = _asked(cells, held, beside, control)
             found = [_task_estimate(cell, task) for cell in asked.values()]
-            style = CONTROL_STYLES[control]
+            style = CONTROL_STYLES[control] | ({"color": colour} if len(all_curves) > 1 else {})  # whose it is
             _errorbars(axes, list(asked), found, f"{name}, {said}", linestyle="none", markersize=5, **style)
     row = next(cell["scores"]["tasks"][task] for cell in shown if task in cell["scores"]["tasks"])
     axes.axhline(100 * row["chance"], color="0.45", linestyle="--", linewidth=1, label="chance", zorder=1)
@@ -355,9 +399,14 @@ def _token_axis(axes: Axes, curve: Sequence[Cell]) -> None:
 
 
 def _small_token_axis(axes: Axes, cells: Sequence[Cell]) -> None:
-    ticks = _ticks(cells)
-    _log_axis(axes, ticks, _inch(cells, SMALL_PANEL_INCHES))
-    labels = [f"{tokens:,} ({levels})" for tokens, levels in ticks.items()]
+    """Ticks at the tokens of the cells; a label that would touch the one before it is left out."""
+    ticks, inch = _ticks(cells), _inch(cells, SMALL_PANEL_INCHES)
+    _log_axis(axes, ticks, inch)
+    labels, last = [], float("-inf")
+    for tokens, levels in ticks.items():
+        place = log(tokens) / log(inch)
+        labels.append(f"{tokens:,} ({levels})" if place - last >= SLANTED_INCHES else "")
+        last = place if labels[-1] else last
     axes.set_xticks(list(ticks), labels, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
 
 

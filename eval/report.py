@@ -4,7 +4,7 @@ out_dir/  index.html  sweep.csv  pairs.csv  sweep.md  sweep.tex  accuracy_vs_tok
           differences.png (of two levels and more)  tasks_by_level.png
 
 Of several benchmarks of options the pictures are called `BENCHMARK_...png`, and both .csv begin with their names; a
-sweep whose answers are all judged has neither.
+sweep whose answers are all judged has neither. Judged answers have files of their own (`judge.levels.files`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import csv
 import html
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from math import floor, log10
 from pathlib import Path
@@ -93,6 +93,18 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Section:
+    """What others add to a report: tables, and files by name; those that end in .png are shown."""
+
+    tables: Sequence[Table] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        return {name: content for name, content in self.files.items() if name.endswith(".png")}
+
+
+@dataclass(frozen=True)
 class Test:
     """One comparison of two models; `adjusted` is its p after Holm over all comparisons of its family."""
 
@@ -127,7 +139,7 @@ def write_report(
     out_dir: str | Path,
     title: str = "Pool sweep",
     stamp: str | None = None,
-    more: Sequence[Table] = (),
+    more: Section = Section(),
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
@@ -135,21 +147,21 @@ def write_report(
     they are known seed, flops and kv_bytes of a question, and benchmark where there are several: each has a section of
     its own, and nothing is compared across them. Runs that differ in their seed alone become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
-    The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` tables come
-    last, such as those of judged answers; they may be all that there is.
+    The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` comes last,
+    such as what is said of judged answers; it may be all that there is.
     """
     by_benchmark: dict[str | None, list[Cell]] = {}
     for cell in cells:
         by_benchmark.setdefault(cell.get("benchmark"), []).append(cell)
     asked = [name for name, several in by_benchmark.items() if any(cell["control"] is None for cell in several)]
-    if not asked and not more:
+    if not asked and not more.tables:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
     out_dir = Path(out_dir)
     parts = [_part(by_benchmark[name], name if len(asked) > 1 else None) for name in asked]
-    tables = [*(table for part in parts for table in part.tables), *more]
-    pictures = {name: picture for part in parts for name, picture in part.pictures.items()}
-    for name, picture in pictures.items():
-        write_bytes(out_dir / name, picture)
+    tables = [*(table for part in parts for table in part.tables), *more.tables]
+    pictures = {name: picture for part in (*parts, more) for name, picture in part.pictures.items()}
+    for name, content in {**pictures, **more.files}.items():
+        write_bytes(out_dir / name, content)
     if parts:
         write_atomically(out_dir / "sweep.csv", _stacked([(part.name, _csv(part.runs)) for part in parts]))
         write_atomically(out_dir / "pairs.csv", _stacked([(part.name, _pairs_csv(part.tests)) for part in parts]))
@@ -494,9 +506,10 @@ def _markdown(title: str, stamp: str | None, tables: Sequence[Table], pictures: 
     return "\n\n".join(parts) + "\n"
 
 
-def _html(title: str, stamp: str | None, parts: Sequence[Part], more: Sequence[Table]) -> str:
+def _html(title: str, stamp: str | None, parts: Sequence[Part], more: Section) -> str:
     """One file that holds its style and its pictures: it opens anywhere, offline."""
-    body = "\n".join([*(section for part in parts for section in _html_part(part)), *map(_html_table, more)])
+    last = [*_figures(more.pictures), *map(_html_table, more.tables)]
+    body = "\n".join([*(section for part in parts for section in _html_part(part)), *last])
     heading = html.escape(title)
     date = f"<p>{html.escape(stamp)}</p>" if stamp else ""
     return (
@@ -507,13 +520,17 @@ def _html(title: str, stamp: str | None, parts: Sequence[Part], more: Sequence[T
 
 def _html_part(part: Part) -> list[str]:
     """The answer first: whether the pipe sees, then the curve, then the rest."""
-    curve, *panels = (
-        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
-        for name, data in part.pictures.items()
-    )
+    curve, *panels = _figures(part.pictures)
     sections = [_html_table(table) for table in part.tables]
     first = [sections.pop(0)] if part.tables[0].columns[0] == "claim" else []
     return [*first, curve, sections.pop(0), *panels, *sections]
+
+
+def _figures(pictures: Mapping[str, bytes]) -> list[str]:
+    return [
+        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
+        for name, data in pictures.items()
+    ]
 
 
 def _html_table(table: Table) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from eval import benchmarks
 from eval.answer import Answered, Target, answer_all, read_meta
 from eval.benchmarks import get_benchmark
-from eval.judge.tables import judged_tables
+from eval.judge.levels import Run
+from eval.judge.tables import judged_section
 from eval.report import write_report
 from eval.score import score
 from eval.task import Example
@@ -19,9 +20,11 @@ from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.configs import DEFAULT_ASKING, Asking
+from videogpt_plus.experiments import base_of, is_random
 from videogpt_plus.flops import costs
 from videogpt_plus.store import GridStore, open_store
 from videogpt_plus.sweep import OWN
+from videogpt_plus.training.folder import QUESTION
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -36,20 +39,25 @@ def examples_of(root: str | Path, limit: int | None = None, task: str = "mvbench
 
 
 def load_answerer(
-    runs: Mapping[str, Path], asking: Asking = DEFAULT_ASKING, store: GridStore | None = None
+    runs: Mapping[str, Path],
+    asking: Asking = DEFAULT_ASKING,
+    store: GridStore | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> VideoLLM:
     """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
 
-    They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already.
-    UserError: they do not see clips in the same way.
+    They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already; `tell`
+    is told what weights that were published whole take, before they are loaded.
+    UserError: they do not see clips in the same way, or the cards cannot hold them.
     """
     from eval.video_llm import Member, VideoLLM
     from videogpt_plus.models import load_models
+    from videogpt_plus.placement import free
 
     experiments = {name: load_experiment(run) for name, run in runs.items()}
     device, dtype, encoder_dtype = _arithmetic(asking)
     pairs = [(experiments[name], run) for name, run in runs.items()]
-    models = load_models(pairs, device, dtype, encoder_dtype)
+    models = load_models(pairs, device, dtype, encoder_dtype, asking, asking.batch_size, free(), tell)
     members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}
     return VideoLLM(members, asking, store or open_store(asking))
 
@@ -58,8 +66,9 @@ def _arithmetic(asking: Asking) -> tuple[str, torch.dtype, torch.dtype]:
     """Device, dtype of the LLM, dtype of the encoders."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    cuda = torch.cuda.is_available()
+    device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+    dtype = torch.bfloat16 if cuda else torch.float32
     return device, dtype, dtype if asking.encoder_dtype == "auto" else getattr(torch, asking.encoder_dtype)
 
 
@@ -88,6 +97,9 @@ def answer_runs(
     if is_open and asking.scoring != "generate":
         raise UserError(f"--scoring {asking.scoring} needs options, and the questions of {task} are open; leave it out")
     examples = examples_of(roots.pop(), limit, task)
+    for told in (_other_words(run, examples) for run in runs):
+        if told and say:
+            say(told)
     questions = questions_fingerprint(examples)
     targets = {}
     for run, path in runs.items():
@@ -105,12 +117,22 @@ def answer_runs(
             clips = {(example.path, example.start, example.end) for example in examples}
             dtype = str(_arithmetic(asking)[-1]).removeprefix("torch.")
             say(store.announce(len(clips), next(iter(experiments.values())), dtype))
-        return load_answerer({str(run): run for run in runs}, asking, store)
+        return load_answerer({str(run): run for run in runs}, asking, store, say)
 
     done = answer_all(load, examples, targets, progress, control, retry_errors)
     if store and say and (lost := store.measured()):
         say(lost)
     return {run: done[str(run)] for run in runs}
+
+
+def _other_words(run: Path, examples: Sequence[Example]) -> str | None:
+    """What is to be said of a run that was taught one question alone and is asked others."""
+    file = run / QUESTION
+    taught = file.read_text(encoding="utf-8") if file.is_file() else None
+    other = next((example.prompt for example in examples if example.prompt != taught), None)
+    if taught is None or other is None:
+        return None
+    return f"{run} was taught to answer {taught!r} and is asked otherwise, such as {other!r}"
 
 
 def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path] | None = None) -> Path:
@@ -121,16 +143,17 @@ def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path
     paths = [p for p in sorted(root.glob("*/answers*/answers.jsonl")) if ".old-" not in p.as_posix()]
     if not paths:
         raise UserError(f"nothing to report: no answers under {root}; run `videogpt-plus sweep` first")
-    cells, judged, seeds = [], {}, set()
+    cells, judged, seeds, random = [], {}, set(), set()
     for path in paths:
         experiment = load_experiment(path.parent.parent)
         control = read_meta(path)["control"]
         frames = 0 if control == "blind" else experiment.num_frames
         tokens = num_visual_tokens(experiment, frames)
         seeds.add(experiment.finetune.seed)
+        random |= {base_of(experiment.name)} if is_random(experiment) else set()
         benchmark = read_meta(path).get("benchmark", OWN)
         if get_benchmark(benchmark).scored == "judged":
-            judged[path] = f"{experiment.name}: {tokens:,} tokens"
+            judged[path] = Run(experiment.name, experiment.level, experiment.finetune.seed, tokens)
             continue
         limit = path.parent.name.partition("_first")[2]
         folder = benchmarks.root_of(benchmark, experiment.benchmark_root, (chosen or {}).get(benchmark))
@@ -151,6 +174,8 @@ def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path
     day = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths))
     said = ", ".join(map(str, sorted(seeds)))
     stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {said}"
+    if random:
+        stamp += f"; the weights are random and the answers mean nothing: {', '.join(sorted(random))}"
     return write_report(
-        cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_tables(judged, chosen)
+        cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_section(judged, chosen)
     )

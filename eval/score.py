@@ -13,7 +13,8 @@ from typing import Any
 
 from eval.answer import read_answers, read_meta, write_atomically
 from eval.benchmarks import BENCHMARKS
-from eval.options import parse_option, reference_verdict
+from eval.labels import LabelExample, label_scores
+from eval.options import reference_verdict
 from eval.stats import mean_share, wilson
 from eval.task import CONTROLS, Example
 from videogpt_plus.types import UserError
@@ -32,7 +33,8 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
     n_unparsed, right, accuracy over all n with its Wilson interval (ci_low, ci_high), reference_rule_accuracy, chance,
     majority, seconds_per_question (mean), seconds_to_first_token (median; None where no answer says it),
     visual_tokens, the failures, and for paired tests `correct` (key -> bool) and `videos` (key -> clip). `overall`
-    has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). The kept replies are
+    has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). Of clips with labels there
+    is `labels`, too (`eval.labels.label_scores`). The kept replies are
     parsed anew, so that a better parser needs no new answers. Raises
     UserError where an answer is missing or belongs to another question.
     """
@@ -47,6 +49,8 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
     tasks = {task: _score_task(group, answers) for task, group in by_task.items()}
     overall = _overall(tasks) | _to_first_token([answers[example.key] for example in examples])
     scores = {**read_meta(answers_path), "overall": overall, "tasks": tasks}
+    if labelled := [example for example in examples if isinstance(example, LabelExample)]:
+        scores["labels"] = label_scores(labelled, answers)
     write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
@@ -80,7 +84,7 @@ def _command(path: Path) -> str:
 def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     lines = [answers[example.key] for example in examples]
     asked = [(e, line) for e, line in zip(examples, lines, strict=True) if line["error"] is None]
-    choices = {e.key: parse_option(line["reply"], e.candidates) for e, line in asked}
+    choices = {e.key: e.parse(line["reply"]) for e, line in asked}
     correct = {e.key: e.is_right(choices.get(e.key)) for e in examples}
     n, right = len(examples), sum(correct.values())
     accuracy = wilson(right, n)
@@ -107,7 +111,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
             if line["error"] is not None
         ],
         "correct": correct,
-        "videos": {e.key: e.video for e in examples},
+        "videos": {e.key: e.clip for e in examples},
     }
 
 

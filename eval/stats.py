@@ -72,10 +72,14 @@ class PairedScores(NamedTuple):
     difference: float
     low: float
     high: float
-    #: Wilcoxon's signed rank test on the mean difference of each clip.
-    wilcoxon_p: float
+    #: Wilcoxon's signed rank test on the mean difference of each clip; None over several seeds.
+    wilcoxon_p: float | None
     #: The smallest difference that a test at 5 % finds with 80 % power, at the spread that was measured.
     detectable: float
+    #: The p to go by: Wilcoxon's for one seed each, a t test that holds the seeds' noise for several.
+    p: float
+    #: Training seeds of each.
+    seeds: int = 1
 
 
 def wilson(right: float, n: int) -> Estimate:
@@ -166,23 +170,15 @@ def compare_seeds(
     assert len(firsts) == len(seconds) >= 1, "give both models with the same seeds"
     if len(firsts) == 1:
         return compare(firsts[0], seconds[0], videos)
-    import numpy as np
-    from scipy.stats import t
-
     from eval import resample
 
-    keys = sorted(set.intersection(*(set(run) for run in (*firsts, *seconds))))
-    assert keys, "runs without a common question cannot be compared"
-    pairs, n = list(zip(firsts, seconds, strict=True)), len(keys)
-    changes = np.array([[int(a[key]) - int(b[key]) for key in keys] for a, b in pairs])  # "seeds questions"
+    pairs, (keys, changes) = list(zip(firsts, seconds, strict=True)), _changes_by_seed(firsts, seconds)
+    n = len(keys)
     clips = resample.clips(keys, changes.mean(axis=0).tolist(), videos)
     only_first, only_second = (float((changes == sign).sum() / len(pairs)) for sign in (1, -1))
     few = not resample.can_resample(clips)
     of_clips = _bonett_price(n, only_first, only_second)[1] ** 2 if few else resample.clip_variance(clips)
-    of_seeds = variance(changes.mean(axis=1).tolist()) / len(pairs)
-    difference, error = float(changes.mean()), sqrt(of_clips + of_seeds)
-    freedom = error**4 / (of_clips**2 / max(1, len(clips) - 1) + of_seeds**2 / (len(pairs) - 1))
-    half = float(t.ppf(0.975, freedom)) * error
+    difference, half, p, finds = _over_seeds(changes, of_clips, len(clips))
     return Paired(
         n=n,
         n_videos=len(clips),
@@ -194,11 +190,41 @@ def compare_seeds(
         low=max(-1.0, difference - half),
         high=min(1.0, difference + half),
         mcnemar_p=None,
-        p=float(2 * t.sf(abs(difference) / error, freedom)),
-        detectable=min(1.0, half + float(t.ppf(0.8, freedom)) * error),
+        p=p,
+        detectable=min(1.0, finds),
         method="t over seeds",
         seeds=len(pairs),
     )
+
+
+def _changes_by_seed(
+    firsts: Sequence[Mapping[str, float]], seconds: Sequence[Mapping[str, float]]
+) -> tuple[list[str], np.ndarray]:
+    """The keys that all runs have, sorted, and by how much the first is above the second: Float "seeds questions"."""
+    import numpy as np
+
+    keys = sorted(set.intersection(*(set(run) for run in (*firsts, *seconds))))
+    assert keys, "runs without a common question cannot be compared"
+    pairs = zip(firsts, seconds, strict=True)
+    return keys, np.array([[float(a[key]) - float(b[key]) for key in keys] for a, b in pairs])
+
+
+def _over_seeds(changes: np.ndarray, of_clips: float, clips: int) -> tuple[float, float, float, float]:
+    """Mean of "seeds questions", half its 95 % interval, p, and what is found with 80 % power.
+
+    `of_clips` is the variance of that mean over so many clips; the seeds' is added.
+    """
+    from scipy.stats import t
+
+    seeds = len(changes)
+    of_seeds = variance(changes.mean(axis=1).tolist()) / seeds
+    difference, error = float(changes.mean()), sqrt(of_clips + of_seeds)
+    if not error:  # the same change everywhere
+        return difference, 0.0, float(difference == 0), 0.0
+    freedom = error**4 / (of_clips**2 / max(1, clips - 1) + of_seeds**2 / (seeds - 1))
+    half = float(t.ppf(0.975, freedom)) * error
+    p = float(2 * t.sf(abs(difference) / error, freedom))
+    return difference, half, p, half + float(t.ppf(0.8, freedom)) * error
 
 
 def equivalence_p(
@@ -236,6 +262,7 @@ def compare_scores(
     clips = resample.clips(keys, changes, videos)
     several = len(clips) > 1
     low, high = resample.bootstrap_interval(clips) if several else (-inf, inf)
+    wilcoxon_p = _wilcoxon(clips[:, 1] / clips[:, 0])
     return PairedScores(
         n=len(keys),
         n_videos=len(clips),
@@ -244,8 +271,39 @@ def compare_scores(
         difference=fmean(changes),
         low=low,
         high=high,
-        wilcoxon_p=_wilcoxon(clips[:, 1] / clips[:, 0]),
+        wilcoxon_p=wilcoxon_p,
         detectable=(Z95 + Z80) * sqrt(resample.clip_variance(clips)) if several else inf,
+        p=wilcoxon_p,
+    )
+
+
+def compare_scores_seeds(
+    firsts: Sequence[Mapping[str, float]],
+    seconds: Sequence[Mapping[str, float]],
+    videos: Mapping[str, str] | None = None,
+) -> PairedScores:
+    """`compare_seeds` for scores, on the questions that have one in every run; for one seed `compare_scores`."""
+    assert len(firsts) == len(seconds) >= 1, "give both models with the same seeds"
+    if len(firsts) == 1:
+        return compare_scores(firsts[0], seconds[0], videos)
+    from eval import resample
+
+    keys, changes = _changes_by_seed(firsts, seconds)
+    clips = resample.clips(keys, changes.mean(axis=0).tolist(), videos)
+    several = len(clips) > 1
+    difference, half, p, finds = _over_seeds(changes, resample.clip_variance(clips), len(clips))
+    return PairedScores(
+        n=len(keys),
+        n_videos=len(clips),
+        first=fmean(run[key] for run in firsts for key in keys),
+        second=fmean(run[key] for run in seconds for key in keys),
+        difference=difference,
+        low=difference - half if several else -inf,
+        high=difference + half if several else inf,
+        wilcoxon_p=None,
+        detectable=finds if several else inf,
+        p=p if several else 1.0,
+        seeds=len(firsts),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from eval.journal import clip_of
 from eval.resample import SEED, bootstrap_interval, clips
 from eval.stats import wilson
 from videogpt_plus.types import UserError
@@ -198,7 +199,7 @@ def analyse(
     ruled = list(LEVELS) if published else levels
     outcomes = np.array([[[bool(runs[seed, level][key]) for key in keys] for level in levels] for seed in seeds])
     at_ruled = outcomes[:, [levels.index(level) for level in ruled]]
-    found = oracle(outcomes, [about[key]["video"] for key in keys])
+    found = oracle(outcomes, [clip_of(about[key]) for key in keys])
     return {
         "seeds": seeds,
         "levels": levels,

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
+from eval.options import parse_option
 from videogpt_plus.types import ClipError, UserError
 
 #: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
@@ -52,6 +53,8 @@ class Example:
     needs_level: float | None = None
     # How often the annotation held the same clip, bounds and question before this one.
     occurrence: int = 0
+    # The clip's folder under the benchmark's root: two folders may hold clips of one name.
+    folder: str = ""
 
     @cached_property
     def key(self) -> str:
@@ -61,6 +64,11 @@ class Example:
         """
         content = [self.task, self.video, self.start, self.end, self.question]
         return _digest([*content, self.occurrence] if self.occurrence else content)[:16]
+
+    @property
+    def clip(self) -> str:
+        """What tells the clip from others of the benchmark; questions about one clip are not independent."""
+        return f"{self.folder}/{self.video}" if self.folder else self.video
 
     @property
     def letter(self) -> str:
@@ -77,6 +85,15 @@ class Example:
         """The question in MVBench's wording, without placeholders."""
         options = "\n".join(f"({a}) {c}" for a, c in zip(string.ascii_uppercase, self.candidates, strict=False))
         return f"Question: {self.question}\nOptions:\n{options}".rstrip() + "\nOnly give the best option."
+
+    @property
+    def spoken(self) -> tuple[str, ...] | None:
+        """What a model says for each option; None for its letter in brackets."""
+        return None
+
+    def parse(self, reply: str) -> str | None:
+        """The letter of the option that a reply names, or None."""
+        return parse_option(reply, self.candidates)
 
     def is_right(self, choice: str | None) -> bool:
         """Whether the chosen letter's text is the answer; None is wrong."""

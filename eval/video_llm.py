@@ -7,6 +7,7 @@ several, so that answers do not depend on the company.
 
 from __future__ import annotations
 
+import string
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from eval.task import Example, Outcome, Question, Reply, seed_of
 from videogpt_plus import chat
 from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment
+from videogpt_plus.configs import DEFAULT_ASKING, GREEDY, Asking, Choosing, Experiment
 from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.store import GridStore
@@ -58,8 +59,7 @@ class VideoLLM:
         arithmetic = str(next(model.encoders.parameters()).dtype).removeprefix("torch.")
         self.prepare = Preparation(experiment.streams, experiment.num_frames, asking.decoder, store, arithmetic)
         self.encode, model.store = model.encode, store
-        scores = asking.scoring != "generate"
-        self._options = {name: m.model.option_tokens() if scores else None for name, m in members.items()}
+        self._options: dict[tuple[str, tuple[str, ...] | None], list[tuple[int, ...]]] = {}
 
     def answers(self, questions: Sequence[Question], control: str | None) -> Iterator[tuple[Question, Outcome]]:
         """See `eval.task.Answerer`."""
@@ -75,14 +75,17 @@ class VideoLLM:
             for block in blocks:
                 yield from self._look_and_answer(block, [next(fed) for _ in block])
 
-    def ask(self, question: str, visual: Visual, past: Sequence[tuple[str, str]] = ()) -> str:
-        """The first model's greedy reply to a question about a visual that `prepare` made.
+    def stream(
+        self, question: str, visual: Visual, past: Sequence[tuple[str, str]] = (), choosing: Choosing = GREEDY
+    ) -> Iterator[str]:
+        """The first model's reply to a question about a visual that `prepare` made, in pieces of text as they come.
 
-        `past` holds what was asked about it and replied before.
+        `past` holds what was asked about it and replied before. Closing the iterator stops the model.
         """
         model, experiment = next(iter(self.members.values()))
         ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template, past)
-        return model.generate([ids], [[visual]], experiment.max_new_tokens)[0]
+        longest = experiment.max_new_tokens if choosing.max_new_tokens is None else choosing.max_new_tokens
+        yield from model.pieces(model.stream_ids(ids, [visual], longest, choosing))
 
     def _look_and_answer(self, views: Sequence[View], fed: Sequence[Fed]) -> Iterator[tuple[Question, Outcome]]:
         seen = []
@@ -127,13 +130,16 @@ class VideoLLM:
         """One model's replies; `before` is what each question took until its grids were there."""
         if not asked:
             return
-        (model, experiment), options = self.members[name], self._options[name]
+        model, experiment = self.members[name]
+        spoken = (
+            asked[0][0][0].example.spoken if self.asking.scoring != "generate" else None
+        )  # a benchmark is all alike
         began = time.perf_counter()
         prompts = [[self._prompt(name, q.example, sight) for q in questions] for questions, sight in asked]
         generated = model.answer(
             [(rows, [sight] if sight else []) for rows, (_, sight) in zip(prompts, asked, strict=True)],
             0 if self.asking.scoring == "logprob" else experiment.max_new_tokens,
-            options,
+            self._option_tokens(name, spoken),
         )
         count = sum(len(questions) for questions, _ in asked)
         seconds = (time.perf_counter() - began) / count
@@ -143,11 +149,20 @@ class VideoLLM:
                 scores = None
                 if answer.options is not None:
                     scores = tuple(answer.options[: len(question.example.candidates)].tolist())
-                likeliest = f"({chr(ord('A') + scores.index(max(scores)))})" if scores else ""
+                best = scores.index(max(scores)) if scores else 0
+                likeliest = spoken[best] if spoken else f"({string.ascii_uppercase[best]})"
                 text = likeliest if self.asking.scoring == "logprob" else model.text_of(answer.ids)
                 taken = before[question]
                 first = taken + answer.seconds_first / count
                 yield question, Reply(text, tokens, scores, taken + seconds, taken, first)
+
+    def _option_tokens(self, name: str, spoken: tuple[str, ...] | None) -> list[tuple[int, ...]] | None:
+        """The model's ids of what is said for each option, found once; None where no probabilities are asked for."""
+        if self.asking.scoring == "generate":
+            return None
+        if (name, spoken) not in self._options:
+            self._options[name, spoken] = self.members[name].model.option_tokens(spoken)
+        return self._options[name, spoken]
 
     def _prompt(self, name: str, example: Example, sight: tuple[Grids, int] | None) -> list[int]:
         model, experiment = self.members[name]

@@ -10,7 +10,8 @@ import torch
 from einops import reduce
 
 from videogpt_plus.adapters import ADAPTERS, Adapter, build_adapter, num_visual_tokens, pooled_side
-from videogpt_plus.experiments import QWEN_1_5B, at_level
+from videogpt_plus.configs import Summary
+from videogpt_plus.experiments import CINEGO_512, QWEN_1_5B, at_level, with_adapter
 from videogpt_plus.projectors import build_projector
 from videogpt_plus.types import UserError
 
@@ -33,19 +34,138 @@ def test_token_counts_of_sixteen_frames(level, tokens):
     assert num_visual_tokens(at_level(QWEN_1_5B, level), 16) == tokens
 
 
+#: Those that pool each frame on its own.
+POOLS = ("average", "max", "bilinear")
+#: Those that take any number of frames, some of which may pad; the last two leave as many tokens of all of them.
+WHOLE = ("concat", "frame_mean", "summary")
+
+
+def built(name, level=1.0, width=6, **summary):
+    torch.manual_seed(3)
+    return build_adapter(name, level, width, Summary(**{"queries": 7, "heads": 2, "dropout": 0.0, **summary})).eval()
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 @pytest.mark.parametrize("level", LEVELS)
 def test_adapter_makes_as_many_tokens_as_it_and_the_registry_say(name, level):
-    adapter = build_adapter(name, level)
-    tokens = adapter(torch.randn(2, 3, 6, 8, 5))
-    count = ADAPTERS[name].tokens(level, 3, 6, 8)
-    assert tokens.shape == (2, count, 5) and adapter.num_tokens(3, 6, 8) == count
+    if name == "concat" and level != 1:
+        with pytest.raises(UserError, match="'concat' keeps every token, and has no level .*: choose level 1, or"):
+            built(name, level)
+        return
+    adapter = built(name, level)
+    tokens = adapter(torch.randn(2, 3, 6, 8, 6))
+    count = adapter.num_tokens(3, 6, 8)
+    assert tokens.shape == (2, count, 6)
+    assert ADAPTERS[name].tokens is None or ADAPTERS[name].tokens(level, 3, 6, 8) == count
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", [*POOLS, "concat"])
 def test_level_one_is_the_identity_to_the_last_bit(name):
     grid = torch.randn(2, 3, 6, 6, 5)
     assert torch.equal(build_adapter(name, 1)(grid), grid.flatten(1, 3))
+
+
+# ------------------------------------------------------------------------------------------------ all frames at once
+@pytest.mark.parametrize("branches", ["s", "st"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_summary_knows_the_order_of_frames_by_their_times_alone(branches, layers):
+    grid = torch.randn(2, 4, 3, 3, 6)
+    turned = grid[:, [2, 0, 3, 1]]
+    blind = built("summary", branches=branches, layers=layers)
+    torch.testing.assert_close(blind(turned), blind(grid))
+    timed = built("summary", branches=branches, layers=layers, frame_times=True)
+    assert (timed(turned) - timed(grid)).abs().max() > 1e-3
+
+
+def test_the_mean_of_a_repeated_frame_is_the_frame_and_ignores_order():
+    grid = torch.randn(2, 4, 3, 3, 6)
+    mean = build_adapter("frame_mean", 1)
+    torch.testing.assert_close(mean(grid[:, :1].expand(-1, 5, -1, -1, -1)), grid[:, 0].flatten(1, 2))
+    torch.testing.assert_close(mean(grid.flip(1)), mean(grid))
+    torch.testing.assert_close(build_adapter("frame_mean", 3)(grid), grid.mean((1, 2, 3))[:, None])
+
+
+def test_a_summary_of_copies_is_not_that_of_one_frame():
+    """Queries are among the keys, and weigh less the more frames there are: why a picture has to be repeated."""
+    grid, adapter = torch.randn(1, 1, 3, 3, 6), built("summary")
+    assert (adapter(grid) - adapter(grid.expand(-1, 8, -1, -1, -1))).abs().max() > 1e-3
+
+
+def test_concat_goes_frame_by_frame_and_row_by_row():
+    grid = torch.arange(2 * 3 * 4).view(1, 2, 3, 4, 1)
+    assert build_adapter("concat", 1)(grid).flatten().tolist() == list(range(24))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan")])
+def test_frames_that_the_mask_leaves_out_do_not_count(name, padding):
+    """Whatever stands in them: samples of 2 and 4 frames in one batch are those samples alone."""
+    short, whole, adapter = torch.randn(1, 2, 3, 3, 6), torch.randn(1, 4, 3, 3, 6), built(name, branches="st")
+    padded = torch.cat([short, torch.full((1, 2, 3, 3, 6), padding)], 1)
+    mask = torch.tensor([[True, True, False, False], [True] * 4])
+    both = adapter(torch.cat([padded, whole]), mask)
+    torch.testing.assert_close(both[1:], adapter(whole))
+    alone = adapter(short)
+    torch.testing.assert_close(both[:1, : alone.shape[1]], alone)
+    assert not both[:1, alone.shape[1] :].any()
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_gradients_reach_every_token_and_every_weight(name):
+    grid, adapter = torch.randn(1, 3, 2, 2, 6, requires_grad=True), built(name, branches="st", layers=2)
+    adapter(grid).square().sum().backward()
+    assert (grid.grad.abs().sum(-1) > 0).all()
+    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+
+
+def test_uniform_attention_makes_a_summary_the_mean_of_all_it_reads():
+    grid, adapter = torch.randn(1, 3, 2, 2, 6), built("summary")
+    mha = adapter.cross_attn_s[0].mha
+    with torch.no_grad():
+        mha.in_proj_weight[:12].zero_()
+        mha.in_proj_weight[12:] = torch.eye(6)
+        mha.in_proj_bias.zero_()
+        mha.out_proj.weight.copy_(torch.eye(6))
+        mha.out_proj.bias.zero_()
+    read = torch.cat([grid.flatten(1, 3), adapter.query_s], 1).mean(1)
+    torch.testing.assert_close(adapter(grid), read[:, None].expand(-1, 7, -1))
+
+
+@pytest.mark.parametrize(("level", "queries"), [(1, 197), (2, 49), (4, 12), (7, 4), (16, 1), (100, 1)])
+def test_a_level_leaves_a_summary_as_many_queries_as_it_would_leave_a_square(level, queries):
+    adapter = build_adapter("summary", level, 8, Summary(heads=4))
+    assert adapter.query_s.shape == (1, queries, 8)
+    assert num_visual_tokens(at_level(CINEGO_512, level), 8) == queries
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "frames", "tokens"),
+    [
+        ("summary", 1, 8, 197),
+        ("concat", 1, 8, 1576),
+        ("concat", 1, 32, 6304),
+        ("frame_mean", 1, 16, 197),
+        ("frame_mean", 2, 16, 50),
+        ("average", 1, 8, 1576),
+        ("average", 2, 8, 8 * 50),
+        ("average", 2, 0, 0),
+        ("summary", 1, 0, 0),
+    ],
+)
+def test_a_class_token_stands_beside_each_frame_that_an_adapter_leaves(name, level, frames, tokens):
+    experiment = at_level(with_adapter(CINEGO_512, name), level)
+    assert num_visual_tokens(experiment, frames) == tokens
+
+
+def test_an_adapter_that_learns_needs_a_place_for_its_weights():
+    with pytest.raises(UserError, match="'summary' learns, .*: choose from average, max, bilinear, concat, frame_mean"):
+        build_adapter("summary", 1)
+    with pytest.raises(UserError, match="has 5 heads, which do not divide the width 6"):
+        built("summary", heads=5)
+    with pytest.raises(UserError, match="branches 'ts': choose 's' or 'st'"):
+        Summary(branches="ts")
+    with pytest.raises(UserError, match="queries 0: choose at least 1"):
+        Summary(queries=0)
 
 
 @pytest.mark.parametrize(("name", "how"), [("average", "mean"), ("max", "max")])

@@ -19,9 +19,9 @@ from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4", "weights": "w1", "benchmark": "b1"}
 FIELDS = [
-    "key", "experiment", "control", "task", "video", "question", "reference", "reply", "choice", "correct",
-    "reference_verdict", "error", "visual_tokens", "logprob_choice", "logprob_margin", "seconds", "seconds_encode",
-    "seconds_first",
+    "key", "experiment", "control", "task", "video", "clip", "question", "reference", "reply", "choice",
+    "correct", "reference_verdict", "error", "visual_tokens", "logprob_choice", "logprob_margin", "seconds",
+    "seconds_encode", "seconds_first",
 ]  # fmt: skip
 
 
@@ -67,8 +67,9 @@ def test_a_line_has_every_field_and_the_parsed_choice(tmp_path):
     first = {k: lines[0][k] for k in FIELDS if k not in ("key", "seconds")}
     assert lines[0]["key"] == examples()[0].key and lines[0]["seconds"] >= 0
     assert first == {
-        "experiment": "toy_pool4", "control": None, "task": "colour", "video": "0.mp4", "question": "Colour?",
-        "reference": "(A) red", "reply": "(A) red", "choice": "A", "correct": True, "reference_verdict": False,
+        "experiment": "toy_pool4", "control": None, "task": "colour", "video": "0.mp4", "clip": "0.mp4",
+        "question": "Colour?", "reference": "(A) red", "reply": "(A) red", "choice": "A",
+        "correct": True, "reference_verdict": False,
         "error": None, "visual_tokens": 104, "logprob_choice": None, "logprob_margin": None, "seconds_encode": None,
         "seconds_first": None,
     }  # fmt: skip

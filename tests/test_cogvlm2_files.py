@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from eval.answer import read_answers
 from eval.runs import answer_runs
-from videogpt_plus import cli, convert_families
+from videogpt_plus import cli, shards
 from videogpt_plus.checkpoint import load_experiment, read_folder, save_experiment
 from videogpt_plus.configs import Asking
 from videogpt_plus.convert_families import convert_family, differing
@@ -83,9 +83,9 @@ def test_a_converted_folder_is_a_run_that_computes_the_same(family, published, t
 
 def test_no_more_than_a_shard_is_held(family, published, tmp_path, monkeypatch):
     held = []
-    usual = convert_families.save_tensors
+    usual = shards.save_tensors
     monkeypatch.setattr(
-        convert_families, "save_tensors", lambda path, tensors: (held.append(tensors.copy()), usual(path, tensors))
+        shards, "save_tensors", lambda path, tensors: (held.append(tensors.copy()), usual(path, tensors))
     )
     convert_family(family, published, tmp_path / "ours", shard_bytes=60_000)
     sizes = [sum(t.nbytes for t in own.values()) for own in held[:-1]]

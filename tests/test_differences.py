@@ -83,7 +83,7 @@ def test_a_still_looks_the_same_to_predict_as_in_training(ratio, tiny_experiment
     save_experiment(media / "run", experiment)
     save_tensors(media / "run" / "projectors.safetensors", model.projector_state())
     shown = []
-    monkeypatch.setattr(VideoLLM, "ask", lambda self, question, visual: shown.append(visual) or "a cup")
+    monkeypatch.setattr(VideoLLM, "stream", lambda self, question, visual, *_: shown.append(visual) or iter(["a cup"]))
     cli.main(["predict", str(media / "run"), "What is it?", "--image", str(media / "wide.png")])
     _, seen, _ = trained_on(experiment, model, media)
     assert same(shown[0], seen)

@@ -473,6 +473,19 @@ def test_the_command_ends_with_1_if_anything_is_missing_and_0_if_not(root, capsy
     assert f"{root}/video/dots/2.gif: there is no such file, but {root}/video/dots/2.webm" in out
 
 
+@pytest.mark.parametrize("how", [[".cache/toy/bench"], ["mvbench", "--root", ".cache/toy/bench"]])
+def test_the_toy_is_rendered_where_it_is_asked_for_and_not_there(how, root, tmp_path, monkeypatch, capsys):
+    def render(experiment):
+        shutil.copytree(root, experiment.benchmark_root)
+        print("MADE")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("videogpt_plus.commands.common.prepare_toy", render)
+    code, out = run(capsys, *how, "--decode", "none", "--json")
+    assert code == 0 and json.loads(out)["total"]["present"] == 12, "and the output is JSON alone"
+    assert "MADE" not in run(capsys, *how, "--decode", "none")[1], "once is enough"
+
+
 def test_json_is_all_that_is_printed_and_holds_every_finding(root, capsys):
     entries = [entry(f"{i}.mp4") for i in range(20)]
     write_annotation(root, "Action Antonym", entries)

@@ -16,7 +16,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EARLIER = ROOT / ".cache" / "transformers-4.57"
-TESTS = ("tests/test_cogvlm2.py", "tests/test_cogvlm2_files.py")
+TESTS = (
+    "tests/test_cogvlm2.py",
+    "tests/test_cogvlm2_files.py",
+    "tests/test_llava.py",
+    "tests/test_convert_llava.py",
+)
 
 
 @pytest.mark.skipif(not EARLIER.is_dir(), reason="no earlier transformers in .cache/transformers-4.57: see the file")

@@ -274,13 +274,32 @@ def secured(server, tmp_path):
     return server, certificate
 
 
-def test_https_checks_the_certificate_against_the_name(secured, monkeypatch):
-    server, certificate = secured
-    found = [(2, 1, 6, "", ("127.0.0.1", server.server_port))]
-    usual = socket.getaddrinfo
+@pytest.fixture
+def names_are_here(secured, monkeypatch) -> None:
+    """Every name below `.example` is this machine's."""
+    found, usual = [(2, 1, 6, "", ("127.0.0.1", secured[0].server_port))], socket.getaddrinfo
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *a, **k: found if host.endswith(".example") else usual(host, *a, **k)
     )
+
+
+@pytest.mark.parametrize(("to", "followed"), [("https", True), ("http", False)])
+def test_a_redirect_from_https_to_http_is_refused(secured, names_are_here, monkeypatch, to, followed):
+    server, certificate = secured
+    trusted = ssl.create_default_context(cafile=str(certificate))
+    monkeypatch.setattr(ssl, "create_default_context", lambda: trusted)
+    here = f"pictures.example:{server.server_port}"
+    server.moves["there"] = f"{to}://{here}/picture"
+    if followed:
+        assert fetch_image(f"https://{here}/moved/there", LOOPBACK).data == picture()
+    else:
+        with pytest.raises(UserError, match="redirected from https to http://pictures.example"):
+            fetch_image(f"https://{here}/moved/there", LOOPBACK)
+    assert [path for path, _ in server.asked] == ["/moved/there", "/picture"][: 1 + followed]
+
+
+def test_https_checks_the_certificate_against_the_name(secured, names_are_here, monkeypatch):
+    server, certificate = secured
     urls = [f"https://{name}.example:{server.server_port}/picture" for name in ("pictures", "other")]
     with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):  # nobody vouches for it
         fetch_image(urls[0], LOOPBACK)

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level
+from videogpt_plus.configs import Summary
+from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level, with_adapter
 from videogpt_plus.flops import PUBLISHED, TEXT_TOKENS, Llm, costs, sizes_of
 
 
@@ -230,3 +231,44 @@ def test_parameters_are_the_matrices_of_the_model(model, sizes, tiny_experiment)
         projector = sum(p.numel() for p in model.projectors[name].parameters() if p.ndim == 2)
         patch = 3 * tower.patch**2 * tower.width
         assert tower.parameters == blocks + projector + patch
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("branches", ["s", "st"])
+@pytest.mark.parametrize("adapter", ["summary", "concat", "frame_mean"])
+def test_cinego_costs_what_torch_counts(adapter, branches, frames, tmp_path):
+    import torch
+    from cinego_parts import write_parts
+
+    from videogpt_plus.models import load_model
+    from videogpt_plus.types import Visual
+
+    experiment = with_adapter(write_parts(tmp_path / "parts"), adapter)
+    own = str(tmp_path / "parts" / branches)
+    experiment = replace(experiment, llm=own, summary=replace(experiment.summary, branches=branches))
+    model, sizes = load_model(experiment, None, "cpu", torch.float32), sizes_of(experiment)
+    shown = [Visual({"video": torch.randn(frames, 3, 32, 32)}, 1)]
+    assert sizes.encode(frames) == counted(lambda: model.encode(shown))
+    grids = model.encode(shown)
+    model.requires_grad_(False)
+    assert sizes.project(frames) == counted(lambda: model.tokens_of(grids))
+    assert sizes.llm.tied and sizes.llm.parameters == pytest.approx(
+        sum(p.numel() for p in model.llm.parameters()), 0.01
+    )
+
+
+def test_a_summary_costs_what_torch_counts(tiny_experiment):
+    import torch
+
+    from videogpt_plus.models import load_model
+    from videogpt_plus.types import Visual
+
+    summary = Summary(queries=12, heads=2, layers=2, branches="st")
+    experiment = replace(tiny_experiment, adapter="summary", level=2, summary=summary)
+    model, sizes = load_model(experiment, None, "cpu", torch.float32), sizes_of(experiment)
+    shown = [Visual({name: torch.randn(3, 3, s.pixels, s.pixels) for name, s in experiment.streams}, 3)]
+    grids = model.encode(shown)
+    model.requires_grad_(False)
+    assert sizes.project(3) == counted(lambda: model.tokens_of(grids))
+    learned = sum(p.numel() for name, p in model.adapters.named_parameters() if p.dim() == 2)
+    assert sum(reader.parameters for reader in sizes.readers) == learned

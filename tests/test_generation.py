@@ -1,4 +1,6 @@
-"""Answers of a batch are those of each question alone, whatever stands beside it, and scores are the model's own."""
+"""Answers of a batch are those of each question alone, whatever stands beside it, and scores are the model's own.
+One by one they are the same, and what is drawn is drawn as often as the model says.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from videogpt_plus.generation import Reading, generate
+from videogpt_plus.configs import Choosing
+from videogpt_plus.generation import Reading, chooser, generate, processed, stream
+from videogpt_plus.types import UserError
 
 VOCABULARY, END, STEPS = 60, 7, 6
 
@@ -114,3 +118,93 @@ def test_no_id_beyond_the_vocabulary_is_chosen_or_scored(llm):
     answers = generate(llm, readings(5), STEPS, END, 3, [(0,), (1,), (2,)])
     assert max(max(answer.ids) for group in answers for answer in group) < 3
     assert all(abs(answer.options.exp().sum().item() - 1) < 1e-5 for group in answers for answer in group)
+
+
+# ------------------------------------------------------------------------------------------------ one by one
+def one_question(seed: int) -> Reading:
+    reading = readings(seed)[1]
+    return reading._replace(questions=reading.questions[:1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+@torch.no_grad()
+def test_a_stream_is_the_answer_of_a_batch(llm, seed):
+    reading = one_question(seed)
+    assert list(stream(llm, reading, STEPS, END, VOCABULARY)) == alone(llm, reading, reading.questions[0])
+    ((answer,),) = generate(llm, [reading], STEPS, END, VOCABULARY)
+    assert list(stream(llm, reading, STEPS, END, VOCABULARY)) == answer.ids
+
+
+def test_a_stream_computes_no_more_than_was_taken_from_it(llm):
+    read, usual = [], llm.forward
+    llm.forward = lambda **call: (read.append(call["inputs_embeds"].shape[1]), usual(**call))[1]
+    try:
+        ids = stream(llm, one_question(1), STEPS, -1, VOCABULARY)
+        assert read == []
+        next(ids), next(ids)
+        ids.close()
+    finally:
+        llm.forward = usual
+    assert read[2:] == [1], "prefix, question and one token"
+
+
+def test_a_seed_draws_again_what_it_drew_and_another_draws_other_tokens(llm):
+    def drawn(seed: int | None, **how) -> list[int]:
+        return list(stream(llm, one_question(2), 12, -1, VOCABULARY, Choosing(1.5, seed=seed, **how)))
+
+    assert drawn(4) == drawn(4)
+    assert len({tuple(drawn(seed)) for seed in range(6)}) == 6
+    assert len({tuple(drawn(None)) for _ in range(6)}) > 1
+    assert all(len(drawn(seed)) == 12 and max(drawn(seed)) < VOCABULARY for seed in range(6))
+    greedy = list(stream(llm, one_question(2), 12, -1, VOCABULARY))
+    assert drawn(0, top_p=1e-6) == greedy, "the likeliest alone is left"
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says():
+    choosing = Choosing(temperature=0.7, top_p=0.8, seed=0)
+    logits = torch.tensor([2.0, 1.5, 0.5, -1.0, -3.0])
+    expected = (logits / 0.7).softmax(-1)
+    kept = expected.cumsum(0) - expected < 0.8  # sorted already; the one that crosses the line stays
+    assert kept.tolist() == [True, True, False, False, False]
+    expected = expected * kept / (expected * kept).sum()
+    assert torch.allclose(processed(logits, [], choosing).softmax(-1), expected, atol=1e-6)
+    choose, count = chooser(choosing), 4000
+    drawn = torch.bincount(torch.tensor([choose(logits) for _ in range(count)]), minlength=5) / count
+    assert (drawn - expected).abs().max() < 3 * (0.25 / count) ** 0.5
+
+
+def test_a_penalty_lowers_what_was_said_whatever_its_sign():
+    logits = torch.tensor([2.0, -2.0, 1.0, -1.0])
+    lowered = processed(logits, [0, 1, 1], Choosing(repetition_penalty=2.0))
+    assert lowered.tolist() == [1.0, -4.0, 1.0, -1.0]
+    choose = chooser(Choosing(repetition_penalty=1e6), said=[0])
+    assert [choose(torch.tensor([3.0, 2.0, 1.0])) for _ in range(2)] == [1, 2], "what was asked, and what was answered"
+
+
+def test_an_infinite_logit_on_the_way_stops_with_advice(llm):
+    ids = stream(llm, one_question(3), STEPS, -1, VOCABULARY)
+    next(ids)
+    usual = llm.lm_head.weight.data.clone()
+    try:
+        llm.lm_head.weight.data[3] = torch.inf
+        with pytest.raises(UserError, match="not finite in torch.float32.*bfloat16"):
+            next(ids)
+    finally:
+        llm.lm_head.weight.data.copy_(usual)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"temperature": -1.0}, "--temperature -1"),
+        ({"temperature": float("nan")}, "--temperature nan"),
+        ({"top_p": 0.0}, "--top-p 0"),
+        ({"top_p": 1.5}, "--top-p 1.5"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"max_new_tokens": 0}, "--max-new-tokens 0"),
+    ],
+)
+def test_impossible_choices_are_one_line(wrong, told):
+    with pytest.raises(UserError, match=f"{told} is not possible"):
+        Choosing(**wrong)

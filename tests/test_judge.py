@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -20,10 +21,13 @@ from eval.benchmarks import BENCHMARKS
 from eval.journal import meta_path
 from eval.judge import ledger
 from eval.judge.endpoint import Endpoint, Judging
+from eval.judge.levels import CSV_COLUMNS, Run
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
-from eval.judge.tables import judged_tables
+from eval.judge.tables import judged_section
 from eval.open_questions import OpenExample
 from eval.reference_format import write_open_files
+from eval.report import write_report
+from eval.stats import compare_scores
 from videogpt_plus import cli
 from videogpt_plus.checkpoint import save_experiment
 from videogpt_plus.experiments import TOY
@@ -55,7 +59,7 @@ def write_answers(folder: Path, asked: list[OpenExample], reply=lambda e: f"I se
     for e in asked:
         text = reply(e)
         broken = "cannot read it: it is empty; download it again" if text is None else None
-        lines.append({"key": e.key, "reference": e.reference, "reply": text, "error": broken})
+        lines.append({"key": e.key, "video": e.video, "reference": e.reference, "reply": text, "error": broken})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     meta_path(path).write_text(json.dumps(HEADER))
     return path
@@ -76,7 +80,7 @@ def run(how: Judging, answers: Path, asked, again=False, key=KEY, benchmark="vcg
 
 
 def without_dates(scores: dict) -> dict:
-    judge = {k: v for k, v in scores["judge"].items() if k not in ("servers", "first_date", "last_date")}
+    judge = {k: v for k, v in scores["judge"].items() if k not in ("first_date", "last_date")}
     return {**scores, "judge": {k: v for k, v in judge.items() if not k.startswith("tokens")}}
 
 
@@ -169,7 +173,8 @@ def test_one_question_that_the_server_refuses_is_unscored_and_the_others_keep_th
     assert done.unscored == 3 and said == []
     row = scores["aspects"]["correctness"]
     assert (row["n"], row["n_expected"], row["n_unscored"]) == (3, 4, 1)
-    assert any("The request was filtered." in reason for reason in row["unscored"])
+    assert row["unscored"] == {"400": 1}
+    assert any("The request was filtered." in (line["unscored"] or "") for line in lines(tmp_path / "x"))
 
 
 REPLIES = {
@@ -251,6 +256,21 @@ def test_the_key_goes_to_the_server_and_into_no_file(tmp_path):
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
+def test_scores_which_are_published_hold_no_address_of_the_judge(tmp_path):
+    def reply(body, number):
+        where = f"http://127.0.0.1:{server.server_port}/v1 is behind 10.1.2.3:9000"
+        return (400, {}, error(where)) if "What is x 0?" in body["messages"][1]["content"] else None
+
+    asked = examples(1)
+    with serving(reply=reply) as server:
+        _, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        address = f"127.0.0.1:{server.server_port}"
+    written = (tmp_path / "scores.json").read_text()
+    assert scores["aspects"]["correctness"]["n_unscored"] == 1
+    assert "127.0.0.1" not in written and "10.1.2.3" not in written
+    assert {line["server"] for line in lines(tmp_path / "x")} == {address}, "at home it is known who judged"
+
+
 def test_retry_after_is_honoured_by_every_call(tmp_path):
     asked = examples(2)
     with serving(reply=lambda b, n: (429, {"retry-after": "0.5"}, error("busy")) if n == 1 else None) as server:
@@ -323,6 +343,85 @@ def test_equal_answers_are_paid_once_and_new_answers_alone_are_paid_again(tmp_pa
         )
         done, _ = run(judging(server), answers, twice)
         assert done.new == 3 and done.kept == 21
+
+
+def test_a_server_that_counts_no_tokens_is_held_to_the_limit_of_cost_by_the_most_that_calls_may_take(tmp_path):
+    def reply(body, number):
+        told = json.loads(completion('{"score": 3}'))
+        return 200, {}, json.dumps({name: value for name, value in told.items() if name != "usage"})
+
+    asked = examples(12)
+    with serving(reply=reply) as server:
+        how = judging(server, price_in=1.0, price_out=2.0, max_cost=0.02, concurrency=1)
+        with pytest.raises(UserError, match="stopped before --max-cost 0.02 is passed"):
+            run(how, write_answers(tmp_path, asked), asked)
+        # The most that a call may take is about 0.0012: 300 tokens back, and half of the bytes there.
+        assert 10 < len(server.requests) < 30
+
+
+def test_several_runs_share_one_limit_of_cost(answered, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    save_experiment("second", replace(TOY, benchmark_root="nowhere"))
+    write_answers(Path("second/answers_vcgbench"), answered, lambda e: f"second {e.question}")
+
+    def reply(body, number):  # 0.0012 a call, four times the estimate
+        told = json.loads(completion('{"score": 3}')) | {"usage": {"prompt_tokens": 1000, "completion_tokens": 100}}
+        return 200, {}, json.dumps(told)
+
+    with serving(reply=reply) as server:
+        where = ["judge", "run", "second", "--base-url", server.url, "--judge-model", "loopback", "--concurrency", "1"]
+        price = ["--price-in", "1", "--price-out", "2"]
+        cli.main([*where, *price, "--dry-run"])
+        assert "calls of 2 runs" in capsys.readouterr().out and not server.requests
+        with pytest.raises(SystemExit):
+            cli.main([*where, *price, "--max-cost", "0.016"])
+        assert "stopped before --max-cost 0.016" in capsys.readouterr().err
+        first = len(server.requests)
+        assert 8 < first <= 13, "the second run goes on with what the first one's 8 calls have left"
+        assert Path("run/answers_vcgbench/scores.json").exists()
+        cli.main(where)
+        assert len(server.requests) == 8 + 11, "and nothing is paid twice"
+
+
+def test_a_run_without_a_single_readable_clip_has_scores_and_nothing_to_pay(tmp_path):
+    asked = examples(1)
+    answers = write_answers(tmp_path / "toy_pool4/answers", asked, lambda e: None)
+    with serving() as server:
+        done, scores = run(judging(server), answers, asked)
+        assert done[:3] == (0, 0, 0) and not server.requests and scores["overall"]["mean"] == 0
+    (table,) = judged_section({answers: level(4)}).tables
+    assert "no day: there was no answer to judge" in table.note and table.rows[0][1].startswith("0.00")
+
+
+def test_answers_that_were_redone_or_tried_before_are_paid_again_only_where_they_changed(tmp_path):
+    asked, run_folder = examples(3), tmp_path / "run"
+
+    def said(e):
+        return "changed" if e.question == "What is x 0?" else f"I see {e.video} and {e.question}"
+
+    with serving() as server:
+        first = [e for e in asked if e.video == "0.mp4"]
+        trial = write_answers(run_folder / "answers_vcgbench_first2", first)
+        assert run(judging(server), trial, first)[0].new == 8
+        answers = write_answers(run_folder / "answers_vcgbench", asked)
+        done, before = run(judging(server), answers, asked)
+        assert (done.new, done.kept) == (16, 8), "a trial's judgements are those of the whole"
+        # A sweep that redoes the answers moves their folder aside.
+        answers.parent.rename(run_folder / "answers_vcgbench.old-12345678")
+        answers = write_answers(answers.parent, asked, said)
+        who = ledger.judge_of(judging(server), VCGBENCH)
+        items = ledger.items_of(who, VCGBENCH, asked, ledger.finished_answers(answers, asked))
+        known = ledger.lines_left(ledger.ledger_path(answers, who, False), who)
+        assert ledger.estimate(judging(server), who, items, known).calls == 3
+        done, after = run(judging(server), answers, asked)
+        assert (done.new, done.kept) == (3, 21) and len(server.requests) == 8 + 16 + 3
+        rows = [one["aspects"]["detail"]["scores"] for one in (before, after)]
+        changed = {f"{e.key}/detail" for e in asked if e.question == "What is x 0?"}
+        assert all(rows[0][key] == rows[1][key] for key in rows[0].keys() - changed)
+        assert len((answers.parent / "judged.jsonl").read_text().splitlines()) == 24, "the ledger holds them itself"
+        # Another judge takes nothing from the first one.
+        other = judging(server, judge_model="other")
+        assert run(other, answers, asked, again=True)[0].new == 24
 
 
 def test_a_torn_last_line_is_cut_off_and_judged_again(tmp_path):
@@ -483,30 +582,88 @@ def test_impossible_settings_are_refused(how, said):
         Judging("x", **how)
 
 
-def test_the_report_has_a_table_a_judge_and_refuses_to_mix_them(tmp_path):
+def level(number: float, seed: int = 1) -> Run:
+    return Run(f"toy_pool{number:g}" + (f"_seed{seed}" if seed > 1 else ""), number, seed, int(1664 / number**2))
+
+
+def test_the_report_has_a_table_a_judge_and_never_mixes_them(tmp_path):
     asked, runs = examples(2), {}
     with serving() as server:
-        for name, model in {"level 4": "loopback", "level 16": "loopback", "other": "other"}.items():
-            path = write_answers(tmp_path / name, asked)
+        for number, model in {4: "loopback", 16: "loopback", 2: "other"}.items():
+            path = write_answers(tmp_path / f"toy_pool{number}/answers", asked)
             run(judging(server, judge_model=model), path, asked)
-            runs[path] = name
-        waiting = {write_answers(tmp_path / "new", asked): "level 8"}
+            runs[path] = level(number)
+        waiting = {write_answers(tmp_path / "toy_pool8/answers", asked): level(8)}
         alike = dict(list(runs.items())[:2])
-        table, left = judged_tables(alike | waiting)
-        command = f"videogpt-plus judge {tmp_path} --task vcgbench --judge-model MODEL"
-        assert list(left.rows) == [["level 8", command]]
-        assert [row[0] for row in table.rows] == ["level 4", "level 16"] and "Not judged yet: level 8" in table.note
+        table, paired, left = judged_section(alike | waiting).tables
+        command = f"videogpt-plus judge {tmp_path}/toy_pool8 --task vcgbench --judge-model MODEL"
+        assert list(left.rows) == [["toy_pool8: 26 tokens", command]]
+        assert [row[0] for row in table.rows] == ["toy_pool4: 104 tokens", "toy_pool16: 6 tokens", "finds"]
+        assert "Not judged yet: toy_pool8" in table.note
         assert table.columns[1:3] == ["correctness", "detail"] and "loopback, answered by" in table.note
-        score = json.loads((tmp_path / "level 4/scores.json").read_text())["aspects"]["correctness"]["mean"]
-        assert table.rows[0][1].startswith(f"{score:.2f} (")
-        with pytest.raises(UserError, match="level 4 was judged by loopback.* other by other"):
-            judged_tables(runs)
+        scores = json.loads((tmp_path / "toy_pool4/answers/scores.json").read_text())["aspects"]["correctness"]
+        assert table.rows[0][1].startswith(f"{scores['mean']:.2f} (")
+        assert [row[0] for row in paired.rows] == ["toy: level 4 - level 16"] * 5
+
+        # One run of another judge costs no other run its table.
+        both = judged_section(runs).tables
+        first, second = (one for one in both if one.title == "vcgbench: judged answers")
+        assert [row[0] for row in first.rows[:2]] == ["toy_pool4: 104 tokens", "toy_pool16: 6 tokens"]
+        assert "not in this table: toy_pool2: 416 tokens (judged by other" in first.note
+        assert [row[0] for row in second.rows] == ["toy_pool2: 416 tokens"] and "judged by other" in second.note
+        assert sum(one.title.endswith("paired tests of judged answers") for one in both) == 1
+
         # Judged by both, they have a table each: what they have in common.
         for path in alike:
             run(judging(server, judge_model="other"), path, asked, again=True)
-    (table,) = judged_tables(runs)
-    assert len(table.rows) == 3 and "judged by other" in table.note
-    assert [len(t.rows) for t in judged_tables(alike)] == [2, 2]
+    table, _ = judged_section(runs).tables
+    assert len(table.rows) == 4 and "judged by other" in table.note
+    assert [len(t.rows) for t in judged_section(alike).tables] == [3, 5, 3, 5]
+    # Answers that have changed wait for their judge, and the others are shown.
+    write_answers(next(iter(alike)).parent, asked, lambda e: "something else")
+    table, left = judged_section(alike).tables[0], judged_section(alike).tables[-1]
+    assert table.rows[0][0].startswith("toy_pool16") and left.rows[0][0].startswith("toy_pool4")
+
+
+def test_judged_levels_are_tested_in_pairs_and_exported(tmp_path):
+    asked, runs, scores = examples(12), {}, {}
+
+    def reply(body, number):
+        told = body["messages"][1]["content"]
+        worse = 2 if "coarse" in told else 0
+        return 200, {}, completion(json.dumps({"score": max(0, 4 + score_of(told) % 2 - worse)}))
+
+    with serving(reply=reply) as server:
+        for number, word in {4: "fine", 16: "coarse"}.items():
+            for seed in (1, 2):
+                folder = tmp_path / f"toy_pool{number}_seed{seed}" / "answers"
+                path = write_answers(folder, asked, lambda e, w=word, s=seed: f"{w} {s} {e.question}")
+                scores[number, seed] = run(judging(server), path, asked)[1]
+                runs[path] = level(number, seed)
+    alone = {path: one for path, one in runs.items() if one.seed == 1}
+    table = judged_section(alone).tables[1]
+    row = next(row for row in table.rows if row[1] == "correctness")
+    sides = [scores[number, 1]["aspects"]["correctness"]["scores"] for number in (4, 16)]
+    clips = {f"{e.key}/correctness": e.video for e in asked}
+    expected = compare_scores(*sides, clips)
+    assert row[2] == "24" and row[5].startswith(f"{expected.difference:+.2f} ({expected.low:+.2f} to")
+    assert row[-1] == "first is better" and row[8] == f"{expected.detectable:.2f}"
+    assert len(table.rows) == 5 and "One training seed" in table.note
+
+    section = judged_section(runs)
+    assert "Means over 2 seeds" in section.tables[1].note and len(section.tables[1].rows) == 5
+    write_report([], tmp_path / "report", more=section)
+    (one,) = (tmp_path / "report").glob("vcgbench_loopback_????????.csv")
+    rows = list(csv.DictReader(one.open()))
+    assert list(rows[0]) == CSV_COLUMNS and len(rows) == 4 * 5
+    found = next(r for r in rows if (r["level"], r["seed"], r["aspect"]) == ("16", "2", "detail"))
+    assert float(found["mean"]) == pytest.approx(scores[16, 2]["aspects"]["detail"]["mean"], abs=1e-6)
+    assert found["judge_model"] == "loopback" and found["n"] == "24" and found["visual_tokens"] == "6"
+    pairs = list(csv.DictReader(one.with_name(f"{one.stem}_pairs.csv").open()))
+    assert {(r["first"], r["second"], r["seeds"]) for r in pairs} == {("toy_pool4", "toy_pool16", "2")}
+    page = (tmp_path / "report/index.html").read_text()
+    assert f"{one.stem}_score_vs_tokens.png" in page and "paired tests of judged answers" in page
+    assert "judged-answers" in (tmp_path / "report/sweep.tex").read_text()
 
 
 def test_official_wording_is_asked_as_the_official_scripts_ask(tmp_path):

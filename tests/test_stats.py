@@ -17,6 +17,7 @@ from eval.stats import (
     above,
     compare,
     compare_scores,
+    compare_scores_seeds,
     compare_seeds,
     detectable,
     equivalence_p,
@@ -255,6 +256,19 @@ def test_one_seed_is_the_plain_comparison_and_seeds_that_differ_widen_it():
     unlike = compare_seeds([first, second, first], [second, first, second], videos)
     assert alike.mcnemar_p is None and alike.seeds == 3
     assert unlike.high - unlike.low > 1.5 * (alike.high - alike.low) and unlike.p > 0.3
+
+
+def test_scores_over_seeds_are_compared_as_right_and_wrong_are():
+    """Of the same numbers both say the same, and one seed is the plain comparison."""
+    rng = np.random.default_rng(13)
+    sides = [[pair_of_runs(rng, n=400, lift=lift)[0] for _ in range(3)] for lift in (0.1, 0.0)]
+    shares, scores = compare_seeds(*sides), compare_scores_seeds(*sides)
+    for name in ("n", "difference", "low", "high", "p", "detectable", "first", "second", "seeds"):
+        assert getattr(scores, name) == pytest.approx(getattr(shares, name)), name
+    assert scores.wilcoxon_p is None
+    assert compare_scores_seeds(sides[0][:1], sides[1][:1]) == compare_scores(sides[0][0], sides[1][0])
+    same = compare_scores_seeds(sides[0], sides[0])
+    assert (same.difference, same.low, same.high, same.p) == (0, 0, 0, 1)
 
 
 def test_seed_noise_is_in_the_interval_and_p_is_calibrated_with_it():

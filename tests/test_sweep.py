@@ -176,7 +176,9 @@ def test_open_questions_are_asked_judged_and_reported_with_the_others(several, s
             shutil.rmtree(path)
     shutil.rmtree(several / "report")
     cli.main(["report", str(several)])
-    assert {path.name for path in (several / "report").iterdir()} == {"index.html", "sweep.md", "sweep.tex"}
+    written = {path.name for path in (several / "report").iterdir()}
+    assert {"index.html", "sweep.md", "sweep.tex"} < written and "sweep.csv" not in written
+    assert sum(name.startswith("toy_open_first_1_of_a_task_lexical_facts-1") for name in written) == 3
     assert "toy_open" in (several / "report/index.html").read_text()
 
 

@@ -66,6 +66,8 @@ def test_the_benchmark_reads_in_mvbenchs_layout(toy):
     assert [t.name for t in tasks] == list(world.TASKS)
     examples = [e for t in tasks for e in t.examples()]
     assert len(examples) == 3 * len(world.TASKS)
+    # 0000.mp4 of one task is another clip than that of the next: to statistics, too.
+    assert len({e.clip for e in examples}) == len({e.path for e in examples}) == len(examples)
     assert all(len(e.candidates) == 4 and e.path.exists() for e in examples)
     assert {e.kind for e in examples} == {"video", "frames"}
     assert any(e.start is not None for e in examples)

@@ -211,6 +211,68 @@ def _llava(system: str, space_after_visual: bool = True, space_after_end: bool =
     return Template(conversation, prompt)
 
 
+#: What MiniMind's template says where a conversation brings no system turn: "You are MiniMind, a useful assistant."
+CINEGO_SYSTEM = "你是 MiniMind，是一个有用的人工智能助手。"
+
+
+class Said(NamedTuple):
+    """A turn of any role, its visuals where they were put; an assistant's has none."""
+
+    #: "system", "user" or "assistant".
+    role: str
+    #: Text and, for each visual, the number of its placeholders, in order.
+    parts: Sequence[str | int]
+
+
+def cinego_pieces(tokenizer: PreTrainedTokenizerBase, said: Sequence[Said]) -> list[Piece]:
+    """A conversation as MiniMind writes it; supervised is every assistant turn, with its end and the newline there.
+
+    Turns keep their roles in any order. A system turn is written only where there is none at the beginning.
+    """
+    turns = said if said and said[0].role == "system" else [Said("system", [CINEGO_SYSTEM]), *said]
+    begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id, *_text_ids(tokenizer, "\n")]
+    pieces = []
+    for role, parts in turns:
+        if role == "assistant":
+            pieces.append(Piece(cinego_header(tokenizer), False))
+            pieces.append(Piece([*_text_ids(tokenizer, "".join(parts)), *end], True))
+        else:
+            pieces.append(Piece([*begin, *_mixed_ids(tokenizer, [f"{role}\n", *parts]), *end], False))
+    return pieces
+
+
+def _mixed_ids(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str | int]) -> list[int]:
+    """Ids of text with placeholders in it; text that nothing divides is one string to the tokenizer."""
+    ids: list[int] = []
+    text = ""
+    for part in [*parts, 0]:
+        if isinstance(part, str):
+            text += part
+        else:
+            ids += [*(_text_ids(tokenizer, text) if text else []), *[PLACEHOLDER] * part]
+            text = ""
+    return ids
+
+
+def cinego_header(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What stands before an answer."""
+    return [tokenizer.bos_token_id, *_text_ids(tokenizer, "assistant\n")]
+
+
+def _cinego_conversation(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> list[Piece]:
+    said = [Said("user" if turn.human else "assistant", _cinego_parts(turn)) for turn in turns]
+    return cinego_pieces(tokenizer, said)
+
+
+def _cinego_parts(turn: Turn) -> list[str | int]:
+    return [turn.placeholders, f"\n{turn.text}"] if turn.placeholders else [turn.text]
+
+
+def _cinego_prompt(tokenizer: PreTrainedTokenizerBase, turn: Turn, past: Sequence[tuple[str, str]] = ()) -> list[int]:
+    pieces = _cinego_conversation(tokenizer, _with_past(turn, past))
+    return [*(token for piece in pieces for token in piece.ids), *cinego_header(tokenizer)]
+
+
 TEMPLATES: dict[str, Template] = {
     "qwen2": Template(_qwen2_conversation, _qwen2_prompt),
     "plain": Template(_plain_conversation, _plain_prompt),
@@ -220,6 +282,7 @@ TEMPLATES: dict[str, Template] = {
     "cogvlm2_chat_indexed": _cogvlm2("Answer:", indexed=True),
     "cogvlm2_vqa": _cogvlm2("Short answer:"),
     "cogvlm2_base": _cogvlm2(None),
+    "cinego": Template(_cinego_conversation, _cinego_prompt),
 }
 
 

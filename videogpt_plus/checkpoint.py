@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from zipfile import is_zipfile
 
-from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Summary, Training
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ TOKENIZER_FILES = (
 def projector_key(stream: str) -> str:
     """The reference's name of a stream's projector: "video" -> "mm_projector", "image" -> "image_mm_projector"."""
     return "mm_projector" if stream == "video" else f"{stream}_mm_projector"
+
+
+def adapter_key(stream: str) -> str:
+    """What the tensors of a stream's adapter begin with, where it learns: "video" -> "mm_adapter"."""
+    return projector_key(stream).replace("projector", "adapter")
 
 
 #: Before a path inside this package: the toy's weights lie there wherever it is installed.
@@ -140,10 +146,11 @@ def values_of(path: str | Path, then: str) -> Iterator[None]:
         raise UserError(f"{path} has an impossible value ({type(error).__name__}: {told:.200}); {then}") from error
 
 
-def read_tensors(path: str | Path) -> State:
+def read_tensors(path: str | Path, mapped: bool = False) -> State:
     """The tensors of a `.safetensors` file or of a pickle of tensors (`.pt`, `.bin`), on the CPU.
 
     A pickle may hold the state dict itself or {"model" or "module": state dict}, as published; nothing in it is run.
+    With `mapped` its tensors stay in the file until they are used, where it is of a kind that can (PyTorch 1.6's).
     UserError: the file is missing, damaged or holds something else than tensors.
     """
     import torch
@@ -154,7 +161,7 @@ def read_tensors(path: str | Path) -> State:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except (
         SafetensorError,
         pickle.UnpicklingError,
@@ -235,7 +242,22 @@ def read_matching(folder: str | Path, wanted: Callable[[str], bool]) -> State:
 
 def save_experiment(folder: str | Path, experiment: Experiment) -> None:
     """Writes the resolved `experiment.json` of a run folder."""
-    write_json(Path(folder) / "experiment.json", asdict(experiment))
+    write_json(Path(folder) / "experiment.json", experiment_json(experiment))
+
+
+def experiment_json(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as it is read back from experiment.json.
+
+    What a summary is made of stands there only where there is one, and a beta2 of AdamW where it is not the usual
+    one, so that runs from before there was any are equal.
+    """
+    value = json.loads(json.dumps(asdict(experiment)))
+    if experiment.adapter != "summary":
+        del value["summary"]
+    for stage in (value["finetune"], *(stage for _, stage in value["pretrain"])):
+        if stage["adam_beta2"] == Training.adam_beta2:
+            del stage["adam_beta2"]
+    return value
 
 
 def load_experiment(folder: str | Path) -> Experiment:
@@ -253,12 +275,17 @@ def load_experiment(folder: str | Path) -> Experiment:
         size = isinstance(value, dict) and value.get("size")
         return made(Stream, {**value, "size": made(InternVideo2Size, size)} if size else value)
 
+    def stage(value: Any) -> Training:
+        return made(Training, {"adam_beta2": Training.adam_beta2, **value} if isinstance(value, dict) else value)
+
     inner = {
         "streams": lambda value: _pairs(value, stream),
-        "pretrain": lambda value: _pairs(value, lambda stage: made(Training, stage)),
-        "finetune": lambda value: made(Training, value),
+        "pretrain": lambda value: _pairs(value, stage),
+        "finetune": stage,
         "lora": lambda value: made(Lora, value),
+        "summary": lambda value: made(Summary, value),
     }
+    value.setdefault("summary", asdict(Summary()))
     return made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
 
 
@@ -331,8 +358,14 @@ def projector_part(state: State, stream: str) -> State:
     along, so that loading tells of them.
     """
     prefix = f"{projector_key(stream)}."
-    foreign = re.compile(r"(?!(\w+_)?mm_projector\.)")
+    foreign = re.compile(r"(?!(\w+_)?mm_(projector|adapter)\.)")
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) or foreign.match(k)}
+
+
+def adapter_part(state: State, stream: str) -> State:
+    """Of what `read_projectors` returned: the tensors of one stream's adapter, which only one that learns has."""
+    prefix = f"{adapter_key(stream)}."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def read_adapter(folder: str | Path) -> tuple[Path, State]:

@@ -11,15 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
+from difflib import get_close_matches
 
 import tyro
 
 from videogpt_plus.commands.ask import answer, export, predict, report, score
+from videogpt_plus.commands.cinego import cinego
 from videogpt_plus.commands.compare import compare, subset
+from videogpt_plus.commands.data import data
 from videogpt_plus.commands.doctor import doctor
 from videogpt_plus.commands.files import convert, push, tokens
 from videogpt_plus.commands.judge import judge, rejudge
 from videogpt_plus.commands.train import pretrain, sweep, take, train
+from videogpt_plus.commands.web import web
 from videogpt_plus.memory import keep_freed
 from videogpt_plus.types import UserError
 
@@ -28,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "pretrain": pretrain,
     "train": train,
     "take": take,
+    "data": data,
     "doctor": doctor,
     "answer": answer,
     "judge": judge,
@@ -38,6 +43,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "subset": subset,
     "predict": predict,
+    "web": web,
+    "cinego": cinego,
     "tokens": tokens,
     "convert": convert,
     "push": push,
@@ -56,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
         with ExitStack() as silence:
             if not first:
                 silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+            _check_command(sys.argv[1:] if args is None else args)
             tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
     except UserError as error:
         if not first:
@@ -65,6 +73,14 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_command(args: Sequence[str]) -> None:
+    """UserError: the first of `args` is no command. tyro would list them all and not say which one was meant."""
+    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        close = get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise UserError(f"unknown command '{args[0]}': {hint}choose from {', '.join(COMMANDS)}")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class Training:
     warmup_ratio: float = 0.03
     # AdamW's weight decay.
     weight_decay: float = 0.0
+    # AdamW's memory of squared gradients.
+    adam_beta2: float = 0.999
     # Gradient norm is clipped to this.
     max_grad_norm: float = 1.0
     # Computes in bfloat16 under autocast; weights of the frozen parts are held in bfloat16.
@@ -107,6 +109,34 @@ class Training:
     # Order of the data, initial projectors, LoRA and dropout.
     seed: int = 42
 
+
+@dataclass(frozen=True)
+class Summary:
+    """The adapter "summary": learned queries that read the tokens of all frames at once."""
+
+    # Queries, and so tokens, of each stream at level 1; at level L as many as a square grid pooled by L would leave.
+    queries: int = 197
+    # Attention heads.
+    heads: int = 8
+    # Times that the queries read the frames.
+    layers: int = 1
+    # Branches: "s", or "st" for a second set of queries whose reading is added to the first one's.
+    branches: str = "s"
+    # Adds a sinusoid of its frame's number to each token; without it frames in any order give the same summary.
+    frame_times: bool = False
+    # Dropout of the attention and behind it.
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "heads", "layers"):
+            if getattr(self, name) < 1:
+                raise UserError(f"the adapter 'summary' has {name} {getattr(self, name)}: choose at least 1")
+        if self.branches not in ("s", "st"):
+            raise UserError(f"the adapter 'summary' has branches {self.branches!r}: choose 's' or 'st'")
+
+
+#: Encoder -> tokens of each frame that stand in no grid: a class token.
+CLASS_TOKENS = {"clip_cinego": 1}
 
 #: Model family -> learned tokens around each frame, beside those that the adapter makes of it.
 FRAME_MARKS = {"cogvlm2_image": 2, "cogvlm2_video": 2}
@@ -132,6 +162,8 @@ class Experiment:
     adapter: str = "average"
     # Pool level: the grid's side is divided by it.
     level: float = 1
+    # What the adapter is made of where it is "summary".
+    summary: Summary = Summary()
     # Frames sampled from a clip, in training as in evaluation.
     num_frames: int = 16
     # Model family, a name in `models.FAMILIES`.
@@ -145,6 +177,11 @@ class Experiment:
         for name in ("num_frames", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)}: choose at least 1")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether anything of it is trained here; what is not, is asked as it was published."""
+        return bool(self.finetune.data)
 
 
 @dataclass(frozen=True)
@@ -166,8 +203,34 @@ class Feeding:
         return {"store_dtype": self.store_dtype} if self.store else {}
 
 
+#: How CogVLM2's rotary angles are computed, see `models.cogvlm2.rope`.
+RopePrecision = Literal["fp32", "ckpt_fp32load", "reference_bf16"]
+
+
 @dataclass(frozen=True)
-class Asking(Feeding):
+class Loading:
+    """How a model is loaded for answering; what a family cannot do is refused by name."""
+
+    # GPUs that share its layers; 1 takes the first.
+    devices: int = 1
+    # Bits of a weight in the LLM's layers, by bitsandbytes; all of them as published when not given.
+    bits: Literal[8, 4] | None = None
+    # CogVLM2's rotary angles: fp32 is exact, ckpt_fp32load and reference_bf16 are what the original computes when it is
+    # loaded in float32 and in bfloat16. When not given what the weights' config.json says, or fp32.
+    rope_precision: RopePrecision | None = None
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise UserError(f"--devices {self.devices} is not possible: choose at least 1")
+
+    def shapes_weights(self) -> dict[str, object]:
+        """What of it answers depend on, beside rounding; nothing where it is not chosen."""
+        chosen = {"bits": self.bits, "rope_precision": self.rope_precision}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Asking(Feeding, Loading):
     """How a benchmark is asked."""
 
     # What decides: the generated text, the options' probabilities, or the text with these written beside it.
@@ -182,6 +245,7 @@ class Asking(Feeding):
     clip_seconds: float = 120.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size} is not possible: ask at least 1 question at a time")
         if self.workers < 0:
@@ -192,8 +256,40 @@ class Asking(Feeding):
     def shapes_answers(self) -> dict[str, object]:
         """What of it answers depend on."""
         stored = self.store_dtype if self.store else None
-        return {"scoring": self.scoring, "encoder_dtype": self.encoder_dtype, "store_dtype": stored}
+        own = {"scoring": self.scoring, "encoder_dtype": self.encoder_dtype, "store_dtype": stored}
+        return {**own, **self.shapes_weights()}
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How the next token of an answer is chosen."""
+
+    # 0 takes the likeliest token; above, tokens are drawn, more evenly the higher it is.
+    temperature: float = 0.0
+    # Draws among the fewest likeliest tokens that hold this probability together.
+    top_p: float = 1.0
+    # Above 1, tokens of the question and of the answer so far become less likely.
+    repetition_penalty: float = 1.0
+    # Draws the same tokens again; others each time when not given.
+    seed: int | None = None
+    # Tokens of an answer at most; the experiment's own number when not given.
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UserError(f"--temperature {self.temperature:g} is not possible: choose 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p {self.top_p:g} is not possible: choose above 0, and 1 at most")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise UserError(f"--repetition-penalty {self.repetition_penalty:g} is not possible: choose above 0")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed} is not possible: choose from 0 on, below 2**63")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UserError(f"--max-new-tokens {self.max_new_tokens} is not possible: choose at least 1")
 
 
 DEFAULT_FEEDING = Feeding()
 DEFAULT_ASKING = Asking()
+DEFAULT_LOADING = Loading()
+#: The likeliest token, always.
+GREEDY = Choosing()

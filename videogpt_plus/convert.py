@@ -38,7 +38,6 @@ from videogpt_plus.checkpoint import (
 )
 from videogpt_plus.configs import Experiment, Lora
 from videogpt_plus.experiments import EXPERIMENTS, at_level, get_experiment, level_text
-from videogpt_plus.train import pretraining_experiment
 from videogpt_plus.training.folder import FINISHED, describe, writing
 from videogpt_plus.types import IGNORE, UserError, Visual
 
@@ -178,7 +177,8 @@ def _config(source: Path) -> dict[str, Any]:
 def _experiment(source: Path, config: dict[str, Any], name: str | None, tuned: bool) -> Experiment:
     """The experiment of ours that the reference's files are, at their level."""
     if name is None:
-        fitting = [e for e in EXPERIMENTS.values() if config and _llm_config(e) and not _contradictions(config, e)]
+        own = [e for e in EXPERIMENTS.values() if e.family == "dual_encoder"]  # the one that the reference has
+        fitting = [e for e in own if config and _llm_config(e) and not _contradictions(config, e)]
         if len(fitting) != 1:
             why = f"it fits {', '.join(e.name for e in fitting)}" if fitting else "nothing in it fits one"
             raise UserError(
@@ -249,6 +249,9 @@ def _of_one_stream(file: Path, state: State, experiment: Experiment) -> Experime
     if len(streams) != 1:
         found = f"projectors of {' and '.join(streams)}" if streams else "no projector"
         raise UserError(f"{file} holds {found}: a pre-training writes that of one stream; name another file")
+    # Torch and all that trains: what is wrong with the files is said before the seconds that these take.
+    from videogpt_plus.train import pretraining_experiment
+
     return pretraining_experiment(experiment, streams[0])
 
 

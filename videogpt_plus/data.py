@@ -20,7 +20,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from videogpt_plus import chat
+from videogpt_plus import chat, rwf2000
 from videogpt_plus.configs import Stream, Training
 from videogpt_plus.feeding import ASPECT_RATIOS, Preparation
 from videogpt_plus.mixtures import get_mixture
@@ -59,7 +59,7 @@ class Entry:
 
 
 def read_annotations(path: str | Path, media_folder: str | Path) -> list[Entry]:
-    """All entries of a LLaVA JSON file. Raises UserError that names the file and the entry, from 0."""
+    """All entries of a LLaVA JSON file, or of one of RWF-2000. UserError names the file and the entry, from 0."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -70,7 +70,19 @@ def read_annotations(path: str | Path, media_folder: str | Path) -> list[Entry]:
         raise UserError(f"{path} is not valid JSON: {error}; download or write it again") from error
     if not isinstance(raw, list) or not raw:
         raise UserError(f"{path} holds no list of samples; expected [{{'conversations': [...], 'video': ...}}, ...]")
-    return [_entry(item, f"{path}: entry {number}", Path(media_folder)) for number, item in enumerate(raw)]
+    return [
+        _labelled(found, f"{path}: entry {number}", Path(path))
+        if (found := rwf2000.parse(item))
+        else _entry(item, f"{path}: entry {number}", Path(media_folder))
+        for number, item in enumerate(raw)
+    ]
+
+
+def _labelled(item: rwf2000.Labelled, where: str, file: Path) -> Entry:
+    """An entry of RWF-2000's file, which names its clip within the question."""
+    asked = {"from": "human", "value": f"<video>{item.question}"}
+    media = [("video", str(rwf2000.located(item.path, file)))]
+    return Entry([asked, {"from": "gpt", "value": item.answer}], media, None, None, where)
 
 
 def _entry(item: object, where: str, folder: Path) -> Entry:
@@ -213,6 +225,13 @@ class Conversations(Dataset[Encoded]):
             "error": str(error),
         }
         append_once(self.substituted, line)
+
+    def question(self) -> str | None:
+        """What every sample asks, without its markers, where all ask the same once; None where they do not."""
+        asked = {tuple(turn["value"] for turn in entry.turns if turn["from"] == "human") for entry in self.entries}
+        if len(asked) != 1 or len(turns := asked.pop()) != 1:
+            return None
+        return chat.MARKER.sub("", turns[0]).strip() or None
 
     def modality_lengths(self) -> list[int]:
         """Words of each sample, at least 1; negative for text alone. Reads no clip."""

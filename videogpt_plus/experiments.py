@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 
 from videogpt_plus.adapters import ADAPTERS, check_level
-from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Summary, Training
 from videogpt_plus.types import UserError
 
 CLIP_L_336 = Stream(encoder="clip", weights=".cache/clip-vit-large-patch14-336", pixels=336, grid=24, width=1024)
@@ -124,9 +125,109 @@ LLAVA15_7B = replace(
     max_new_tokens=512,
 )
 
+CLIP_B_16 = Stream("clip_cinego", ".cache/clip-vit-base-patch16", pixels=224, grid=14, width=768, projector="linear")
+# Trained from nothing by `videogpt-plus cinego`, or its authors' files: a folder with tokenizer.json, config.json and
+# one of the files of models/cinego/weights.py.
+CINEGO_512 = Experiment(
+    name="cinego_512",
+    llm=".cache/cinego_512",
+    streams=(("video", CLIP_B_16),),
+    pretrain=(),
+    finetune=Training(data="", template="cinego", image_aspect_ratio="crop"),
+    adapter="summary",
+    num_frames=8,
+    family="cinego",
+    max_new_tokens=256,
+)
+CINEGO_768 = replace(CINEGO_512, name="cinego_768", llm=".cache/cinego_768")
+TOY_CINEGO = replace(
+    CINEGO_512,
+    name="toy_cinego",
+    llm=".cache/toy/cinego",
+    streams=(("video", Stream("clip_cinego", f"{TOY_WEIGHTS}/clip", 96, 12, 64, projector="linear")),),
+    summary=Summary(queries=16, heads=4, frame_times=True, dropout=0.0),  # which way a thing moves is a matter of time
+    num_frames=4,
+    benchmark_root=TOY.benchmark_root,
+    max_new_tokens=32,
+)
+
+# CogVLM2-Video with a LoRA for RWF-2000: is there violence in a clip, 1 or 0? "reference" is trained as the published
+# recipe trains, on frames spread over the clip without their numbers; "consistent" as the published model is asked.
+# A run keeps its sampling and template, so that it is asked as it was trained.
+RWF2000 = Training(
+    data="RWF2000",
+    template="cogvlm2_chat",
+    learning_rate=1e-4,
+    per_device_train_batch_size=1,
+    num_train_epochs=3,
+    warmup_ratio=0.05,
+    weight_decay=0.1,
+    adam_beta2=0.95,
+    model_max_length=2048 - 24 * 65,  # a frame is one of these, and 66 tokens of the 2,048
+    image_aspect_ratio="crop",
+    seed=0,
+)
+COGVLM2_RWF_REFERENCE = replace(
+    COGVLM2_VIDEO,
+    name="cogvlm2_rwf_reference",
+    streams=tuple((name, replace(stream, encoder="eva2_video_average")) for name, stream in COGVLM2_VIDEO.streams),
+    finetune=RWF2000,
+    lora=Lora(r=8, alpha=32),
+)
+COGVLM2_RWF_CONSISTENT = replace(
+    COGVLM2_RWF_REFERENCE,
+    name="cogvlm2_rwf_consistent",
+    streams=COGVLM2_VIDEO.streams,
+    finetune=replace(RWF2000, template=COGVLM2_VIDEO.finetune.template),
+)
+
+# Their tiny twins: the real classes with random weights, which `toy.families` writes on demand. Grids keep the real
+# ones' ratio. They show that the pipe runs; what they answer means nothing.
+TOY_FAMILIES = ".cache/toy/families"
+
+
+def _twin(published: Experiment, pixels: int, grid: int, num_frames: int) -> Experiment:
+    """The tiny twin of published weights: `toy_FAMILY`, with frames of so many pixels and a grid of that side."""
+    folder = f"{TOY_FAMILIES}/{published.family}"
+    ((name, stream),) = published.streams
+    stream = replace(stream, weights=folder, pixels=pixels, grid=grid, width=32)
+    shown = {"num_frames": num_frames, "benchmark_root": TOY.benchmark_root, "max_new_tokens": TOY.max_new_tokens}
+    return replace(published, name=f"toy_{published.family}", llm=folder, streams=((name, stream),), **shown)
+
+
+TOY_LLAVA15 = _twin(LLAVA15_7B, pixels=96, grid=12, num_frames=1)
+TOY_COGVLM2_IMAGE = _twin(COGVLM2_IMAGE, pixels=192, grid=24, num_frames=1)
+TOY_COGVLM2_VIDEO = _twin(COGVLM2_VIDEO, pixels=64, grid=4, num_frames=8)
+
+TOY_RWF = replace(
+    TOY_COGVLM2_VIDEO,
+    name="toy_rwf",
+    finetune=replace(
+        COGVLM2_RWF_CONSISTENT.finetune,
+        data="TOY_RWF",
+        learning_rate=1e-2,
+        per_device_train_batch_size=8,
+        bf16=False,
+        gradient_checkpointing=False,
+        save_steps=10,
+    ),
+    lora=COGVLM2_RWF_CONSISTENT.lora,
+)
+
 EXPERIMENTS: dict[str, Experiment] = {
-    e.name: e for e in (TOY, QWEN_1_5B, QWEN_3B, LLAVA15_7B, COGVLM2_IMAGE, COGVLM2_VIDEO)
+    e.name: e
+    for e in (
+        *(TOY, QWEN_1_5B, QWEN_3B, LLAVA15_7B, COGVLM2_IMAGE, COGVLM2_VIDEO),
+        *(TOY_LLAVA15, TOY_COGVLM2_IMAGE, TOY_COGVLM2_VIDEO),
+        *(COGVLM2_RWF_REFERENCE, COGVLM2_RWF_CONSISTENT, TOY_RWF),
+        *(CINEGO_512, CINEGO_768, TOY_CINEGO),
+    )
 }
+
+
+def is_random(experiment: Experiment) -> bool:
+    """Whether nobody taught its weights anything, so that its answers mean nothing: a family's tiny twin."""
+    return experiment.llm.startswith(f"{TOY_FAMILIES}/")
 
 
 def level_text(level: float) -> str:
@@ -173,9 +274,9 @@ def base_of(name: str) -> str:
     return next((head for head in heads if head in EXPERIMENTS), base)
 
 
-def choices(trained: bool | None = None) -> str:
-    """The names of EXPERIMENTS in words; of those alone that are trained here, or are not, where `trained` says."""
-    *names, last = (e.name for e in EXPERIMENTS.values() if trained is None or bool(e.pretrain) == trained)
+def choices(chosen: Callable[[Experiment], bool] = lambda experiment: True) -> str:
+    """The names of EXPERIMENTS in words, of those that are chosen."""
+    *names, last = (e.name for e in EXPERIMENTS.values() if chosen(e))
     return f"{', '.join(names)} or {last}"
 
 

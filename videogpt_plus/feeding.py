@@ -88,19 +88,29 @@ class Preparation:
         key = self._key(path, start, end, still) if frame is None and shuffle is None else None
         if key and (grids := self.store.read(key)):
             return Visual({}, len(next(iter(grids.values()))), grids, key)
-        count = 1 if still else self.num_frames
-        clip = video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+        clip = self.read(path, start, end, still)
         if frame is not None:
             chosen = frame % len(clip.frames)
             clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
         if shuffle is not None:
             order = shuffled(len(clip.frames), shuffle)
             clip = replace(clip, frames=clip.frames[order], seconds=tuple(clip.seconds[i] for i in order))
+        return self.visual(clip, still)._replace(key=key)
+
+    def read(
+        self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
+    ) -> Clip:
+        """The frames that the model gets, as they are in the file. Raises ClipError."""
+        count = 1 if still else self.num_frames
+        return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+
+    def visual(self, clip: Clip, still: str | None = None) -> Visual:
+        """A clip that was read, made ready for every stream."""
         pixels = {
             stream: preprocess(pad_to_square(clip) if still == "pad" and stream == "image" else clip)
             for stream, preprocess in self.preprocessors.items()
         }
-        return Visual(pixels, len(clip.frames), key=key)
+        return Visual(pixels, len(clip.frames))
 
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
         if self.store is None:

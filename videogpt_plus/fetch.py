@@ -1,8 +1,8 @@
 """A picture from an http(s) address, for a program that may stand inside a network which others must not reach into.
 
 An address is resolved once, every answer must be a public one, and the connection goes to what was checked: a name
-that resolves to something else a moment later changes nothing. Redirects are followed by the same rules. Proxies are
-not used.
+that resolves to something else a moment later changes nothing. Redirects are followed by the same rules, and from https
+never to http: what was asked for over TLS does not come without it. Proxies are not used.
 """
 
 from __future__ import annotations
@@ -102,7 +102,10 @@ class _Download:
                 response = self._asked(url)
                 if response.status not in MOVED:
                     return self._body(response)
-                url = urljoin(url, response.headers.get("location", ""))
+                to = urljoin(url, response.headers.get("location", ""))
+                if (urlsplit(url).scheme, urlsplit(to).scheme) == ("https", "http"):
+                    raise _refused(self.url, f"it is redirected from https to {to[:80]}, which anybody may change")
+                url = to
         raise _refused(self.url, f"it is redirected more than {REDIRECTS} times")
 
     def _connected(self, url: str) -> _Connection:

@@ -10,14 +10,25 @@ and those before it: n (n + 1) / 2 pairs, where a kernel that computes whole blo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from videogpt_plus.adapters import num_visual_tokens
+from videogpt_plus.adapters import num_visual_tokens, tokens_of_summary
 from videogpt_plus.checkpoint import located, read_object
-from videogpt_plus.configs import Experiment, Stream
-from videogpt_plus.experiments import CLIP_L_336, COGVLM2_IMAGE, COGVLM2_VIDEO, LLAVA15_7B, QWEN_1_5B, QWEN_3B
+from videogpt_plus.configs import CLASS_TOKENS, Experiment, Stream
+from videogpt_plus.experiments import (
+    CINEGO_512,
+    CINEGO_768,
+    CLIP_B_16,
+    CLIP_L_336,
+    COGVLM2_IMAGE,
+    COGVLM2_VIDEO,
+    LLAVA15_7B,
+    QWEN_1_5B,
+    QWEN_3B,
+)
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60
@@ -47,6 +58,16 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     # THUDM/cogvlm2-video-llama3-chat and THUDM/cogvlm2-llama3-chat-19B differ in what is read of pictures alone
     COGVLM2_VIDEO.llm: _COGVLM2,
     COGVLM2_IMAGE.llm: _COGVLM2,
+    # openai/clip-vit-base-patch16, its vision_config
+    CLIP_B_16.weights: {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "patch_size": 16},
+    CINEGO_512.llm: {
+        "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "vocab_size": 6400,
+    },
+    CINEGO_768.llm: {
+        "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "vocab_size": 6400,
+    },
 }  # fmt: skip
 
 
@@ -132,6 +153,51 @@ class Eva2Tower(Tower):
 
 
 @dataclass(frozen=True)
+class CinegoTower(Tower):
+    """CLIP with all its blocks, and a projector behind the adapter: it takes what that leaves, and no more."""
+
+    # Tokens that the adapter leaves of so many frames.
+    left: Callable[[int], int] = int
+
+    def project(self, frames: int) -> int:
+        """FLOPs of the projector."""
+        return 2 * self.left(frames) * sum(a * b for a, b in _pairs(self.projector))
+
+    def train_projector(self, frames: int) -> int:
+        """FLOPs of its forward and backward, down to what the adapter gives it."""
+        return 3 * self.project(frames)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The adapter "summary": queries that read the tokens of all frames, and themselves."""
+
+    # Width of a token where the adapter stands.
+    width: int
+    # Tokens a frame.
+    tokens: int
+    # Queries of a branch.
+    queries: int
+    # Attention layers of all branches.
+    layers: int
+    # Frames that a picture counts as.
+    picture: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """Weights, without biases and the queries."""
+        return self.layers * 4 * self.width**2
+
+    def read(self, frames: int) -> int:
+        """FLOPs of the frames of one visual."""
+        if not frames:
+            return 0
+        read = (self.picture if frames == 1 else frames) * self.tokens + self.queries
+        linear = 2 * self.width**2 * (2 * self.queries + 2 * read)
+        return self.layers * (linear + 4 * self.queries * read * self.width)
+
+
+@dataclass(frozen=True)
 class Llm:
     """A Qwen2, or CogVLM2's Llama."""
 
@@ -207,19 +273,24 @@ class Sizes:
     # By stream name, in token order.
     towers: Mapping[str, Tower]
     llm: Llm
+    # Adapters that learn, a stream each; the others cost next to nothing.
+    readers: tuple[Reader, ...] = ()
 
     @property
     def parameters(self) -> int:
         """Weights of everything that is loaded, without biases and norms, which are far below 1 %."""
-        return sum(tower.parameters for tower in self.towers.values()) + self.llm.parameters
+        return sum(part.parameters for part in (*self.towers.values(), *self.readers)) + self.llm.parameters
 
     def encode(self, frames: int) -> int:
         """FLOPs of all encoders for the frames of one visual."""
         return sum(tower.encode(frames) for tower in self.towers.values())
 
     def project(self, frames: int) -> int:
-        """FLOPs of all projectors for the frames of one visual."""
-        return sum(tower.project(frames) for tower in self.towers.values())
+        """FLOPs of all projectors, and of adapters that learn, for the frames of one visual."""
+        return sum(tower.project(frames) for tower in self.towers.values()) + self._read(frames)
+
+    def _read(self, frames: int) -> int:
+        return sum(reader.read(frames) for reader in self.readers)
 
     def question(self, frames: int, visual: int, text: int = TEXT_TOKENS) -> int:
         """FLOPs of one question up to the first token of its reply: encoders, projectors, prefill."""
@@ -227,7 +298,7 @@ class Sizes:
 
     def train(self, frames: int, new: int, logits: int, rank: int, checkpointing: bool = False) -> int:
         """FLOPs of one sample of fine-tuning: `new` positions in all, logits at so many of them."""
-        projectors = sum(tower.train_projector(frames) for tower in self.towers.values())
+        projectors = sum(tower.train_projector(frames) for tower in self.towers.values()) + 3 * self._read(frames)
         return self.encode(frames) + projectors + self.llm.train(new, logits, rank, checkpointing)
 
 
@@ -238,9 +309,24 @@ def sizes_of(experiment: Experiment) -> Sizes | None:
     """
     llm = _llm(experiment.llm)
     if llm and experiment.family != "dual_encoder":
-        llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=False)
+        tied = experiment.family == "cinego"
+        llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=tied)
     towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.streams}
-    return Sizes(towers, llm) if llm and all(towers.values()) else None
+    if not llm or not all(towers.values()):
+        return None
+    if experiment.family == "cinego":
+        left = partial(num_visual_tokens, experiment)
+        towers = {name: CinegoTower(**vars(tower), left=left) for name, tower in towers.items()}
+    return Sizes(towers, llm, tuple(_readers(experiment, llm)))
+
+
+def _readers(experiment: Experiment, llm: Llm) -> Iterator[Reader]:
+    summary = experiment.summary
+    for _, stream in experiment.streams if experiment.adapter == "summary" else ():
+        width, picture = (stream.width, experiment.num_frames) if experiment.family == "cinego" else (llm.width, 1)
+        tokens = stream.grid**2 + CLASS_TOKENS.get(stream.encoder, 0)
+        queries = tokens_of_summary(summary, experiment.level)
+        yield Reader(width, tokens, queries, summary.layers * len(summary.branches), picture)
 
 
 def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[str, int | None]:
@@ -259,7 +345,7 @@ def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[
 
 
 def _llm(folder: str) -> Llm | None:
-    if (config := _config(folder)) is None:
+    if (config := _config(folder)) is None or config.keys() == {"rope_layout"}:
         return None
     if "text_config" in config:
         config = {**_LLAMA_7B, **config["text_config"]}
@@ -290,7 +376,7 @@ def _tower(stream: Stream, llm: Llm) -> Tower | None:
         return Eva2Tower(
             blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths
         )
-    blocks = config["num_hidden_layers"] - 1
+    blocks = config["num_hidden_layers"] - (stream.encoder != "clip_cinego")
     return Tower(blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths)
 
 

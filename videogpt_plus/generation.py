@@ -1,4 +1,5 @@
-"""Greedy answers and option scores of a causal LLM, for several clips with several questions each at once.
+"""Answers and option scores of a causal LLM: greedy for several clips with several questions each at once, or one
+answer token by token, greedy or drawn.
 
 Questions on one clip share the keys and values of what stands before them: the visual tokens are read once. Rows are
 padded on the left, the clip's part and the question's part each on its own:
@@ -12,15 +13,23 @@ LLM's head is asked for the last position only.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from videogpt_plus.configs import GREEDY, Choosing
 from videogpt_plus.types import UserError
 
 
@@ -65,11 +74,7 @@ def generate(
     began = time.perf_counter()
     ends = {end} if isinstance(end, int) else set(end)
     batch = _Batch(llm, readings)
-    logits = batch.logits[:, :vocabulary]
-    if not logits.isfinite().all():
-        raise UserError(
-            f"the LLM's logits are not finite in {llm.dtype}: it was not made for that range; compute in bfloat16"
-        )
+    logits = _finite(batch.logits[:, :vocabulary], llm)
     scores = batch.scores(options, vocabulary) if options else [None] * len(logits)
     chosen = logits.argmax(-1)
     answers: list[list[int]] = [[] for _ in chosen]
@@ -88,6 +93,80 @@ def generate(
     return [[Generated(*next(rows), seconds_first) for _ in reading.questions] for reading in readings]
 
 
+@torch.inference_mode()
+def stream(
+    llm: PreTrainedModel,
+    reading: Reading,
+    max_new_tokens: int,
+    end: int | Collection[int],
+    vocabulary: int,
+    choosing: Choosing = GREEDY,
+    asked: Sequence[int] = (),
+) -> Iterator[int]:
+    """The ids of the answer to a reading's only question, each as soon as it is chosen; see `generate`.
+
+    `asked` holds the question's own ids, which the repetition penalty counts as said. Closing the iterator ends the
+    work and frees the cache.
+    """
+    ends = {end} if isinstance(end, int) else set(end)
+    choose = chooser(choosing, [token for token in asked if 0 <= token < vocabulary])
+    batch = _Batch(llm, [reading])
+    logits = batch.logits
+    for step in range(max_new_tokens):
+        chosen = choose(_finite(logits[:, :vocabulary], llm)[0])
+        yield chosen
+        if chosen in ends or step == max_new_tokens - 1:
+            return
+        logits = batch.read(batch.embed(torch.tensor([[chosen]], device=llm.device)))
+
+
+def chooser(choosing: Choosing, said: Sequence[int] = ()) -> Callable[[Float[Tensor, " v"]], int]:
+    """Takes the next id from logits, again and again; `said` is what the repetition penalty knows from the start.
+
+    One seed draws the same ids from the same logits, on whatever device they are.
+    """
+    generator = torch.Generator()
+    if choosing.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(choosing.seed)
+    said = list(said)
+
+    def choose(logits: Float[Tensor, " v"]) -> int:
+        scores = processed(logits.float(), said, choosing)
+        if choosing.temperature == 0:
+            chosen = int(scores.argmax())
+        else:
+            chosen = int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator))
+        said.append(chosen)
+        return chosen
+
+    return choose
+
+
+def processed(logits: Float[Tensor, " v"], said: Sequence[int], choosing: Choosing) -> Float[Tensor, " v"]:
+    """The logits to choose from: those of ids that were said lowered, then cooled, then cut to the likeliest.
+
+    A penalty divides positive logits and multiplies negative ones, so that both fall.
+    """
+    steps = LogitsProcessorList()
+    if choosing.repetition_penalty != 1 and said:
+        steps.append(RepetitionPenaltyLogitsProcessor(float(choosing.repetition_penalty)))
+    if choosing.temperature > 0:
+        steps.append(TemperatureLogitsWarper(float(choosing.temperature)))
+        if choosing.top_p < 1:
+            steps.append(TopPLogitsWarper(float(choosing.top_p)))
+    return steps(torch.tensor([said], dtype=torch.long, device=logits.device), logits[None])[0]
+
+
+def _finite(logits: Float[Tensor, "q v"], llm: PreTrainedModel) -> Float[Tensor, "q v"]:
+    if not logits.isfinite().all():
+        raise UserError(
+            f"the LLM's logits are not finite in {llm.dtype}: it was not made for that range; compute in bfloat16"
+        )
+    return logits
+
+
 class _Batch:
     """Keys and values of all rows, a row a question."""
 
@@ -101,8 +180,8 @@ class _Batch:
         if prefixes.shape[1]:
             vision = [reading.vision for reading in readings]
             self._forward(prefixes, None if all(v is None for v in vision) else _marks(vision, self.mask))
-        # From a row a clip to a row a question.
-        clip = torch.tensor([i for i, reading in enumerate(readings) for _ in reading.questions], device=llm.device)
+        # From a row a clip to a row a question; on the CPU, for layers of the cache may lie on several cards.
+        clip = torch.tensor([i for i, reading in enumerate(readings) for _ in reading.questions])
         if len(clip) != len(readings):
             self.cache.batch_select_indices(clip)
         self.mask, self.steps = self.mask[clip], self.steps[clip]

@@ -70,6 +70,8 @@ MIXTURES: dict[str, list[tuple[str, str]]] = {
         (f"{MERGED}/reasoning_clevrer_mc.json", f"{MEDIA}/clevrer"),
         (f"{MERGED}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
     ],
+    "RWF2000": [(".cache/RWF-2000/train.json", ".")],
+    "TOY_RWF": [(".cache/toy/rwf2000/train.json", ".")],
     "TOY_IMAGES": [(f"{TOY}/images.json", TOY)],
     "TOY_VIDEOS": [(f"{TOY}/videos.json", TOY)],
     "TOY_FINETUNING": [(f"{TOY}/questions.json", TOY)],

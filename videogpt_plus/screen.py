@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -19,7 +20,16 @@ def table(*columns: str, title: str) -> Table:
 
 
 def show(made: Table) -> None:
-    Console().print(made)
+    """On a terminal the table is as wide as that; in a file or a pipe, which have no width, no cell is broken."""
+    console = Console()
+    if not console.is_terminal:
+        widest = Console(width=10_000)
+        console.width = max(console.width, Measurement.get(widest, widest.options, made).maximum)
+    title = made.title.splitlines() if isinstance(made.title, str) else []
+    if any(len(line) > Measurement.get(console, console.options, made).maximum for line in title):
+        made.title = None  # else it would be broken at the table's width: a path could not be copied
+        print(*title, sep="\n")
+    console.print(made)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import write_bytes
-from videogpt_plus.configs import Experiment, Feeding, Stream
+from videogpt_plus.configs import CLASS_TOKENS, Experiment, Feeding, Stream
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -228,8 +228,8 @@ def open_store(feeding: Feeding) -> GridStore | None:
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:
     """Bytes of one clip's grids with all its frames: the unpooled grid of every stream."""
-    patches = sum(stream.grid**2 * stream.width for _, stream in experiment.streams)
-    return experiment.num_frames * patches * DTYPES[dtype]
+    values = sum((s.grid**2 + CLASS_TOKENS.get(s.encoder, 0)) * s.width for _, s in experiment.streams)
+    return experiment.num_frames * values * DTYPES[dtype]
 
 
 def size_text(size: float) -> str:

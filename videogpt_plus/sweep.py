@@ -112,7 +112,7 @@ def plan(
     for e in experiments:  # what cannot be trained at the end is said before anything trains
         for training in (*dict(e.pretrain).values(), e.finetune):
             check_template(training.template)
-            if e.pretrain:
+            if e.is_trained:
                 get_mixture(training.data)
     pretrain = {
         name: Cell(
@@ -130,10 +130,10 @@ def plan(
     for e in experiments:
         folder = root / e.name
         needs = tuple(cell.folder for cell in pretrain.values())
-        kind = "train" if e.pretrain else "take"
-        trained = ("--projectors", *starts) if e.pretrain else ()
+        kind = "train" if e.is_trained else "take"
+        trained = ("--projectors", *starts) if starts else ()
         command = (kind, e.name, *trained, "--output-dir", str(folder))
-        command += tuple(_options(asking, Feeding)) if e.pretrain else ()
+        command += tuple(_options(asking, Feeding)) if e.is_trained else ()
         cells.append(Cell(kind, folder, command, e, asking=asking, needs=needs))
     answers = [
         _answer_cell(e, root / e.name, control, limit, asking, benchmark)
@@ -252,10 +252,10 @@ def inputs(cell: Cell) -> dict[str, object]:
         settings = {"frames": e.num_frames, **cell.asking.shapes_training()}
         return {"llm": _llm(e), "stream": _stream(stream), "training": _training(training), **settings}
     if cell.kind == "take":
-        settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "template": e.finetune.template}
+        settings = {**_adapter(e), "frames": e.num_frames, "template": e.finetune.template}
         return {"llm": _llm(e), "streams": [_stream(stream) for _, stream in e.streams], **settings}
     if cell.kind == "train":
-        settings = {"adapter": e.adapter, "level": e.level, "frames": e.num_frames, "lora": vars(e.lora)}
+        settings = {**_adapter(e), "frames": e.num_frames, "lora": vars(e.lora)}
         settings |= cell.asking.shapes_training()
         streams = [_stream(stream) for _, stream in e.streams]
         return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
@@ -263,8 +263,14 @@ def inputs(cell: Cell) -> dict[str, object]:
     settings = {**asked, "max_new_tokens": e.max_new_tokens}
     settings |= {} if e.pretrain else {"llm": _llm(e)}
     root = cell.benchmark.root or Path(e.benchmark_root)
-    benchmark = _open_benchmark(root) if cell.benchmark.is_open else _benchmark(str(root))
+    beside = cell.benchmark.is_open or (root.is_dir() and not (root / "json").exists())
+    benchmark = _open_benchmark(root) if beside else _benchmark(str(root))
     return {"before": before, "benchmark": benchmark, **settings}
+
+
+def _adapter(experiment: Experiment) -> dict[str, object]:
+    learned = {"summary": vars(experiment.summary)} if experiment.adapter == "summary" else {}
+    return {"adapter": experiment.adapter, "level": experiment.level, **learned}
 
 
 def _llm(experiment: Experiment) -> str:
@@ -279,7 +285,10 @@ def _stream(stream: Stream) -> dict[str, object]:
 def _training(training: Training) -> dict[str, object]:
     data = [(fingerprint.of_path(annotations), media) for annotations, media in get_mixture(training.data)]
     # Where checkpoints fall does not change what comes out.
-    return {**vars(replace(training, save_steps=0)), "data": data}
+    settings = vars(replace(training, save_steps=0)).copy()
+    if training.adam_beta2 == Training.adam_beta2:  # cells from before it could be chosen are what they were
+        del settings["adam_beta2"]
+    return {**settings, "data": data}
 
 
 def _benchmark(root: str) -> str:
@@ -291,7 +300,7 @@ def _benchmark(root: str) -> str:
 
 
 def _open_benchmark(root: Path) -> str:
-    """Annotations of a folder of open questions (eval.open_questions): the JSON files beside the clips' folders."""
+    """Annotations of a folder of open questions or labels: the JSON files beside the clips' folders."""
     files = sorted(path for folder in (root, root / "Benchmarking_QA") for path in folder.glob("*.json"))
     return fingerprint.of_value([(path.relative_to(root).as_posix(), fingerprint.of_path(path)) for path in files])
 

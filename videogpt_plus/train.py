@@ -27,14 +27,22 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from videogpt_plus import data
-from videogpt_plus.checkpoint import projector_key, read_object, save_tensors, write_json
+from videogpt_plus.checkpoint import (
+    adapter_key,
+    experiment_json,
+    projector_key,
+    read_object,
+    save_tensors,
+    write_bytes,
+    write_json,
+)
 from videogpt_plus.configs import Experiment, Training
 from videogpt_plus.models import load_model
 from videogpt_plus.training.folder import (
     FINISHED,
+    QUESTION,
     Log,
     alone_in,
-    as_json,
     claim,
     complete_checkpoints,
     describe,
@@ -45,7 +53,7 @@ from videogpt_plus.training.folder import (
 from videogpt_plus.training.trainer import (
     StageTrainer,
     check_deepspeed,
-    is_projector,
+    is_visual,
     join,
     left_alone,
     processes_launched,
@@ -114,8 +122,9 @@ def finetune(
 ) -> None:
     """Trains LoRA on the LLM and all projectors at the experiment's level.
 
-    `projectors` gives each stream its pre-training folder. Writes what `pretrain` writes and PEFT's
-    `adapter_model.safetensors` and `adapter_config.json`. The other arguments are those of `pretrain`.
+    `projectors` gives each stream its pre-training folder; of a model that was published whole there is none, and its
+    projectors stay as they are. Writes what `pretrain` writes and PEFT's `adapter_model.safetensors` and
+    `adapter_config.json`. The other arguments are those of `pretrain`.
     """
     _check_starts(experiment, projectors)
 
@@ -123,6 +132,8 @@ def finetune(
         model = load_model(experiment, None, "cpu", dtype)
         for name, folder in projectors.items():
             model.load_projectors(folder, [name])
+        if not experiment.pretrain:  # published with the LLM, and left as they are
+            model.projectors.requires_grad_(False)
         model.add_lora(experiment.lora)
         return model
 
@@ -191,10 +202,12 @@ def training_batches(dataset: data.Conversations, training: Training, processes:
 def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) -> None:
     """UserError unless every stream has a start, pre-trained with the same LLM and encoder."""
     streams = dict(experiment.streams)
+    if projectors and not experiment.pretrain:
+        raise UserError(f"{experiment.name} was published with its projectors: name none to start from")
     for name in projectors.keys() - streams.keys():
         raise UserError(f"unknown stream '{name}'; choose from: {', '.join(streams)}")
     for name in streams.keys() - projectors.keys():
-        if streams[name].projector != "identity":  # which has no weights
+        if experiment.pretrain and streams[name].projector != "identity":  # which has no weights
             raise UserError(f"no pre-trained projector for stream '{name}': pre-train it and name its folder")
     for name, folder in projectors.items():
         recorded = Path(folder) / "experiment.json"
@@ -202,7 +215,7 @@ def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) 
             continue
         wanted = pretraining_experiment(experiment, name)
         found = read_object(recorded, "pre-train it again")
-        parts = {"llm": wanted.llm, "streams": as_json(wanted)["streams"]}
+        parts = {"llm": wanted.llm, "streams": experiment_json(wanted)["streams"]}
         if told := difference(found, parts):
             raise UserError(f"the projector in {folder} was trained for another model ({told}): pre-train it again")
 
@@ -217,7 +230,7 @@ def _train(
     """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
     check_deepspeed(means.deepspeed)
     share(experiment.finetune, processes_launched())  # refused before minutes of loading
-    with _claimed_together(join(means.deepspeed), out_dir, experiment) as finished:
+    with claimed_together(join(means.deepspeed), out_dir, experiment) as finished:
         if not finished:
             _fill(experiment, out_dir, build, means)
 
@@ -269,11 +282,11 @@ def _fill(
             log,
             means.progress,
             workers=4 * torch.cuda.is_available() if means.workers is None else means.workers,
-            before_checkpoint=partial(_gather_substitutions, own_list, listed),
+            before_checkpoint=partial(gather_substitutions, own_list, listed),
         )
         header = {
             "experiment": experiment.name,
-            "start": _digest(model),
+            "start": digest(model),
             "samples": len(dataset),
             "processes": args.world_size,
             "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if means.deepspeed else None,
@@ -286,9 +299,11 @@ def _fill(
         if args.should_save:
             log.start(header, step_of(checkpoint) if checkpoint else 0)
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        _gather_substitutions(own_list, listed)
+        gather_substitutions(own_list, listed)
         tensors = trainer.trained_tensors()
         if args.should_save:
+            if question := dataset.question():
+                write_bytes(out_dir / QUESTION, question.encode())
             _save(model, tensors, experiment, out_dir)
             if store and means.say and (lost := store.measured()):
                 means.say(lost)
@@ -296,7 +311,7 @@ def _fill(
 
 
 @contextmanager
-def _claimed_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> Iterator[bool]:
+def claimed_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> Iterator[bool]:
     """`claim` in every process, of which the first one alone writes, and keeps other trainings out."""
     with ExitStack() as held:
         with processes.main_process_first():
@@ -316,7 +331,7 @@ def _claim(processes: PartialState, out_dir: Path, experiment: Experiment) -> bo
     return claim(out_dir, experiment)
 
 
-def _gather_substitutions(own_list: Path, listed: Path) -> None:
+def gather_substitutions(own_list: Path, listed: Path) -> None:
     """Brings every process's substitutions into the one list; each process has to call it."""
     lines = gather_object(data.read_substitutions(own_list))
     if PartialState().is_main_process:
@@ -329,6 +344,11 @@ def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
 
     ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals.
     """
+    if any(p.requires_grad for p in model.adapters.parameters()):
+        raise UserError(
+            "the adapter learns, and how often it is called depends on a batch's visuals, at which DeepSpeed's ZeRO-3 "
+            "stops: train it without --deepspeed"
+        )
     for name in ("encoders", "adapters"):
         part = getattr(model, name)
         assert not any(p.requires_grad for p in part.parameters()), f"{name} train: DeepSpeed has to know them"
@@ -337,7 +357,7 @@ def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
     model.config = model.llm.config  # "auto" in a DeepSpeed json may ask for its hidden_size
 
 
-def _digest(model: nn.Module) -> str:
+def digest(model: nn.Module) -> str:
     """Of the values that training starts from: a resumed one must start from the same."""
     tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     return hashlib.sha256(safetensors.torch.save(tensors)).hexdigest()
@@ -356,7 +376,8 @@ def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], experiment: Expe
         # Sorted, for the order of a set differs from process to process.
         listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         write_json(out_dir / "adapter_config.json", listed)
-    split = [n.removeprefix("projectors.").partition(".") + (t,) for n, t in tensors.items() if is_projector(n)]
+    named = {"projectors": projector_key, "adapters": adapter_key}
+    split = [n.split(".", 2) + [t] for n, t in tensors.items() if is_visual(n)]
     assert len(lora) + len(split) == len(tensors), "something trained that no file holds"
     describe(out_dir, experiment)
-    save_tensors(out_dir / FINISHED, {f"{projector_key(stream)}.{key}": t for stream, _, key, t in split})
+    save_tensors(out_dir / FINISHED, {f"{named[part](stream)}.{key}": t for part, stream, key, t in split})

@@ -187,8 +187,9 @@ class Endpoint:
             usage = body.get("usage") if isinstance(body.get("usage"), dict) else {}
             spent = (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
             total_in, total_out = total_in + spent[0], total_out + spent[1]
-            self.budget.settle(messages, *spent)
+            self.budget.settle(messages, *(spent if any(spent) else (None, None)))
             reply, model = _content(body), body.get("model") if isinstance(body.get("model"), str) else None
+            reply = reply.replace(self._key, "***") if len(self._key) >= 8 else reply
             said = parse(reply, with_verdict)
             if said.score is not None:
                 self._scored()
@@ -313,16 +314,21 @@ class Endpoint:
             )
 
     def _told(self, error: Exception) -> str:
-        """The error in one line, without the key: some servers repeat it."""
+        """The error in one line, without the key and the server's address: scores, which may be published, cite it."""
         body = getattr(error, "body", None)
         message = body.get("message") if isinstance(body, dict) else None
         code = getattr(error, "code", None)
         text = " ".join(str(message or error).split())
         text += f" ({cause})" if (cause := error.__cause__) and str(cause) else ""
         text = f"{code}: {text}" if isinstance(code, str) and code not in text else text
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text[:300]
+        return self._hidden(text)[:300]
+
+    def _hidden(self, text: str) -> str:
+        """The text without the key and the server's address."""
+        host = urlsplit(self.judging.base_url).hostname
+        for secret, instead in ((self._key, "***"), (self.judging.server, "the server"), (host, "the server")):
+            text = text.replace(secret, instead) if secret else text
+        return text
 
 
 class _Unknown(Exception):
@@ -376,11 +382,13 @@ class Budget:
                 )
             self.reserved += most
 
-    def settle(self, messages: list, tokens_in: int, tokens_out: int) -> None:
-        """The call is over and took so many tokens, 0 where nobody says how many."""
+    def settle(self, messages: list, tokens_in: int | None, tokens_out: int | None) -> None:
+        """The call is over and took so many tokens; where the server does not say how many (None), the most."""
+        most = self._most(messages)
         with self.lock:
-            self.reserved -= self._most(messages)
-            self.spent += self.judging.cost(tokens_in, tokens_out)
+            self.reserved -= most
+            known = tokens_in is not None and tokens_out is not None
+            self.spent += self.judging.cost(tokens_in, tokens_out) if known else most
 
     def _most(self, messages: list) -> float:
         # A token has at least two bytes in nearly all text; messages have a few tokens of their own.

@@ -1,7 +1,8 @@
 """What is to be judged, and `judged.jsonl`: a line for each judgement, on disk before the next call of its thread.
 
 A line is keyed by what was judged (question, reference, answers) and by whom (model, prompt, aspect). So kill -9 costs
-the calls that are under way, nothing is paid twice, and equal answers are paid once.
+the calls that are under way, nothing is paid twice, and equal answers are paid once: also those of the same run that
+were asked before (`answers_first20`) or whose folder was moved aside (`answers.old-HASH`).
 
 judged.jsonl        lines {key, aspect, score, verdict, unscored, reply, model, tokens_in, tokens_out, ..., date}
 judged.meta.json    who judges: another judge has a ledger of its own
@@ -182,9 +183,23 @@ def read_judged(path: str | Path) -> dict[str, dict[str, Any]]:
     return read_lines(path, "a judgement", "remove that line and judge again")
 
 
-def lines_left(path: str | Path, retry_unscored: bool = False) -> dict[str, dict[str, Any]]:
-    """The lines that need not be judged again."""
-    return {k: line for k, line in read_judged(path).items() if not (retry_unscored and line["score"] is None)}
+def lines_left(path: str | Path, judge: Judge, retry_unscored: bool = False) -> dict[str, dict[str, Any]]:
+    """The lines that need not be judged again: the ledger's own, and scores of `judge` in other ledgers of the run."""
+    own = read_judged(path)
+    scored = _of_other_answers(Path(path), judge) | {k: line for k, line in own.items() if line["score"] is not None}
+    return scored if retry_unscored else own | scored
+
+
+def _of_other_answers(path: Path, judge: Judge) -> dict[str, dict[str, Any]]:
+    """Scores that the judge gave to other answers of the run. A line's key holds all that its score depends on."""
+    found: dict[str, dict[str, Any]] = {}
+    # RUN/answers_vcgbench/judged.jsonl; a ledger elsewhere belongs to no run.
+    beside = path.parent.parent.glob("answers*/judged*.jsonl") if path.parent.name.startswith("answers") else ()
+    for other in sorted(beside):
+        meta = meta_path(other)
+        if other != path and meta.exists() and read_object(meta, f"move it and {other} away") == judge.header:
+            found |= {key: line for key, line in read_judged(other).items() if line["score"] is not None}
+    return found
 
 
 def finished_answers(path: str | Path, examples: Sequence[OpenExample]) -> dict[str, dict[str, Any]]:
@@ -218,7 +233,8 @@ def judge_all(
         if path.stat().st_size and not meta_path(path).exists():
             raise UserError(f"{meta_path(path)} is missing: nothing says who judged {path}; move the ledger away")
         _claim(path, judge)
-        done = lines_left(path, retry_unscored)
+        done, own = lines_left(path, judge, retry_unscored), read_judged(path)
+        append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         left = [item for name, item in unique.items() if name not in done]
         if not left:  # nobody is called, and no key is needed
             return _done(judging, path, unique, [], torn)

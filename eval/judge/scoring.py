@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from videogpt_plus.types import UserError
 #: Aspects that VCGBench-Diverse's further means are over.
 MEANS_OVER = ("correctness", "detail")
 RESAMPLES = 2000
+JUDGE_AGAIN = "judge again: what was paid for is not paid twice"
 
 
 def scores_of_ledger(path: str | Path) -> Path:
@@ -80,7 +81,6 @@ def _judge(judge: Judge, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         **judge.header,
         "prompts": {aspect: prompt.hash for aspect, prompt in judge.prompts.items()},
         "served_models": sorted({line["model"] for line in used if line["model"]}),
-        "servers": sorted({line["server"] for line in used if line["server"]}),
         "formats": sorted({line["format"] for line in used if line["format"]}),
         "first_date": dates[0][:10] if dates else None,
         "last_date": dates[-1][:10] if dates else None,
@@ -101,9 +101,10 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
         name = f"{item.examples[0].key}/{item.aspect}"
         scores[name] = line["score"]
         if line["score"] is None:
-            unscored[line["unscored"]] += 1
+            # Scores may be published: what the server said beside it, perhaps of its network, stays in the ledger.
+            unscored[line["unscored"].partition(":")[0]] += 1
             continue
-        by_video[item.examples[0].video].append(line["score"])
+        by_video[item.examples[0].clip].append(line["score"])
         if with_verdict:
             verdicts[name] = line["verdict"] == "yes"
     known = [score for score in scores.values() if score is not None]
@@ -162,6 +163,12 @@ def _overall(aspects: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> 
     }
 
 
+def dates_of(several: Iterable[Mapping[str, Any]]) -> str:
+    """From the first day to the last on which these scores were given, as words."""
+    dates = sorted(date for one in several for w in ("first_date", "last_date") if (date := one["judge"][w]))
+    return " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "no day: there was no answer to judge"
+
+
 class Identity(NamedTuple):
     """What has to be equal for two scores to be comparable."""
 
@@ -201,13 +208,34 @@ def all_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
 
     UserError: the answers have changed since.
     """
-    folder, then = Path(answers_path).parent, "judge again: what was paid for is not paid twice"
-    found = {path.name: read_object(path, then) for path in sorted(folder.glob("scores*.json"))}
-    found = {name: scores for name, scores in found.items() if "judge" in scores}
+    found = _scores_beside(answers_path)
     for name, scores in found.items():
         if scores["answers"] != fingerprint.of_path(answers_path):
-            raise UserError(f"{folder / name} is not of the answers that are there now; {then}")
+            raise UserError(
+                f"{Path(answers_path).parent / name} is not of the answers that are there now; {JUDGE_AGAIN}"
+            )
     return found
+
+
+def fresh_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
+    """`all_scores`, without those of answers that have changed since."""
+    now = fingerprint.of_path(answers_path)
+    return {name: scores for name, scores in _scores_beside(answers_path).items() if scores["answers"] == now}
+
+
+def _scores_beside(answers_path: str | Path) -> dict[str, dict[str, Any]]:
+    paths = sorted(Path(answers_path).parent.glob("scores*.json"))
+    found = {path.name: read_object(path, JUDGE_AGAIN) for path in paths}
+    return {name: scores for name, scores in found.items() if "judge" in scores}
+
+
+def columns_of(scores: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[dict[Path, Mapping[str, Any]]]:
+    """What may stand in one column: all runs for each judge that scored all; where none did, each judge's own runs."""
+    judges = dict.fromkeys(identity(one) for several in scores.values() for one in several)
+    columns = [
+        {run: one for run, several in scores.items() for one in several if identity(one) == who} for who in judges
+    ]
+    return [column for column in columns if len(column) == len(scores)] or columns
 
 
 def common_scores(named: Mapping[str, str | Path]) -> list[dict[str, Mapping[str, Any]]]:

@@ -8,79 +8,110 @@ from pathlib import Path
 from typing import Any
 
 from eval.answer import read_meta
-from eval.judge.scoring import all_scores, common_scores, identity
-from eval.report import Table
+from eval.judge.levels import Column, Run, files, finds, test_table, tests
+from eval.judge.scoring import columns_of, dates_of, fresh_scores, identity
+from eval.report import Section, Table
 
 
-def judged_tables(runs: Mapping[Path, str], chosen: Mapping[str, Path] | None = None) -> list[Table]:
-    """The scores of answers.jsonl files of open questions, each with its run's description (`level 4: 832 tokens`).
+def judged_section(runs: Mapping[Path, Run], chosen: Mapping[str, Path] | None = None) -> Section:
+    """The scores of answers.jsonl files of open questions: tables, and files for `report/` by their names.
 
-    A table for each benchmark and each judge that all of its runs have, and one of the runs that nobody judged yet with
-    the commands that do. UserError: runs of one benchmark have no judge in common: a column would compare judges.
+    A table for each benchmark and judge, with the paired tests of its levels behind it; and one of the runs that nobody
+    judged yet, or before their answers changed, with the commands that do. Where the runs of one benchmark have no
+    judge in common each judge has a table of its own, which says what is missing and why: a column is never of two.
     `chosen` holds the folders of benchmarks that do not lie where they usually do, by name, for these commands.
     """
-    by_benchmark: dict[str, dict[str, Path]] = {}
-    for path, described in runs.items():
-        meta = read_meta(path)
-        control = f", {meta['control'].replace('_', ' ')}" if meta["control"] else ""
+    by_benchmark: dict[str, list[Path]] = {}
+    for path in runs:
         limit = path.parent.name.partition("_first")[2]
-        name = meta["benchmark"] + (f", first {limit} of a task" if limit else "")
-        by_benchmark.setdefault(name, {})[f"{described}{control}"] = path
-    return [table for name, paths in by_benchmark.items() for table in _tables(name, paths, chosen or {})]
+        name = read_meta(path)["benchmark"] + (f", first {limit} of a task" if limit else "")
+        by_benchmark.setdefault(name, []).append(path)
+    whole = Section((), {})
+    for name, paths in by_benchmark.items():
+        part = _section(name, {path: runs[path] for path in paths}, chosen or {})
+        whole = Section((*whole.tables, *part.tables), {**whole.files, **part.files})
+    return whole
 
 
-def _tables(name: str, paths: Mapping[str, Path], chosen: Mapping[str, Path]) -> list[Table]:
-    waiting = [run for run, path in paths.items() if not all_scores(path)]
-    judged = {run: path for run, path in paths.items() if run not in waiting}
-    columns = common_scores(judged) if judged else []
-    tables = [_table(name, scores, waiting) for scores in columns]
-    return [*tables, _waiting_table(name, {run: paths[run] for run in waiting}, chosen)] if waiting else tables
+def _section(name: str, runs: Mapping[Path, Run], chosen: Mapping[str, Path]) -> Section:
+    scores = {path: list(fresh_scores(path).values()) for path in runs}
+    waiting = [path for path, several in scores.items() if not several]
+    tables, made = [], {}
+    for one in columns_of({path: several for path, several in scores.items() if several}):
+        column = Column(one, runs)
+        found = tests(column)
+        others = {path: scores[path][0] for path in scores if path not in one and path not in waiting}
+        tables += [_table(name, column, found, waiting, others), *test_table(name, column, found)]
+        made |= files(name.replace(", ", "_").replace(" ", "_"), column, found)
+    if waiting:
+        tables.append(_waiting_table(name, {path: runs[path] for path in waiting}, chosen))
+    return Section(tables, made)
 
 
-def _waiting_table(name: str, paths: Mapping[str, Path], chosen: Mapping[str, Path]) -> Table:
+def _named(path: Path, run: Run) -> str:
+    control = read_meta(path)["control"]
+    return run.described + (f", {control.replace('_', ' ')}" if control else "")
+
+
+def _waiting_table(name: str, runs: Mapping[Path, Run], chosen: Mapping[str, Path]) -> Table:
     """What is to be judged, a row for each call of `judge`."""
-    calls: dict[tuple[str, ...], list[str]] = {}
-    for run, path in paths.items():
+    calls: dict[tuple[str, ...], list[Path]] = {}
+    for path in runs:
         meta, limit = read_meta(path), path.parent.name.partition("_first")[2]
         options = ["--task", meta["benchmark"]]
         options += ["--control", meta["control"]] if meta["control"] else []
         options += ["--limit", limit] if limit else []
         options += ["--benchmark", str(chosen[meta["benchmark"]])] if meta["benchmark"] in chosen else []
-        calls.setdefault(tuple(options), []).append(run)
+        calls.setdefault(tuple(options), []).append(path)
     rows = []
-    for options, runs in calls.items():
-        folders = [str(paths[run].parent.parent) for run in runs]
+    for options, paths in calls.items():
+        folders = [str(path.parent.parent) for path in paths]
         command = shlex.join(["videogpt-plus", "judge", *folders, *options, "--judge-model", "MODEL"])
-        rows.append(["; ".join(runs), command])
+        rows.append(["; ".join(_named(path, runs[path]) for path in paths), command])
     note = (
-        "These answers are written and not judged yet. Each command judges those of its row; the next report shows "
-        "their scores. `sweep --judge-model MODEL` does the same for all."
+        "These answers are written and not judged yet, or have changed since they were. Each command judges those of "
+        "its row; the next report shows their scores. `sweep --judge-model MODEL` does the same for all."
     )
     return Table(f"{name}: not judged yet", note, ["runs", "command"], rows)
 
 
-def _table(name: str, scores: Mapping[str, Mapping[str, Any]], waiting: Sequence[str]) -> Table:
-    first = next(iter(scores.values()))
+def _table(
+    name: str, column: Column, found: Sequence[Any], waiting: Sequence[Path], others: Mapping[Path, Mapping[str, Any]]
+) -> Table:
+    first, runs = column.first, column.runs
     aspects = list(first["aspects"])
     rows = [
-        [run, *(_cell(one["aspects"][aspect]) for aspect in aspects), str(one["overall"]["n_unscored"])]
-        for run, one in scores.items()
+        [
+            _named(path, runs[path]),
+            *(_cell(one["aspects"].get(aspect)) for aspect in aspects),
+            str(one["overall"]["n_unscored"]),
+        ]
+        for path, one in column.scores.items()
     ]
-    dates = sorted(one["judge"][when] for one in scores.values() for when in ("first_date", "last_date"))
+    if found:
+        rows.append(["finds", *(finds(column, found, aspect) for aspect in aspects), ""])
     note = (
         f"Mean score from 0 to 5 with its 95 % interval (bootstrap over videos), judged by {identity(first)} "
-        f"({first['judge']['wording']} wording), {' to '.join(dict.fromkeys((dates[0], dates[-1])))}. Clips that "
+        f"({first['judge']['wording']} wording), {dates_of(column.scores.values())}. Clips that "
         "cannot be read earn 0; answers that the judge gave no score are left out and counted."
     )
+    if found:
+        note += " Finds: the smallest difference between neighbouring levels that a paired test sees with 80 % power."
     if not first["judge"]["comparable"]:
         note += " The lexical judge looks up known facts: comparable with nothing but itself."
     if waiting:
-        note += f" Not judged yet: {', '.join(waiting)}."
+        note += f" Not judged yet: {', '.join(_named(path, runs[path]) for path in waiting)}."
+    if others:
+        said = "; ".join(f"{_named(path, runs[path])} (judged by {identity(one)})" for path, one in others.items())
+        note += (
+            f" Cannot be compared with these and is not in this table: {said}. One column would compare judges, not "
+            "models; `videogpt-plus rejudge` scores stored answers again."
+        )
     return Table(f"{name}: judged answers", note, ["run", *aspects, "unscored"], rows, in_latex=True)
 
 
-def _cell(row: Mapping[str, Any]) -> str:
-    if row["mean"] is None:
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
         return "no score"
     right = f", {100 * row['accuracy']:.1f} % right" if "accuracy" in row else ""
     return f"{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f}){right}, n = {row['n']}"

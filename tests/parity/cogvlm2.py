@@ -156,32 +156,6 @@ def clip_of(recipe: Mapping[str, int]) -> Clip:
 
 
 # ------------------------------------------------------------------------------------------------ the folder
-def check_family(root: Path, work: Path, only: str | None, keep: Callable[[Row], None]) -> None:
-    """The rows of a folder of CogVLM2's recordings; cases are called `FOLDER/CASE`."""
-    recordings = Recordings(root, work)
-    for name in names(root):
-        if only is not None and only != f"{root.name}/{name}":
-            continue
-        told: list[Row] = []
-        sheet = Sheet(f"{root.name}/{name}", lambda row, told=told: (told.append(row), keep(row)))
-        sheet.tolerance = TOLERANCE
-        try:
-            check(recordings, name, sheet)
-            sheet.unread()
-        except Exception as error:  # whatever goes wrong in one case is its result
-            sheet.fail("the case", f"{type(error).__name__}: {' '.join(str(error).split())}")
-        if not told:
-            sheet.fail("the case", "nothing in it was compared")
-
-
-def names(root: Path) -> list[str]:
-    """Every case of the folder, its tables and its files of tensors."""
-    cases = [path.name for path in root.iterdir() if (path / "meta.json").exists()]
-    tables = [path.stem for path in root.glob("*.json") if path.name != "config.json"]
-    tensors = [path.stem for path in root.glob("*.safetensors") if path.stem == "pixels"]
-    return sorted([*cases, *tables, *tensors])
-
-
 def check(recordings: Recordings, name: str, sheet: Sheet) -> None:
     root = recordings.root
     if (root / name).is_dir():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +29,12 @@ from videogpt_plus.models import load_model
 from videogpt_plus.models.llava import Llava
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
-from .cogvlm2 import LOSS, PIXELS, TIE, TOLERANCE
-from .rows import Row, Sheet
+from . import cogvlm2
+from .cogvlm2 import LOSS, PIXELS, TIE
+from .rows import Sheet
+
+#: Largest absolute difference of features and logits.
+TOLERANCE = cogvlm2.TOLERANCE
 
 #: Spelling -> its file of weights and its folder of a tokenizer.
 SPELLINGS = {
@@ -127,30 +130,6 @@ class Recordings:
 
 
 # ------------------------------------------------------------------------------------------------ the folder
-def names(root: Path) -> list[str]:
-    """Every case of the folder, and the table of names."""
-    cases = [path.name for path in root.iterdir() if (path / "meta.json").exists()]
-    return sorted([*cases, *(path.stem for path in root.glob("*.json") if path.name != "config.json")])
-
-
-def check_family(root: Path, work: Path, only: str | None, keep: Callable[[Row], None]) -> None:
-    """The rows of a folder of LLaVA's recordings; cases are called `FOLDER/CASE`."""
-    recordings = Recordings(root, work)
-    for name in names(root):
-        if only is not None and only != f"{root.name}/{name}":
-            continue
-        told: list[Row] = []
-        sheet = Sheet(f"{root.name}/{name}", lambda row, told=told: (told.append(row), keep(row)))
-        sheet.tolerance = TOLERANCE
-        try:
-            check(recordings, name, sheet)
-            sheet.unread()
-        except Exception as error:  # whatever goes wrong in one case is its result
-            sheet.fail("the case", f"{type(error).__name__}: {' '.join(str(error).split())}")
-        if not told:
-            sheet.fail("the case", "nothing in it was compared")
-
-
 def check(recordings: Recordings, name: str, sheet: Sheet) -> None:
     if not (recordings.root / name).is_dir():
         key_names(recordings, json.loads((recordings.root / f"{name}.json").read_text()), sheet)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +195,11 @@ def _differing(ours: Any, recorded: Any) -> int:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 90 else f"{text[:87]}..."
+
+
+def names(root: Path) -> list[str]:
+    """Every case of a family's folder: those with a `meta.json`, its tables, and pixels that stand by themselves."""
+    cases = [path.name for path in root.iterdir() if (path / "meta.json").exists()]
+    tables = [path.stem for path in root.glob("*.json") if path.name != "config.json"]
+    tensors = [path.stem for path in root.glob("*.safetensors") if path.stem == "pixels"]
+    return sorted([*cases, *tables, *tensors])

@@ -1,7 +1,8 @@
-"""Token adapters: from a projected grid to fewer tokens. A new one is one file here and one line below.
+"""Token adapters: from a grid of features to fewer tokens. A new one is one file here and one line below.
 
 An adapter is an nn.Module made from a pool level, with `num_tokens(t, h, w) -> int` and a forward from
-Float "b t h w d" to Float "b n d". This file imports no torch: token counts are told on a bare laptop.
+Float "b t h w d" to Float "b n d". One that learns is made from (level, width, Summary), and its weights are trained,
+saved and loaded with the projectors'. This file imports no torch: token counts are told on a bare laptop.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, NamedTuple
 
-from videogpt_plus.configs import FRAME_MARKS, Experiment
+from videogpt_plus.configs import CLASS_TOKENS, FRAME_MARKS, Experiment, Summary
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -35,30 +36,85 @@ def tokens_of_frames(level: float, t: int, h: int, w: int) -> int:
     return t * pooled_side(h, level) * pooled_side(w, level)
 
 
+def tokens_of_mean(level: float, t: int, h: int, w: int) -> int:
+    """Tokens where the mean of all frames is pooled."""
+    return tokens_of_frames(level, 1, h, w)
+
+
+def tokens_of_all(level: float, t: int, h: int, w: int) -> int:
+    """Tokens where every one is kept. UserError: a level that would keep fewer."""
+    if level != 1:
+        raise UserError(
+            f"adapter 'concat' keeps every token, and has no level {level:g}: choose level 1, or the adapter 'average'"
+        )
+    return t * h * w
+
+
+def tokens_of_summary(summary: Summary, level: float) -> int:
+    """Queries at a level: as many fewer as pooling a square grid by it would leave tokens; at least 1."""
+    check_level(level)
+    return round(summary.queries / level**2) or 1  # `max` is an adapter's file here, once that is imported
+
+
 class Adapter(NamedTuple):
     """Where an adapter's class stands, and how many tokens it makes of (level, t, h, w)."""
 
     path: str
-    tokens: Callable[[float, int, int, int], int] = tokens_of_frames
+    #: None where the number is that of the queries, whatever comes in.
+    tokens: Callable[[float, int, int, int], int] | None = tokens_of_frames
 
 
 ADAPTERS: dict[str, Adapter] = {
     "average": Adapter("videogpt_plus.adapters.average:AveragePool"),
     "max": Adapter("videogpt_plus.adapters.max:MaxPool"),
     "bilinear": Adapter("videogpt_plus.adapters.bilinear:Bilinear"),
+    "concat": Adapter("videogpt_plus.adapters.concat:Concat", tokens_of_all),
+    "frame_mean": Adapter("videogpt_plus.adapters.frame_mean:FrameMean", tokens_of_mean),
+    "summary": Adapter("videogpt_plus.adapters.summary:VideoSummary", None),
 }
 
 
-def build_adapter(name: str, level: float) -> nn.Module:
-    """The adapter called `name` at a pool level. UserError: unknown name, or a level that is not above 0."""
+def build_adapter(name: str, level: float, width: int | None = None, summary: Summary | None = None) -> nn.Module:
+    """The adapter called `name` at a pool level, for tokens of `width`; `summary` is what "summary" is made of.
+
+    UserError: unknown name, a level that is not above 0 or that the adapter has not, heads that do not divide the
+    width, or an adapter that learns where no width is given: the model has no place for its weights.
+    """
     check_level(level)
-    return resolve_name(_known(name).path)(level)
+    adapter, summary = _known(name), summary or Summary()
+    kind = resolve_name(adapter.path)
+    if adapter.tokens is not None:
+        return kind(level)
+    if width is None:
+        fixed = ", ".join(name for name, other in ADAPTERS.items() if other.tokens is not None)
+        raise UserError(f"adapter '{name}' learns, and these weights are asked as published: choose from {fixed}")
+    if width % summary.heads:
+        raise UserError(f"adapter '{name}' has {summary.heads} heads, which do not divide the width {width}")
+    return kind(level, width, summary)
+
+
+def left_of_grid(experiment: Experiment, grid: int) -> str:
+    """What the experiment's adapter leaves of a square grid, in words: `6 x 6`, or `49 queries` where it reads all."""
+    if _known(experiment.adapter).tokens is None:
+        queries = tokens_of_summary(experiment.summary, experiment.level)
+        return f"{queries} queries" if queries > 1 else "1 query"
+    side = pooled_side(grid, experiment.level)
+    return f"{side} x {side}"
 
 
 def num_visual_tokens(experiment: Experiment, t: int) -> int:
     """Visual tokens of `t` frames over all streams of the experiment, with the family's own around each frame."""
     count = _known(experiment.adapter).tokens
-    pooled = sum(count(experiment.level, t, stream.grid, stream.grid) for _, stream in experiment.streams)
+    if t == 0:
+        return 0
+    pooled = 0
+    for _, stream in experiment.streams:
+        if count is None:
+            pooled += tokens_of_summary(experiment.summary, experiment.level)
+        else:
+            # A class token stands beside its frame's grid, and no spatial pooling takes it in.
+            alone = CLASS_TOKENS.get(stream.encoder, 0)
+            pooled += count(experiment.level, t, stream.grid, stream.grid) + alone * count(1, t, 1, 1)
     return pooled + t * FRAME_MARKS.get(experiment.family, 0)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from random import randrange
 from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
@@ -19,7 +23,7 @@ from videogpt_plus.commands.common import (
     named_runs,
     own_runs,
 )
-from videogpt_plus.configs import DEFAULT_ASKING, Asking
+from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
 from videogpt_plus.types import UserError
 
 
@@ -38,7 +42,8 @@ def answer(
 
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
-        task: The benchmark: mvbench, vcgbench, vcgbench_diverse, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, toy_open.
+        task: The benchmark: mvbench, vcgbench, vcgbench_diverse, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, rwf2000,
+            toy_open, toy_rwf2000.
         control: Withhold something: blind shows no video, one_frame repeats a single frame, shuffled mixes their order.
         limit: Questions a task at most; all when not given.
         benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
@@ -49,6 +54,8 @@ def answer(
     from videogpt_plus.decoders import check_decoder
     from videogpt_plus.screen import progress
 
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("answer writes one file in one process: leave the launcher out, and share cards by --devices N")
     get_benchmark(task)
     check_decoder(asking.decoder)
     folders = own_runs(runs)
@@ -78,7 +85,7 @@ def score(
         task: The benchmark, as for `answer`.
         control: The control that was answered; all frames when not given.
         limit: As it was answered.
-        benchmark: Benchmark folder; the experiment's own when not given.
+        benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
     """
     from eval.benchmarks import get_benchmark
 
@@ -89,18 +96,18 @@ def score(
         show_judged({folder.name: answers_of(folder, control, limit, task) for folder in folders})
         return
     for folder in folders:
-        _score(folder, answers_of(folder, control, limit, task), limit, benchmark)
+        root = benchmark_folder(task, folder, benchmark)
+        _score(folder, answers_of(folder, control, limit, task), task, limit, root)
 
 
-def _score(folder: Path, path: Path, limit: int | None, benchmark: Path | None) -> None:
+def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path) -> None:
     from eval.runs import examples_of
     from eval.score import score as score_answers
     from eval.score import scores_path
-    from videogpt_plus.checkpoint import load_experiment
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
 
-    scores = score_answers(path, examples_of(benchmark or load_experiment(folder).benchmark_root, limit))
+    scores = score_answers(path, examples_of(root, limit, task))
     table = new_table("task", "answered", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
     for task, row in scores["tasks"].items():
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
@@ -108,9 +115,48 @@ def _score(folder: Path, path: Path, limit: int | None, benchmark: Path | None) 
         table.add_row(task, *map(str, counts), f"{100 * row['accuracy']:.1f}", interval, f"{100 * row['chance']:.1f}")
     show(table)
     whole = scores["overall"]
+    if "labels" in scores:
+        _show_labels(scores["labels"])
     of_all = f"{whole['n_answered']:,} of {whole['n']:,} questions were answered"
     print(f"{of_all}; the {whole['n_failed']:,} that failed count as wrong" if whole["n_failed"] else of_all)
+    print(_finds(whole["n"], min(row["n"] for row in scores["tasks"].values())))
     print(f"scores: {scores_path(path)}")
+
+
+def _show_labels(labels: dict) -> None:
+    """Confusion and what follows from it, of what was said and of the likelier label."""
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
+
+    for kind, title in (("said", "what was said"), ("likelier", "the label of higher probability")):
+        if kind not in labels:
+            continue
+        found = labels[kind]
+        columns = next(iter(found["confusion"].values()))
+        table = new_table("right label", *(f"{c!r}" if len(c) == 1 else c for c in columns), title=title)
+        for right, row in found["confusion"].items():
+            table.add_row(f"{right!r}", *(f"{row[column]:,}" for column in columns))
+        show(table)
+        told = []
+        for name in ("accuracy", "precision", "recall", "f1"):
+            value = found[name] and [100 * part for part in found[name]]
+            told.append(f"{name} {value[0]:.1f} ({value[1]:.1f} to {value[2]:.1f})" if value else f"{name} none")
+        print(f"{', '.join(told)}; precision, recall and F1 of {labels['positive']!r}")
+
+
+def _finds(questions: int, of_a_task: int) -> str:
+    """What a comparison with another run can show, before there is one."""
+    from eval.report import DISCORDANCES
+    from eval.stats import detectable
+
+    least, most = min(DISCORDANCES), max(DISCORDANCES)
+    (low, high), (task_low, task_high) = (
+        (100 * detectable(n, least), 100 * detectable(n, most)) for n in (questions, of_a_task)
+    )
+    return (
+        f"a paired test with another run finds {low:.1f} to {high:.1f} points over all questions, {task_low:.1f} to "
+        f"{task_high:.1f} on one task (where {100 * least:.0f} to {100 * most:.0f} % of the questions change sides)"
+    )
 
 
 def export(
@@ -136,7 +182,8 @@ def export(
     from eval.benchmarks import get_benchmark
     from eval.reference_format import write_open_files, write_reference_files
 
-    get_benchmark(task)
+    if not get_benchmark(task).files:
+        raise UserError(f"the reference has no files of {task}'s answers; answers.jsonl and scores.json hold them all")
     folder = find_run(run)
     root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task)
     if get_benchmark(task).scored == "judged":
@@ -166,37 +213,62 @@ def predict(
     video: Path | None = None,
     image: str | None = None,
     url: bool = True,
+    choosing: OmitArgPrefixes[Choosing] = GREEDY,
+    loading: OmitArgPrefixes[Loading] = DEFAULT_LOADING,
 ) -> None:
-    """Ask a model about one video or image.
+    """Ask a model about one video or image; a terminal shows the answer as it comes.
+
+    Under `torchrun --nproc_per_node N` N processes share each layer of LLaVA-1.5 or CogVLM2.
 
     Args:
         run: A run folder, or an experiment's name.
-        question: What to ask; each further one goes on with the conversation.
+        question: What to ask; each further one goes on with the conversation. A model that was taught one question
+            alone is asked that one when none is given.
         video: A video file or a folder of frames.
         image: A picture: its file or its http(s) address.
         url: Whether an address may be fetched; with --no-url nothing is.
     """
     if (video is None) == (image is None):
         raise UserError("predict takes one file: give --video FILE or --image FILE")
-    if not question:
-        raise UserError("predict takes a question behind the run: what shall be asked?")
     folder = find_run(run)  # before seconds of imports
+    if not question:
+        question = (_taught(folder),)
     if video and not video.exists():
         raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
     if not Path(run).is_dir():
         print(f"{run}: {folder}", file=sys.stderr)  # the packaged one, or one that was trained here
     from eval.runs import load_answerer
     from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.models.parallel import agreed, processes, world
 
     still = load_experiment(folder).finetune.image_aspect_ratio if image else None  # as in training
-    with _picture(image, url) if image else nullcontext(video) as path:
-        answerer = load_answerer({run: folder})
+    with processes(), _picture(image, url) if image else nullcontext(video) as path:
+        tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
+        answerer = load_answerer({run: folder}, Asking(**asdict(loading)), tell=tell)
         visual = answerer.prepare(path, still=still)
-    past: list[tuple[str, str]] = []
-    for asked in question:
-        reply = answerer.ask(asked, visual, tuple(past)) if past else answerer.ask(asked, visual)
-        past.append((asked, reply))
-        print(reply)
+        if choosing.seed is None and choosing.temperature > 0:
+            choosing = replace(choosing, seed=agreed(randrange(2**63)))  # of several processes each draws the same
+        past: list[tuple[str, str]] = []
+        for asked in question:
+            pieces = []
+            for piece in answerer.stream(asked, visual, tuple(past), choosing):
+                pieces.append(piece)
+                if sys.stdout.isatty():
+                    print(piece, end="", flush=True)
+            reply = "".join(pieces)
+            print("" if sys.stdout.isatty() else reply)
+            past.append((asked, reply))
+
+
+def _taught(folder: Path) -> str:
+    """The one question of the run's training. UserError: it had none, or several."""
+    from videogpt_plus.training.folder import QUESTION
+
+    if not (folder / QUESTION).is_file():
+        raise UserError("predict takes a question behind the run: what shall be asked?")
+    question = (folder / QUESTION).read_text(encoding="utf-8")
+    print(f"asked as in training: {question}", file=sys.stderr)
+    return question
 
 
 @contextmanager

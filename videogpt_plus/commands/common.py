@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,29 +17,72 @@ Control = Literal[tuple(CONTROLS)]
 
 
 def prepare_toy(experiment) -> None:
-    """Render the toy's clips where the experiment reads them and they are not there."""
-    from videogpt_plus.experiments import TOY
+    """Render the toy's clips where the experiment reads them and they are not there, and write a twin's weights."""
+    from videogpt_plus.experiments import TOY, is_random
 
-    if experiment.benchmark_root == TOY.benchmark_root:
+    if experiment.finetune.data == "TOY_RWF":
+        prepare_toy_rwf()
+    elif experiment.benchmark_root == TOY.benchmark_root:
         from videogpt_plus.screen import progress
         from videogpt_plus.toy.render import ensure_toy_data
 
         with progress("render toy clips") as advance:
             ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
+    if is_random(experiment):
+        prepare_twin(experiment.llm)
+        say_random(experiment.name)
+
+
+def prepare_toy_rwf() -> None:
+    """Render the toy's RWF-2000 where it is not there."""
+    from videogpt_plus.mixtures import get_mixture
+    from videogpt_plus.screen import progress
+    from videogpt_plus.toy.rwf2000 import ensure_rwf2000
+
+    with progress("render the toy's RWF-2000") as advance:
+        ensure_rwf2000(Path(get_mixture("TOY_RWF")[0][0]).parent, progress=advance)
+
+
+def prepare_twin(folder: str) -> None:
+    """Write the random weights of a family's tiny twin where this is its folder and they are not there."""
+    from videogpt_plus.experiments import TOY_FAMILIES
+
+    if folder.startswith(f"{TOY_FAMILIES}/"):
+        from videogpt_plus.toy.families import ensure_family
+
+        ensure_family(folder)
+
+
+def say_random(name: str) -> None:
+    print(f"{name}: its weights are random, so what it answers means nothing; it shows that it runs", file=sys.stderr)
 
 
 def benchmark_folder(task: str, run: Path, chosen: Path | None) -> Path:
     """Where the benchmark lies: the folder that was chosen, its usual one, or the one that the run's experiment names.
 
-    The toy's open questions are written there if they are not.
+    The toy's are rendered there if they are not.
     """
-    from eval.benchmarks import BENCHMARKS, root_of
+    from eval.benchmarks import root_of
     from videogpt_plus.checkpoint import load_experiment
 
     root = root_of(task, load_experiment(run).benchmark_root, chosen)
+    prepare_benchmark(root)
+    return root
+
+
+def prepare_benchmark(root: Path) -> None:
+    """Render the toy's clips, or write its open questions or labels, where one of its benchmarks is meant and not
+    there.
+    """
+    from eval.benchmarks import BENCHMARKS
+    from videogpt_plus.experiments import TOY
+
     if str(root) == BENCHMARKS["toy_open"].root:
         prepare_open_toy(root.parent)
-    return root
+    elif str(root) == BENCHMARKS["toy_rwf2000"].root:
+        prepare_toy_rwf()
+    elif str(root) == TOY.benchmark_root and not root.exists():
+        prepare_toy(TOY)
 
 
 def benchmark_stated(text: str) -> tuple[str, Path | None]:
@@ -81,7 +125,21 @@ def find_runs(run: str) -> list[Path]:
 
 
 def find_run(run: str) -> Path:
-    """The folder itself, or the only trained run of that name under results/, or the packaged one."""
+    """The folder itself, or the only trained run of that name under results/, or the packaged one.
+
+    Of a family's tiny twin the weights are written, too, if they are not there.
+    """
+    from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.experiments import is_random
+
+    folder = _found(run)
+    if is_random(experiment := load_experiment(folder)):
+        prepare_twin(experiment.llm)
+        say_random(experiment.name)
+    return folder
+
+
+def _found(run: str) -> Path:
     from videogpt_plus.checkpoint import located
     from videogpt_plus.experiments import TOY_WEIGHTS, get_experiment
 
@@ -104,12 +162,13 @@ def find_run(run: str) -> Path:
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
         return packaged
-    if not found and not experiment.pretrain:
+    if not found and not experiment.is_trained:
         return take_published(experiment, Path("results") / experiment.name)
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
         base, _, level = run.partition("_pool")
         training = f"videogpt-plus sweep {base}" + (f" --levels {level}" if level else "")
+        training = training if experiment.pretrain else f"videogpt-plus train {run}"
         then = "name one of the folders" if found else f"train it with `{training}`"
         raise UserError(f"{what} under results/; {then}")
     return found[0]
@@ -148,8 +207,9 @@ def take_published(experiment, folder: Path) -> Path:
     """Makes `folder` the run of weights that are asked as they were published, at the experiment's level."""
     from videogpt_plus.checkpoint import require, save_experiment
 
-    if experiment.pretrain:
+    if experiment.is_trained:
         raise UserError(f"{experiment.name} is trained before it is asked: `videogpt-plus sweep {experiment.name}`")
+    prepare_twin(experiment.llm)
     require(experiment.llm, f"weights of {experiment.name}")
     save_experiment(folder, experiment)
     return folder

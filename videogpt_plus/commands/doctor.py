@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from videogpt_plus.commands.common import Name
+from videogpt_plus.commands.common import Name, prepare_benchmark
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def doctor(
     tflops: float | None = None,
     json_output: Annotated[bool, arg(name="json")] = False,
 ) -> None:
-    """Say what of a benchmark is there, missing or broken, and what asking it will take. Changes nothing.
+    """Say what of a benchmark is there, missing or broken, and what asking it will take.
 
+    Changes nothing; the toy's own benchmarks are rendered if they are not there.
     Exit code 1 if a question that is expected could not be asked as it stands.
 
     Args:
@@ -57,8 +58,9 @@ def doctor(
         tflops: What the device computes a second, in 10^12 operations; measured on this machine when not given.
         json_output: Print everything as JSON, and nothing else.
     """
-    from contextlib import nullcontext
+    from contextlib import nullcontext, redirect_stdout
 
+    from eval.benchmarks import BENCHMARKS
     from eval.doctor import examine, expect, probe_of
     from videogpt_plus.experiments import get_experiment
     from videogpt_plus.screen import progress
@@ -67,6 +69,10 @@ def doctor(
         if not value > 0:
             raise UserError(f"{name} {value:g} is not possible: choose a number above 0")
     chosen = get_experiment(experiment) if experiment else None
+    named = BENCHMARKS[benchmark].root if benchmark in BENCHMARKS else benchmark
+    if root or named:
+        with redirect_stdout(sys.stderr) if json_output else nullcontext():
+            prepare_benchmark(Path(root or named))
     _refuse_experiment(benchmark)
     with nullcontext() if json_output else progress(f"doctor {benchmark}") as advance:
         probe = None if decode == "none" else probe_of(chosen, decoder)

@@ -27,7 +27,7 @@ def tokens(
         levels: Pool levels; when not given 1 2 4 8 16 24, or the one that the name holds: qwen1_5b_pool2.
         frames: Frames of a clip; the experiment's when not given.
     """
-    from videogpt_plus.adapters import num_visual_tokens, pooled_side
+    from videogpt_plus.adapters import left_of_grid, num_visual_tokens
     from videogpt_plus.experiments import at_level, get_experiment, level_text
     from videogpt_plus.flops import TEXT_TOKENS, sizes_of
     from videogpt_plus.screen import show
@@ -38,19 +38,21 @@ def tokens(
     if count < 1:
         raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
     if levels is None:
-        levels = (base.level,) if at_level(base, base.level).name == base.name else LEVELS
+        named = at_level(base, base.level).name == base.name
+        levels = (base.level,) if named or base.adapter == "concat" else LEVELS  # which has no other level than 1
     streams = dict(base.streams)
     grids = [f"{name} grid" for name in streams]
     columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "key-value MB")
-    table, sizes = new_table(*columns, title=f"{base.name}, {count} frames"), sizes_of(base)
+    table = new_table(*columns, title=f"{base.name}, {count} frames")
     for level in levels:
-        sides = [pooled_side(stream.grid, level) for stream in streams.values()]
-        visual, cost = num_visual_tokens(at_level(base, level), count), ("not known",) * 3
+        at = at_level(base, level)
+        sides = [left_of_grid(at, stream.grid) for stream in streams.values()]
+        visual, cost, sizes = num_visual_tokens(at, count), ("not known",) * 3, sizes_of(at)
         if sizes:
             flops = sizes.question(count, visual)
             kept = sizes.llm.key_value_bytes(visual + TEXT_TOKENS)
             cost = (f"{flops / 1e9:,.1f}", f"{100 * sizes.encode(count) / flops:.0f} %", f"{kept / 1e6:,.2f}")
-        table.add_row(level_text(level), *(f"{side} x {side}" for side in sides), str(visual), *cost)
+        table.add_row(level_text(level), *sides, str(visual), *cost)
     show(table)
     if finer := [level_text(level) for level in levels if level < 1]:
         print(
@@ -64,7 +66,7 @@ def convert(
     source: Positional[Annotated[Path | None, arg(metavar="SOURCE")]] = None,
     target: Positional[Annotated[Path | None, arg(metavar="TARGET")]] = None,
     experiment: Name | None = None,
-    to: Literal["ours", "reference"] | None = None,
+    to: Literal["ours", "reference", "original", "hub", "hub5"] | None = None,
     verify: bool = False,
     family: str | None = None,
     input: Path | None = None,
@@ -79,9 +81,10 @@ def convert(
         source: A folder of either, or an mm_projector.bin.
         target: A new folder.
         experiment: Which of ours the reference's files are, such as qwen1_5b_pool4, where config.json fits several.
-        to: The layout of the target, where the source holds both.
+        to: The layout of the target: ours or reference, where the source holds both. Of llava15: original (the
+            release's), hub, or hub5 (as transformers 5 saves it); the other one of the first two when not given.
         verify: Compare both, their logits or, of a family, their tensors; exit code 1 if they differ.
-        family: cogvlm2_image or cogvlm2_video.
+        family: llava15, cogvlm2_image or cogvlm2_video.
         input: The source, by name.
         output: The target, by name.
         dtype: Of a family's target: float32, bfloat16 or float16; as stored when not given.
@@ -92,10 +95,12 @@ def convert(
     if source is None or target is None:
         raise UserError("convert takes two folders: --input SOURCE --output TARGET")
     if family is not None:
-        if experiment or to:
-            raise UserError("--experiment and --to belong to the reference's files: leave them out with --family")
-        _convert_family(family, source, target, dtype, verify)
+        if experiment:
+            raise UserError("--experiment belongs to the reference's files: leave it out with --family")
+        _convert_family(family, source, target, dtype, verify, to)
         return
+    if to not in (None, "ours", "reference"):
+        raise UserError(f"--to {to} is a layout of llava15: name it with --family llava15")
     if dtype is not None:
         raise UserError("--dtype is for the weights of another family: name it with --family")
     written = conversion.convert(source, target, experiment, to)
@@ -108,10 +113,10 @@ def convert(
             sys.exit(1)
 
 
-def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool) -> None:
+def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool, to: str | None) -> None:
     from videogpt_plus.convert_families import convert_family, differing
 
-    print(f"{convert_family(family, source, target, dtype)}: {target}")
+    print(f"{convert_family(family, source, target, dtype, to=to)}: {target}")
     if verify:
         count, wrong = differing(family, source, target, dtype)
         print(f"{count - len(wrong)} of {count} tensors are bit for bit the same")

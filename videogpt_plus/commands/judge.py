@@ -199,7 +199,7 @@ def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _
     who = ledger.judge_of(judging, kind)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples))
     where = ledger.ledger_path(path, who, again)
-    expected = ledger.estimate(judging, who, items, ledger.lines_left(where, retry_unscored))
+    expected = ledger.estimate(judging, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)
     return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
 
@@ -249,16 +249,14 @@ def key_of(judging: Judging) -> str:
 
 def _show(named: Mapping[str, Mapping[str, Any]]) -> None:
     """A table a run, side by side only if they are one judge's."""
-    from eval.judge.scoring import check_alike, identity
+    from eval.judge.scoring import check_alike, dates_of, identity
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
 
     check_alike(named)
     first = next(iter(named.values()))
-    who, dates = first["judge"], sorted({s["judge"][d] for s in named.values() for d in ("first_date", "last_date")})
-    note = "" if who["comparable"] else "; comparable with nothing but itself"
-    when = " to ".join(dict.fromkeys([dates[0], dates[-1]]))
-    print(f"{first['benchmark']}, 0 to 5, judged by {identity(first)} on {when}{note}")
+    note = "" if first["judge"]["comparable"] else "; comparable with nothing but itself"
+    print(f"{first['benchmark']}, 0 to 5, judged by {identity(first)} on {dates_of(named.values())}{note}")
     columns = ("aspect", "n", "failed", "unscored", "mean", "95 %", "right %")
     for name, scores in named.items():
         table = new_table(*columns, title=name)

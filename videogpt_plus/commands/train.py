@@ -15,7 +15,7 @@ from eval.task import CONTROLS
 from videogpt_plus.commands.common import (
     Control,
     benchmark_stated,
-    prepare_open_toy,
+    prepare_benchmark,
     prepare_toy,
     take_published,
 )
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 #: Names of experiments, with their choices in the help.
 AnyName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices()}.")]
-TrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(trained=True)}.")]
+PretrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(lambda e: bool(e.pretrain))}.")]
+TRAINED_NAMES, PUBLISHED_NAMES = choices(lambda e: e.is_trained), choices(lambda e: not e.is_trained)
 TrainedAtLevel = Annotated[
-    str, arg(metavar="EXPERIMENT", help=f"{choices(trained=True)}, with the level behind it: toy_pool4.")
+    str, arg(metavar="EXPERIMENT", help=f"{TRAINED_NAMES}, with the level behind it: toy_pool4.")
 ]
 PublishedAtLevel = Annotated[
-    str, arg(metavar="EXPERIMENT", help=f"{choices(trained=False)}, with the level behind it: cogvlm2_video_pool2.")
+    str, arg(metavar="EXPERIMENT", help=f"{PUBLISHED_NAMES}, with the level behind it: cogvlm2_video_pool2.")
 ]
 #: Kinds of cells that --launcher and --deepspeed are for.
 TRAINED = ("pretrain", "train")
@@ -98,7 +99,7 @@ def sweep(
     asked = [_asked(one, judging) for one in benchmarks]
     cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked)
     for one in asked:
-        _prepare(one)
+        prepare_benchmark(one.root or Path(base.benchmark_root))
     if cell is not None and not 0 <= cell < len(cells):
         raise UserError(f"there is no cell {cell}: this sweep has cells 0 to {len(cells) - 1}; see --dry-run")
     if dry_run:
@@ -128,14 +129,6 @@ def _asked(stated: str, judging: MaybeJudging) -> Asked:
     return Asked(name, root, folder is not None, True, judge, judging.options)
 
 
-def _prepare(asked: Asked) -> None:
-    """Write the toy's open questions where they are asked and not there."""
-    from eval.benchmarks import BENCHMARKS
-
-    if asked.root is not None and str(asked.root) == BENCHMARKS["toy_open"].root:
-        prepare_open_toy(asked.root.parent)
-
-
 def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judging: MaybeJudging) -> None:
     """What would stop the sweep after hours is said before it begins: a benchmark, facts or a key that is missing."""
     from eval.benchmarks import examples
@@ -157,7 +150,7 @@ def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[
 
 
 def pretrain(
-    experiment: Positional[TrainedName],
+    experiment: Positional[PretrainedName],
     stream: Positional[Annotated[str, arg(metavar="STREAM")]],
     output_dir: Path | None = None,
     deepspeed: str | None = None,
@@ -184,16 +177,17 @@ def pretrain(
 
 def train(
     experiment: Positional[TrainedAtLevel],
-    projectors: tuple[str, ...],
+    projectors: tuple[str, ...] = (),
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
     feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
 ) -> None:
-    """Fine-tune at the experiment's pool level: LoRA on the LLM, and all projectors.
+    """Fine-tune at the experiment's pool level: LoRA on the LLM, and all projectors that were pre-trained here.
 
     Args:
-        projectors: Where each stream's pre-trained projector lies: image=FOLDER video=FOLDER.
+        projectors: Where each stream's pre-trained projector lies: image=FOLDER video=FOLDER. None for a model that
+            was published with its projectors, which stay as they are.
         output_dir: Folder for the weights; results/EXPERIMENT when not given.
         deepspeed: A DeepSpeed json, passed on unchanged.
         dataloader_num_workers: Processes that read clips; 0 reads in the training process.
@@ -359,7 +353,7 @@ def _train(
 
 
 def _check_trainable(experiment) -> None:
-    if not experiment.pretrain:
+    if not experiment.is_trained:
         raise UserError(
             f"{experiment.name} is asked as it was published, and is not trained: "
             f"`videogpt-plus answer {experiment.name}`"
@@ -368,6 +362,11 @@ def _check_trainable(experiment) -> None:
 
 def _check_stream(experiment, stream: str) -> None:
     _check_trainable(experiment)
+    if not experiment.pretrain:
+        raise UserError(
+            f"{experiment.name} was published with its projectors, and none is pre-trained: "
+            f"`videogpt-plus train {experiment.name}`"
+        )
     names = [name for name, _ in experiment.streams]
     if stream not in names:
         raise UserError(f"unknown stream '{stream}'; choose from: {', '.join(names)}")

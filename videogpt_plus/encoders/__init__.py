@@ -4,6 +4,7 @@ An encoder's file offers two functions:
     load(stream) -> nn.Module that maps Float "b t 3 p p" to Float "b t h w d", with the weights of `stream.weights`;
     preprocessor(stream) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights;
 and, where it was trained on frames that another rule than "spread" took, SAMPLING: a name in `video.SAMPLINGS`.
+A module whose grids are no squares says so by `shape`, (h, w).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ ENCODERS: dict[str, str] = {
     "clip": "videogpt_plus.encoders.clip",
     "internvideo2": "videogpt_plus.encoders.internvideo2",
     "clip_llava": "videogpt_plus.encoders.clip_llava",
+    "clip_cinego": "videogpt_plus.encoders.clip_cinego",
     "eva2_image": "videogpt_plus.encoders.eva2_image",
     "eva2_video": "videogpt_plus.encoders.eva2_video",
     "eva2_video_even": "videogpt_plus.encoders.eva2_video_even",
+    "eva2_video_average": "videogpt_plus.encoders.eva2_video_average",
 }
 
 

@@ -56,25 +56,44 @@ def load(stream: Stream) -> ClipTower:
 
     UserError: files are missing, or config or weights have other sizes than the stream.
     """
+    return ClipTower(load_model(stream))
+
+
+def load_model(stream: Stream) -> CLIPVisionModel:
+    """transformers' tower with all its layers, from such a folder. UserError: as in `load`."""
     from transformers import CLIPVisionConfig
 
     folder = require_folder(stream.weights, "CLIP")
     with values_of(folder / "config.json", "correct it or download it again"):
         config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
-    return build(stream, config, without_prefixes(read_folder(folder), PREFIXES), folder)
+    return _build_model(stream, config, without_prefixes(read_folder(folder), PREFIXES), folder)
 
 
 def build(stream: Stream, config: CLIPVisionConfig, state: State, folder: Path) -> ClipTower:
     """The tower of these sizes and tensors, which were read from `folder`. UserError: as in `load`."""
+    return ClipTower(_build_model(stream, config, state, folder))
+
+
+def outline(stream: Stream, config: CLIPVisionConfig) -> ClipTower:
+    """The tower of these sizes without memory for its weights. UserError: they are not the stream's."""
+    return ClipTower(_outline_model(stream, config, Path(stream.weights)))
+
+
+def _build_model(stream: Stream, config: CLIPVisionConfig, state: State, folder: Path) -> CLIPVisionModel:
+    model = _outline_model(stream, config, folder)
+    load_exactly(model, state, folder, lambda key: key in UNUSED or key.startswith(UNUSED_PARTS), assign=True)
+    return model
+
+
+def _outline_model(stream: Stream, config: CLIPVisionConfig, folder: Path) -> CLIPVisionModel:
     from accelerate import init_empty_weights
     from transformers import CLIPVisionModel
 
     with values_of(folder / "config.json", "correct it or download it again"):
         _check_sizes(stream, config)
         with init_empty_weights():  # 300 million random numbers would be drawn only to be replaced
-            model = CLIPVisionModel(config)
-    load_exactly(model, state, folder, lambda key: key in UNUSED or key.startswith(UNUSED_PARTS), assign=True)
-    return ClipTower(model)
+            whole = CLIPVisionModel(config)
+            return getattr(whole, "vision_model", whole)  # where it lies inside: up to transformers 4
 
 
 def _check_sizes(stream: Stream, config: CLIPVisionConfig) -> None:
@@ -87,14 +106,19 @@ def _check_sizes(stream: Stream, config: CLIPVisionConfig) -> None:
         )
 
 
+def pillow_processor() -> type[CLIPImageProcessorPil]:
+    """CLIP's processor on Pillow, as this transformers calls it: before 5 there was no other, now torchvision's is."""
+    import transformers
+
+    return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
+
+
 def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """CLIP's processor: shortest side to `pixels` (bicubic), centre crop, CLIP's mean and deviation."""
-    from transformers import CLIPImageProcessorPil  # torchvision's variant is not needed
-
     file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
     read_object(file, "download it again")
     with values_of(file, "correct it or download it again"):
-        processor = CLIPImageProcessorPil.from_pretrained(file.parent, local_files_only=True)
+        processor = pillow_processor().from_pretrained(file.parent, local_files_only=True)
         found = (processor.crop_size["height"], processor.crop_size["width"])
         if found != (stream.pixels, stream.pixels):
             raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")

@@ -41,6 +41,24 @@ SPELLINGS = {
     "lm_head.": "head.",
     "model.": "text.",
 }
+_HUB = {
+    "tower.": "vision_tower.vision_model.",
+    "projector.": "multi_modal_projector.",
+    "text.": "language_model.model.",
+    "head.": "language_model.lm_head.",
+}
+#: A layout that is published -> how the keys of each part begin in it.
+LAYOUTS: dict[str, dict[str, str]] = {
+    "original": {
+        "tower.": "model.vision_tower.vision_tower.vision_model.",
+        "projector.linear_1.": "model.mm_projector.0.",
+        "projector.linear_2.": "model.mm_projector.2.",
+        "text.": "model.",
+        "head.": "lm_head.",
+    },
+    "hub": _HUB,
+    "hub5": {**_HUB, "tower.": "vision_tower."},  # what transformers 5 saves of a model that it made itself
+}
 #: Kept in some files, and computed here.
 UNUSED = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
@@ -49,6 +67,12 @@ def canonical(key: str) -> str:
     """A key of any spelling as it is called here; one that fits none stays as it is."""
     begin = next((begin for begin in SPELLINGS if key.startswith(begin)), "")
     return SPELLINGS.get(begin, "") + key.removeprefix(begin)
+
+
+def spelled(name: str, layout: str) -> str:
+    """A name of ours as the layout spells it; one of no part stays as it is."""
+    begin = next((begin for begin in LAYOUTS[layout] if name.startswith(begin)), "")
+    return LAYOUTS[layout].get(begin, "") + name.removeprefix(begin)
 
 
 def read_part(folder: str | Path, wanted: Callable[[str], bool]) -> State:
@@ -75,8 +99,9 @@ def read_config(folder: str | Path) -> LlavaConfig:
         if "text_config" in found:
             config = LlavaConfig.from_pretrained(file.parent, local_files_only=True)
         else:
-            vision = {}
-            if (beside := tower_beside(file.parent, found)) and (beside / "config.json").exists():
+            vision = {name: found[name] for name in ("vision_config",) if name in found}  # `convert` wrote it
+            beside = tower_beside(file.parent, found)
+            if not vision and beside and (beside / "config.json").exists():
                 vision = {"vision_config": CLIPVisionConfig.from_pretrained(beside, local_files_only=True)}
             config = LlavaConfig(
                 text_config={**found, "model_type": "llama"},
@@ -100,6 +125,11 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
     if "anyres" in str(config.get("image_aspect_ratio")) or "image_grid_pinpoints" in config:
         raise UserError(
             f"{folder} is LLaVA-1.6 (LLaVA-NeXT), which cuts pictures up, not LLaVA-1.5: name other weights"
+        )
+    if config.get("mm_projector_type", "mlp2x_gelu") != "mlp2x_gelu" or config.get("mm_use_im_start_end"):
+        raise UserError(
+            f"{folder} is the first LLaVA (projector '{config.get('mm_projector_type')}'), not LLaVA-1.5: name other "
+            "weights"
         )
     if config.get("quantization_config"):
         raise UserError(f"{folder} holds packed weights (quantization_config in its config.json): name unpacked ones")
@@ -133,9 +163,7 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
 
     A picture that was padded to a square before loses nothing by it.
     """
-    from transformers import CLIPImageProcessorPil
-
-    processor = CLIPImageProcessorPil(
+    processor = clip.pillow_processor()(
         size={"shortest_edge": stream.pixels}, crop_size={"height": stream.pixels, "width": stream.pixels}
     )
     return partial(clip.preprocess, processor)

@@ -137,6 +137,14 @@ def load(stream: Stream) -> Eva2:
 
     UserError: files are missing or no tower's, or have other sizes than the stream.
     """
+    tower, folder = outline(stream), Path(stream.weights)
+    state = read_matching(folder, is_tower)
+    load_exactly(tower, {k.removeprefix(PREFIX): v for k, v in state.items()}, folder, assign=True)
+    return tower
+
+
+def outline(stream: Stream) -> Eva2:
+    """The tower on "meta": its config is all that is read. UserError: as for `load`."""
     file = require(Path(stream.weights) / "config.json", "CogVLM2's config")
     config = read_object(file, "download it again")
     with values_of(file, "correct it or download it again"), torch.device("meta"):
@@ -150,10 +158,7 @@ def load(stream: Stream) -> Eva2:
                 f"CogVLM2's tower in {stream.weights} has (pixels, grid, width) {found}, the experiment's stream says "
                 f"{wanted}; name other weights or correct the stream"
             )
-        tower = Eva2(size)
-    state = read_matching(file.parent, is_tower)
-    load_exactly(tower, {k.removeprefix(PREFIX): v for k, v in state.items()}, file.parent, assign=True)
-    return tower
+        return Eva2(size)
 
 
 def is_tower(key: str) -> bool:

@@ -22,6 +22,7 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.tower = tower
         self.pixels, self.grid, self.width = stream.pixels, stream.grid, stream.width
+        self.shape: tuple[int, int] = getattr(tower, "shape", (stream.grid, stream.grid))
         self.preprocess = preprocess
         self.requires_grad_(False).eval()
 
@@ -31,5 +32,5 @@ class GridEncoder(nn.Module):
 
     def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t h w d"]:
         grid = self.tower(frames)
-        assert grid.shape[2:] == (self.grid, self.grid, self.width), f"unexpected grid {tuple(grid.shape)}"
+        assert grid.shape[2:] == (*self.shape, self.width), f"unexpected grid {tuple(grid.shape)}"
         return grid

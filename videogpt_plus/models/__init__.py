@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from videogpt_plus.configs import Experiment
+from videogpt_plus.configs import DEFAULT_LOADING, Experiment, Loading
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,19 @@ FAMILIES: dict[str, str] = {
     "llava15": "videogpt_plus.models.llava:load",
     "cogvlm2_image": "videogpt_plus.models.cogvlm2.model:load",
     "cogvlm2_video": "videogpt_plus.models.cogvlm2.model:load",
+    "cinego": "videogpt_plus.models.cinego.model:load",
+}
+
+#: Family -> what of `configs.Loading` it knows. Each has an `outline` of its model, and `shard` is where it is cut up.
+LOADINGS: dict[str, tuple[str, ...]] = {
+    "llava15": ("devices", "bits"),
+    "cogvlm2_image": ("devices", "bits", "rope_precision"),
+    "cogvlm2_video": ("devices", "bits", "rope_precision"),
+}
+SHARDS: dict[str, str] = {
+    "llava15": "videogpt_plus.models.llava:shard",
+    "cogvlm2_image": "videogpt_plus.models.cogvlm2.parallel:shard",
+    "cogvlm2_video": "videogpt_plus.models.cogvlm2.parallel:shard",
 }
 
 
@@ -51,11 +64,18 @@ def load_models(
     device: str | torch.device,
     dtype: torch.dtype,
     encoder_dtype: torch.dtype,
+    loading: Loading = DEFAULT_LOADING,
+    rows: int = 1,
+    cards: Sequence[int] = (),
+    tell: Callable[[str], None] | None = None,
 ) -> list[DualEncoderVLM]:
     """The models of several run folders, in eval mode and frozen, for answering.
 
     They share their encoders, and their LLM where it is the same one: each has its LoRA beside it, unmerged, and
-    its own projectors and adapter. UserError: as in `load_model`, or they do not see clips in the same way.
+    its own projectors and adapter. `rows` questions go through the LLM together; `cards` holds the bytes that each GPU
+    has free; `tell` is told what the models take before anything is loaded. In processes that torchrun started each
+    holds its share.
+    UserError: as in `load_model`, they do not see clips in the same way, or there is no room for them.
     """
     families = {experiment.family for experiment, _ in runs}
     if len(families) > 1:
@@ -65,5 +85,28 @@ def load_models(
         raise UserError(f"unknown family '{family}'; choose from: {', '.join(FAMILIES)}")
     from videogpt_plus.models.quiet import quiet
 
+    _check_known(family, loading)
+    room = FAMILIES[family].partition(":")[0]
     with quiet():
-        return resolve_name(f"{FAMILIES[family].partition(':')[0]}:load_beside")(runs, device, dtype, encoder_dtype)
+        from videogpt_plus.models.parallel import world
+        from videogpt_plus.models.settle import settled
+
+        if family not in LOADINGS:
+            if world()[1] > 1:
+                raise UserError(f"the family '{family}' is answered in one process: leave the launcher out")
+            return resolve_name(f"{room}:load_beside")(runs, device, dtype, encoder_dtype)
+
+        parts = (resolve_name(f"{room}:outline"), resolve_name(SHARDS[family]))
+        where = settled(runs, *parts, device, dtype, encoder_dtype, loading, rows, cards, tell)
+        return resolve_name(f"{room}:load_beside")(runs, device, dtype, encoder_dtype, where)
+
+
+def _check_known(family: str, loading: Loading) -> None:
+    """UserError: the family cannot be loaded like that."""
+    for name in ("devices", "bits", "rope_precision"):
+        if getattr(loading, name) != getattr(DEFAULT_LOADING, name) and name not in LOADINGS.get(family, ()):
+            families = [other for other, known in LOADINGS.items() if name in known]
+            raise UserError(
+                f"--{name.replace('_', '-')} {getattr(loading, name)} is not for the family '{family}'; leave it out, "
+                f"or name a model of: {', '.join(families)}"
+            )

@@ -5,9 +5,10 @@ The model has a `Qwen2ForCausalLM` and feeds it `inputs_embeds`; LoRA wraps that
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videogpt_plus.adapters import build_adapter
 from videogpt_plus.checkpoint import (
-    ADAPTER_FILES,
     TOKENIZER_FILES,
+    adapter_key,
+    adapter_part,
     check_fit,
     load_exactly,
     located,
@@ -41,10 +43,11 @@ from videogpt_plus.checkpoint import (
     values_of,
     weight_files,
 )
-from videogpt_plus.configs import Experiment, Lora, Stream
+from videogpt_plus.configs import GREEDY, Choosing, Experiment, Lora, Stream
 from videogpt_plus.encoders import load_encoder
-from videogpt_plus.generation import Generated, Reading, generate
+from videogpt_plus.generation import Generated, Reading, generate, stream
 from videogpt_plus.merge import Merged, VisualTokens, splice
+from videogpt_plus.models.beside import has_lora
 from videogpt_plus.models.quiet import quiet
 from videogpt_plus.projectors import build_projector
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
@@ -55,6 +58,8 @@ if TYPE_CHECKING:
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 END_OF_TURN = "<|im_end|>"
+#: A token that is one byte; several of them are a character, or none.
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 #: Stream name -> Float "t h w d" of one visual.
 Grids = Mapping[str, Tensor]
@@ -223,6 +228,33 @@ class DualEncoderVLM(nn.Module):
         # Rows beyond the vocabulary mean nothing; the reference cuts them off before it answers.
         return generate(self.causal, readings, max_new_tokens, self.ends, self.vocabulary, options)
 
+    @torch.inference_mode()
+    def stream_ids(
+        self, prompt: Sequence[int], visuals: Sequence[Visual], max_new_tokens: int, choosing: Choosing = GREEDY
+    ) -> Iterator[int]:
+        """The ids of the answer to a prompt of ids, one by one; see `generation.stream`."""
+        self.activate()
+        tokens = self.tokens_of(self.encode(visuals)) if visuals else []
+        shown = [VisualTokens(own, visual.placeholders) for own, visual in zip(tokens, visuals, strict=True)]
+        reading = self._reading([prompt], shown)
+        yield from stream(self.causal, reading, max_new_tokens, self.ends, self.vocabulary, choosing, prompt)
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of ids as they come, in pieces of whole characters; together they are the ids' `text_of`."""
+        said: list[int] = []
+        told = 0
+        for token in ids:
+            said.append(token)
+            if BYTE.fullmatch(self.tokenizer.convert_ids_to_tokens(token)) or not self.text_of([token]):
+                continue  # the next one may make another character of those before it, or none
+            # Half a character reads as U+FFFD until the rest of it comes, and space at the end does not belong to it.
+            text = self.text_of(said).rstrip("\ufffd").rstrip()
+            if len(text) > told:
+                yield text[told:]
+                told = len(text)
+        if rest := self.text_of(said)[told:]:
+            yield rest
+
     @property
     def vocabulary(self) -> int:
         """The first id that no answer can hold."""
@@ -247,11 +279,13 @@ class DualEncoderVLM(nn.Module):
 
     def text_of(self, ids: Sequence[int]) -> str:
         """An answer as text, without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        # Cleaning up would take spaces that an answer has, and transformers 5 ignores a tokenizer that asks for it.
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip()
 
-    def option_tokens(self) -> list[tuple[int, ...]]:
-        """The first ids of `(A)` to `(Z)`, as many as tell each from all others."""
-        options = [tuple(self.tokenizer(f"({a})", add_special_tokens=False).input_ids) for a in string.ascii_uppercase]
+    def option_tokens(self, texts: Sequence[str] | None = None) -> list[tuple[int, ...]]:
+        """The first ids of the texts, `(A)` to `(Z)` unless told, as many as tell each from all others."""
+        texts = texts or [f"({letter})" for letter in string.ascii_uppercase]
+        options = [tuple(self.tokenizer(text, add_special_tokens=False).input_ids) for text in texts]
         begun = Counter(option[: i + 1] for option in options for i in range(len(option)))
         return [next(o[: i + 1] for i in range(len(o)) if begun[o[: i + 1]] == 1) for o in options]
 
@@ -261,11 +295,14 @@ class DualEncoderVLM(nn.Module):
             self.llm.set_adapter(self.shared_lora, inference_mode=True)
 
     def projector_state(self) -> dict[str, Tensor]:
-        """The projectors' tensors under the reference's names, `mm_projector.0.weight` and so on."""
+        """The projectors' tensors under the reference's names, `mm_projector.0.weight` and so on; and those of
+        adapters that learn, `mm_adapter.query_s` and so on.
+        """
         return {
-            f"{projector_key(name)}.{key}": value
-            for name, projector in self.projectors.items()
-            for key, value in projector.state_dict().items()
+            f"{named(name)}.{key}": value
+            for named, parts in ((projector_key, self.projectors), (adapter_key, self.adapters))
+            for name, part in parts.items()
+            for key, value in part.state_dict().items()
         }
 
     def load_projectors(self, folder: str | Path, streams: Sequence[str] | None = None) -> None:
@@ -277,6 +314,15 @@ class DualEncoderVLM(nn.Module):
         for name in streams or self.projectors:
             own = projector_part(state, name)
             load_exactly(self.projectors[name], own, source=f"of the {name} projector in {folder}")
+
+    def load_adapters(self, folder: str | Path) -> None:
+        """Loads the adapters of a run folder, where they learn.
+
+        UserError: keys and shapes differ, or the folder has tensors of an adapter that has none here.
+        """
+        state = read_projectors(folder)
+        for name, adapter in self.adapters.items():
+            load_exactly(adapter, adapter_part(state, name), source=f"of the {name} adapter in {folder}")
 
     def add_lora(self, lora: Lora) -> None:
         """Wraps the LLM in a fresh, trainable LoRA."""
@@ -390,7 +436,8 @@ def load(
     )
     if run_dir is not None:
         model.load_projectors(run_dir)
-        if _has_lora(run_dir):
+        model.load_adapters(run_dir)
+        if has_lora(run_dir):
             model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
 
@@ -406,7 +453,7 @@ def load_beside(
     for experiment, folder in runs:
         if (experiment.streams, experiment.num_frames) != (first.streams, first.num_frames):
             raise UserError(f"{folder} and {runs[0][1]} see clips differently: answer them one after the other")
-        if shared and not _has_lora(folder):
+        if shared and not has_lora(folder):
             raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
     encoders = {name: load_encoder(stream, device, encoder_dtype) for name, stream in first.streams}
     bases: dict[str, DualEncoderVLM] = {}
@@ -419,7 +466,8 @@ def load_beside(
         parts = _own_parts(experiment, dict(experiment.streams), base.llm.config.hidden_size)
         model = DualEncoderVLM(base.llm, tokenizer, encoders, **parts)
         model.load_projectors(folder)
-        if _has_lora(folder):
+        model.load_adapters(folder)
+        if has_lora(folder):
             model.shared_lora = f"run{number}" if shared else None
             model.load_lora(folder, merge=False, name=f"run{number}")
             base.llm = model.llm
@@ -431,17 +479,13 @@ def load_beside(
     return models
 
 
-def _has_lora(folder: str | Path) -> bool:
-    """Any file: one of them alone is a run folder that lost the others, not a model without LoRA."""
-    written = ("adapter_config.json", *ADAPTER_FILES, "non_lora_trainables.bin")
-    return any((Path(folder) / name).exists() for name in written)
-
-
 def _own_parts(experiment: Experiment, streams: Mapping[str, Stream], width: int) -> dict[str, dict[str, nn.Module]]:
     """What is an experiment's own beside LoRA: projectors into an LLM of `width`, and adapters."""
     return {
         "projectors": {name: build_projector(s.projector, s.width, width) for name, s in streams.items()},
-        "adapters": {name: build_adapter(experiment.adapter, experiment.level) for name in streams},
+        "adapters": {
+            name: build_adapter(experiment.adapter, experiment.level, width, experiment.summary) for name in streams
+        },
     }
 
 

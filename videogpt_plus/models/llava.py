@@ -8,20 +8,37 @@ needs no training. Frames of a video are pictures one behind the other.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer, LlamaTokenizer, LlavaConfig, LlavaForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from videogpt_plus.adapters import build_adapter
-from videogpt_plus.checkpoint import ADAPTER_FILES, load_exactly, read_object, require, values_of
-from videogpt_plus.configs import Experiment, Stream
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.checkpoint import WEIGHT_FILES, load_exactly, read_object, require, values_of
+from videogpt_plus.configs import Experiment
+from videogpt_plus.encoders import clip, load_encoder, preprocessor
 from videogpt_plus.encoders.clip_llava import read_config, read_part
+from videogpt_plus.encoders.grid import GridEncoder
+from videogpt_plus.models.beside import check_one_set, check_without_lora, frozen, has_lora, only_stream
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.parallel import check_shares, columns, rows, summed
+from videogpt_plus.models.settle import Settled
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+#: Llama's special tokens by their roles; the original has no others.
+LLAMA_SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 class Llava(DualEncoderVLM):
@@ -52,7 +69,8 @@ def load(
 
     The encoder computes in `encoder_dtype`, which is `dtype` where none is named.
     """
-    name, stream = _only_stream(experiment, streams)
+    experiment = own_weights(experiment, run_dir)
+    name, stream = only_stream(experiment, streams)
     meta = torch.device(device).type == "meta"
     llm, projector = _load_parts(experiment.llm, dtype, meta)
     if projector.linear_1.in_features != stream.width:
@@ -67,7 +85,7 @@ def load(
         {name: projector},
         {name: build_adapter(experiment.adapter, experiment.level)},
     )
-    if run_dir is not None and _has_lora(run_dir):
+    if run_dir is not None and has_lora(run_dir):
         model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
 
@@ -77,21 +95,60 @@ def load_beside(
     device: str | torch.device,
     dtype: torch.dtype,
     encoder_dtype: torch.dtype,
+    settled: Settled | None = None,
 ) -> list[Llava]:
     """See `models.load_models`: runs of one set of weights at several levels share all but the adapter."""
+    settled = settled or Settled(device, dtype)
+    check_one_set([(own_weights(*run), run[1]) for run in runs])
+    check_without_lora(runs)
     first, folder = runs[0]
-    models = [load(first, folder, device, dtype, encoder_dtype=encoder_dtype)]
+    models = [settled.settle(load(first, folder, settled.first, dtype, encoder_dtype=encoder_dtype))]
     base, ((name, _),) = models[0], first.streams
-    for experiment, other in runs[1:]:
-        if (experiment.llm, experiment.streams, experiment.num_frames) != (first.llm, first.streams, first.num_frames):
-            raise UserError(f"{other} and {folder} have other weights or see clips differently: answer them apart")
-        if _has_lora(other) or _has_lora(folder):
-            raise UserError(f"{other} and {folder} cannot share an LLM with a LoRA in it: answer them apart")
+    for experiment, _ in runs[1:]:
         adapters = {name: build_adapter(experiment.adapter, experiment.level)}
         models.append(Llava(base.llm, base.tokenizer, base.encoders, base.projectors, adapters))
-    for model in models:
-        model.requires_grad_(False).eval()
-    return models
+    return frozen(models)
+
+
+def outline(experiment: Experiment, run_dir: str | Path | None) -> Llava:
+    """The model on "meta", without a tokenizer: of its files configs alone are read."""
+    experiment = own_weights(experiment, run_dir)
+    name, stream = only_stream(experiment, None)
+    llm, projector = _load_parts(experiment.llm, torch.bfloat16, meta=True)
+    tower = clip.outline(stream, read_config(experiment.llm).vision_config)
+    return Llava(llm, None, {name: GridEncoder(tower, stream, preprocessor(stream))}, {name: projector}, {})
+
+
+def shard(model: Llava, rank: int, size: int) -> None:
+    """Leaves of every layer of the language model the rank's share; all else stays whole in each process.
+
+    UserError: heads or channels cannot be shared out evenly.
+    """
+    config = model.causal.config.text_config
+    check_shares(
+        size,
+        {
+            "heads": config.num_attention_heads,
+            "key-value heads": config.num_key_value_heads,
+            "channels of the MLP": config.intermediate_size,
+        },
+    )
+    for layer in model.causal.model.language_model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for first in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
+            rows(first, rank, size)
+        for last in (attention.o_proj, mlp.down_proj):
+            columns(last, rank, size)
+        summed(attention)
+        summed(mlp)
+
+
+def own_weights(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
+    """The experiment with the weights that its run folder holds, as one that `convert` wrote does."""
+    if run_dir is None or not any((Path(run_dir) / name).exists() for name in WEIGHT_FILES):
+        return experiment
+    streams = tuple((name, replace(stream, weights=str(run_dir))) for name, stream in experiment.streams)
+    return replace(experiment, llm=str(run_dir), streams=streams)
 
 
 def build(config: LlavaConfig) -> LlavaForConditionalGeneration:
@@ -133,7 +190,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
         return _from_sentencepiece(file)
 
 
-def _from_sentencepiece(file: Path) -> LlamaTokenizer:
+def _from_sentencepiece(file: Path) -> Tokenizer:
     """Llama's tokenizer out of its SentencePiece file: transformers' own way asks for two more libraries."""
     from sentencepiece import SentencePieceProcessor
     from transformers.convert_slow_tokenizer import generate_merges
@@ -141,18 +198,16 @@ def _from_sentencepiece(file: Path) -> LlamaTokenizer:
     pieces = SentencePieceProcessor(model_file=str(file))
     scores = {pieces.id_to_piece(i): pieces.get_score(i) for i in range(len(pieces))}
     vocab = {piece: i for i, piece in enumerate(scores)}
-    return LlamaTokenizer(vocab=vocab, merges=generate_merges(vocab, scores))
+    return PreTrainedTokenizerFast(tokenizer_object=llama_bpe(vocab, generate_merges(vocab, scores)), **LLAMA_SPECIAL)
 
 
-def _only_stream(experiment: Experiment, names: Sequence[str] | None) -> tuple[str, Stream]:
-    if len(experiment.streams) != 1:
-        raise UserError(f"experiment '{experiment.name}' has {len(experiment.streams)} streams, LLaVA has one")
-    ((name, stream),) = experiment.streams
-    if unknown := [other for other in names or () if other != name]:
-        raise UserError(f"unknown stream '{unknown[0]}'; choose from: {name}")
-    return name, stream
+def llama_bpe(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
+    """Llama's pipe around a vocabulary: a space before the text and for each of its spaces, bytes for what is left."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
-
-def _has_lora(folder: str | Path) -> bool:
-    """Any file of one: a folder that lost the others must not pass for one without LoRA."""
-    return any((Path(folder) / name).exists() for name in ("adapter_config.json", *ADAPTER_FILES))
+    made = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    written = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    made.decoder = decoders.Sequence(written)
+    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in LLAMA_SPECIAL.values()])
+    return made

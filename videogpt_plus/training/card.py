@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from videogpt_plus.adapters import num_visual_tokens, pooled_side
+from videogpt_plus.adapters import left_of_grid, num_visual_tokens
 from videogpt_plus.checkpoint import read_object
 from videogpt_plus.configs import Experiment, Training
 from videogpt_plus.experiments import level_text
@@ -63,11 +63,12 @@ def _what(experiment: Experiment, tuned: bool) -> str:
             "nothing by itself. This folder holds the projector, the experiment and the tokenizer."
         )
     tokens = num_visual_tokens(experiment, experiment.num_frames)
+    projectors = " and the projectors" if experiment.pretrain else ""
     return (
         f"A video LLM that sees {experiment.num_frames} frames of a clip as {tokens:,} visual tokens: frozen encoders "
         f"({streams}), a projector each, {experiment.adapter} pooling at level {level_text(experiment.level)}, and an "
-        "LLM with LoRA. This folder holds what was trained (the LoRA adapter and the projectors), the experiment and "
-        "the tokenizer; the parts below are needed beside it."
+        f"LLM with LoRA. This folder holds what was trained (the LoRA adapter{projectors}), the experiment and the "
+        "tokenizer; the parts below are needed beside it."
     )
 
 
@@ -78,9 +79,9 @@ def _parts(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
 
     yield "LLM", *named(experiment.llm)
     for name, stream in experiment.streams:
-        side = pooled_side(stream.grid, experiment.level)
+        left = left_of_grid(experiment, stream.grid)
         weights, licence = named(stream.weights)
-        shape = f"{stream.pixels} px, {stream.grid} x {stream.grid} patches a frame, pooled to {side} x {side}"
+        shape = f"{stream.pixels} px, {stream.grid} x {stream.grid} patches a frame, reduced to {left}"
         yield f"{name} stream", f"{stream.encoder}, {weights}: {shape}; projector {stream.projector}", licence
 
 

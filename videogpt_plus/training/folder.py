@@ -14,11 +14,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from videogpt_plus.checkpoint import TOKENIZER_FILES, located, read_object, write_bytes, write_json
+from videogpt_plus.checkpoint import TOKENIZER_FILES, experiment_json, located, read_object, write_bytes, write_json
 from videogpt_plus.configs import Experiment
 from videogpt_plus.training.card import CARD, model_card
 from videogpt_plus.types import UserError
@@ -28,13 +27,10 @@ COMPLETE = "COMPLETE"
 PATIENCE = 10
 #: The file that a training writes last.
 FINISHED = "projectors.safetensors"
+#: What a model was asked in training, where that was one question for all samples.
+QUESTION = "question.txt"
 #: Texts of torch's zip writer when the disk is full.
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error")
-
-
-def as_json(experiment: Experiment) -> dict:
-    """The experiment as it is read back from experiment.json."""
-    return json.loads(json.dumps(asdict(experiment)))
 
 
 def claim(folder: Path, experiment: Experiment) -> bool:
@@ -42,7 +38,7 @@ def claim(folder: Path, experiment: Experiment) -> bool:
 
     UserError: the folder belongs to another experiment, or cannot be written.
     """
-    path, wanted = folder / "experiment.json", as_json(experiment)
+    path, wanted = folder / "experiment.json", experiment_json(experiment)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():

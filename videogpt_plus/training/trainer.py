@@ -125,6 +125,7 @@ def training_arguments(training: Training, out_dir: Path, deepspeed: str | None)
         lr_scheduler_type=training.lr_scheduler_type,
         warmup_steps=training.warmup_ratio,  # below 1 it is a ratio
         weight_decay=training.weight_decay,
+        adam_beta2=training.adam_beta2,
         max_grad_norm=training.max_grad_norm,
         bf16=training.bf16,
         tf32=training.tf32 if cuda else None,
@@ -220,9 +221,9 @@ def safe_pickles(folder: str) -> Iterator[None]:
         del os.environ[forced]
 
 
-def is_projector(name: str) -> bool:
-    """Whether a parameter of the model belongs to a projector."""
-    return name.startswith("projectors.")
+def is_visual(name: str) -> bool:
+    """Whether a parameter of the model belongs to a projector, or to an adapter that learns."""
+    return name.startswith(("projectors.", "adapters."))
 
 
 @contextmanager
@@ -291,8 +292,8 @@ class StageTrainer(Trainer):
         groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
         parameters = dict((model or self.model).named_parameters())
         # LoRA first: the log's lr is that of the first group.
-        for name in sorted(self.shapes, key=is_projector):
-            rate = self.projector_learning_rate if is_projector(name) else self.args.learning_rate
+        for name in sorted(self.shapes, key=is_visual):
+            rate = self.projector_learning_rate if is_visual(name) else self.args.learning_rate
             decay = self.args.weight_decay if len(self.shapes[name]) > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameters[name])
         optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)

@@ -199,7 +199,8 @@ class CogVLM2LM(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.lm_head.weight.device
+        """Where tokens go in."""
+        return self.model.embed_tokens.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,8 +212,8 @@ class CogVLM2LM(nn.Module):
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None) -> None:
-        """Computes the layers again in the backward pass, which never re-enters autograd, whatever is asked."""
+    def activation_checkpointing_enable(self) -> None:
+        """Computes the layers again in the backward pass, which never re-enters autograd."""
         self.model.gradient_checkpointing = True
 
     def forward(

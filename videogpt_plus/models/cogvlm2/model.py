@@ -18,15 +18,18 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videogpt_plus.adapters import build_adapter
 from videogpt_plus.checkpoint import load_exactly, projector_part, read_projectors
-from videogpt_plus.configs import Experiment
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.configs import Experiment, Lora
+from videogpt_plus.encoders import eva2, load_encoder, preprocessor
 from videogpt_plus.encoders.grid import GridEncoder
 from videogpt_plus.generation import Reading
 from videogpt_plus.merge import VisualTokens, splice
+from videogpt_plus.models.beside import check_one_set, frozen, has_lora, only_stream
 from videogpt_plus.models.cogvlm2 import weights
+from videogpt_plus.models.cogvlm2.lora import TARGETS, fuse, split
 from videogpt_plus.models.cogvlm2.positions import advances, position_ids, vision_expert
 from videogpt_plus.models.cogvlm2.rope import RopePrecision
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids, load_tokenizer
+from videogpt_plus.models.settle import Settled
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 #: The first is what the original stops at; the second ends a turn of Llama-3, which it was made from.
@@ -46,10 +49,7 @@ class CogMerged(NamedTuple):
 class CogVLM2(DualEncoderVLM):
     """One stream, and a placeholder a frame: text may stand between frames, as the frames' numbers do."""
 
-    lora_targets = (
-        r"model\.layers\.\d+\."
-        r"(self_attn\.language_expert_(query_key_value|dense)|mlp\.language_mlp\.(gate|up|down)_proj)"
-    )
+    lora_targets = TARGETS
     lora_task = None  # PEFT would ask it for transformers' generation hooks
 
     @property
@@ -119,6 +119,18 @@ class CogVLM2(DualEncoderVLM):
         _, h, w, _ = frame.grids[self.stream].shape
         return self.adapters[self.stream].num_tokens(1, h, w) + 2
 
+    def add_lora(self, lora: Lora) -> None:
+        """Wraps the LLM in a fresh, trainable LoRA, with q, k and v apart."""
+        split(self.causal)
+        super().add_lora(lora)
+
+    def load_lora(self, folder: str | Path, merge: bool, name: str = "default") -> None:
+        """See DualEncoderVLM."""
+        split(self.causal)
+        super().load_lora(folder, merge, name)
+        if merge:
+            fuse(self.causal)
+
     def _reading(self, prompts: Sequence[Sequence[int]], visuals: Sequence[VisualTokens]) -> Reading:
         frames = [VisualTokens(tokens, 1) for own, count in visuals for tokens in _by_frame(own, count)]
         reading = super()._reading(prompts, frames)
@@ -161,7 +173,7 @@ def load(
     A published folder is read part by part, each tensor once. `rope_precision` is that of the folder's config.json
     (key "rope_precision"), where none is named, and fp32 where that names none either.
     """
-    name, stream = _only_stream(experiment, streams)
+    name, stream = only_stream(experiment, streams)
     experiment = weights.own_parts(experiment, run_dir)
     stream = dict(experiment.streams)[name]
     meta = torch.device(device).type == "meta"
@@ -178,7 +190,7 @@ def load(
     elif not meta:
         load_exactly(model.projectors[name], weights.published_projector(experiment.llm), f"in {experiment.llm}")
     model.projectors.to(dtype)
-    if run_dir is not None and weights.has_lora(run_dir):
+    if run_dir is not None and has_lora(run_dir):
         model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
 
@@ -188,35 +200,46 @@ def load_beside(
     device: str | torch.device,
     dtype: torch.dtype,
     encoder_dtype: torch.dtype,
+    settled: Settled | None = None,
 ) -> list[CogVLM2]:
-    """See `models.load_models`: runs of one set of weights at several levels share all but the adapter."""
-    first = weights.own_parts(*runs[0])
-    name, stream = _only_stream(first, None)
-    base = load(*runs[0], device, dtype, None, {name: load_encoder(stream, device, encoder_dtype)})
-    models = [base]
-    for experiment, folder in runs[1:]:
-        own = weights.own_parts(experiment, folder)
-        if (own.llm, own.streams, own.num_frames) != (first.llm, first.streams, first.num_frames):
-            raise UserError(f"{folder} and {runs[0][1]} have other weights or see clips differently: answer them apart")
-        if any(weights.has_lora(f) for f in (folder, runs[0][1])):
-            raise UserError(f"{folder} and {runs[0][1]} cannot share an LLM with a LoRA in it: answer them apart")
+    """See `models.load_models`: runs of one set of weights at several levels share all but adapter and LoRA."""
+    settled = settled or Settled(device, dtype)
+    own = [(weights.own_parts(*run), run[1]) for run in runs]
+    check_one_set(own)
+    first = own[0][0]
+    name, stream = only_stream(first, None)
+    tuned = len(runs) > 1 and any(has_lora(folder) for _, folder in runs)
+    if tuned and settled.loading.bits:
+        raise UserError("--bits needs a LoRA merged into the LLM that it changes: answer these runs one by one")
+    start = (first, None) if tuned else runs[0]
+    encoders = {name: load_encoder(stream, settled.first, encoder_dtype)}
+    base = load(*start, settled.first, dtype, None, encoders, settled.loading.rope_precision)
+    device = settled.settle(base).device
+    models = []
+    for number, (experiment, folder) in enumerate(runs):
+        if tuned and not has_lora(folder):
+            raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
         adapters = {name: build_adapter(experiment.adapter, experiment.level)}
         model = CogVLM2(base.llm, base.tokenizer, base.encoders, base.projectors, adapters)
+        if tuned:
+            model.shared_lora = f"run{number}"
+            model.load_lora(folder, merge=False, name=model.shared_lora)
+            base.llm = model.llm.to(dtype)
         if weights.has_projectors(folder):
             model.projectors = torch.nn.ModuleDict({name: weights.build_projector(stream, base.llm.config)})
             state = projector_part(read_projectors(folder), name)
             load_exactly(model.projectors[name], state, f"of the projector in {folder}")
             model.projectors.to(device, dtype)
         models.append(model)
-    for model in models:
-        model.requires_grad_(False).eval()
-    return models
+    return frozen(models)
 
 
-def _only_stream(experiment: Experiment, names: Sequence[str] | None) -> tuple[str, object]:
-    if len(experiment.streams) != 1:
-        raise UserError(f"experiment '{experiment.name}' has {len(experiment.streams)} streams, CogVLM2 has one")
-    ((name, stream),) = experiment.streams
-    if names and list(names) != [name]:
-        raise UserError(f"unknown stream '{[n for n in names if n != name][0]}'; choose from: {name}")
-    return name, stream
+def outline(experiment: Experiment, run_dir: str | Path | None) -> CogVLM2:
+    """The model on "meta", without a tokenizer: of its files configs alone are read."""
+    experiment = weights.own_parts(experiment, run_dir)
+    name, stream = only_stream(experiment, None)
+    llm = weights.load_llm(experiment, torch.bfloat16, None, True)
+    tower = GridEncoder(eva2.outline(stream), stream, preprocessor(stream))
+    with torch.device("meta"):
+        projector = weights.build_projector(stream, llm.config)
+    return CogVLM2(llm, None, {name: tower}, {name: projector}, {})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from videogpt_plus.configs import RopePrecision
+
 #: fp32: frequencies, angles and rotation in float32, the exact ones.
 #: ckpt_fp32load: the file's frequencies, which it keeps in bfloat16, used in float32: what the original does when it is
 #: loaded in float32. reference_bf16: all of it in bfloat16, where positions above 256 collapse: what the original does
 #: when it is loaded in bfloat16.
-RopePrecision = Literal["fp32", "ckpt_fp32load", "reference_bf16"]
 PRECISIONS: tuple[str, ...] = get_args(RopePrecision)
 #: Stands in no config of the published weights.
 THETA = 500000.0

@@ -14,12 +14,12 @@ import torch
 from transformers import LlamaConfig
 
 from videogpt_plus.checkpoint import (
-    ADAPTER_FILES,
     PROJECTOR_FILES,
     State,
     load_exactly,
     read_matching,
     read_object,
+    read_projectors,
     require,
     values_of,
 )
@@ -50,13 +50,8 @@ def own_parts(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
 
 
 def has_projectors(folder: str | Path) -> bool:
-    """Whether a run folder has a projector of its own."""
-    return any((Path(folder) / name).exists() for name in PROJECTOR_FILES)
-
-
-def has_lora(folder: str | Path) -> bool:
-    """Any file of one: a folder that lost the others must not pass for one without LoRA."""
-    return any((Path(folder) / name).exists() for name in ("adapter_config.json", *ADAPTER_FILES))
+    """Whether a run folder has a projector of its own; one that trained a LoRA alone has a file with none in it."""
+    return any((Path(folder) / name).exists() for name in PROJECTOR_FILES) and bool(read_projectors(folder))
 
 
 def load_llm(experiment: Experiment, dtype: torch.dtype, rope_precision: RopePrecision | None, meta: bool) -> CogVLM2LM:

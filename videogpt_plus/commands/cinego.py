@@ -1,0 +1,443 @@
+"""`cinego`: a video LLM from nothing - tokenizer, language model, its two trainings, a demo, and what it says."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from videogpt_plus.commands.common import find_run
+from videogpt_plus.configs import DEFAULT_FEEDING, GREEDY, Choosing, Feeding
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.cinego.training import Recipe
+
+Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
+Dtype = Literal["float32", "bfloat16", "float16"]
+#: What the demo prints beside the model itself, and what it shows.
+CONTROLS = {None: "all frames", "shuffled": "frames in another order", "blind": "blind"}
+
+
+def tokenizer(data: Positional[tuple[Path, ...]], output: Path, vocabulary: int = 6400) -> None:
+    """Train a byte-level BPE tokenizer on text.
+
+    Args:
+        data: JSONL files of {"text": ...} or {"conversations": ...}.
+        output: Folder for the tokenizer.
+        vocabulary: Its entries; the published models have 6,400.
+    """
+    from itertools import chain
+
+    from videogpt_plus.cinego.tokenizer import texts_of, train_tokenizer
+
+    _named(data)
+    entries = train_tokenizer(chain.from_iterable(texts_of(path) for path in data), output, vocabulary)
+    print(f"tokenizer of {entries:,} entries: {output}")
+
+
+def lm(
+    experiment: Positional[Name],
+    data: tuple[Path, ...],
+    start: Path,
+    output_dir: Path,
+    experts: bool = False,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulation: int | None = None,
+    learning_rate: float | None = None,
+    max_length: int | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 1337,
+    save_steps: int = 100,
+    dataloader_num_workers: int = 0,
+) -> None:
+    """Train the language model on text, from random weights or on.
+
+    Args:
+        data: JSONL files of {"text": ...}, or of conversations without files.
+        start: Folder of a tokenizer to begin with, or a file lm_*.pth to go on from.
+        output_dir: Folder for the weights.
+        experts: A mixture of experts in every layer, of a new model.
+        epochs: Passes over the data; the recipe's when not given, as with the others.
+        batch_size: Samples a device and forward pass.
+        accumulation: Forward passes a step.
+        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
+        max_length: Tokens of a sample; longer texts become several.
+        dtype: What is computed in; weights stay float32.
+        seed: Initial weights and order of the data.
+        save_steps: A checkpoint every so many steps.
+        dataloader_num_workers: Processes that read the data.
+    """
+    from videogpt_plus.cinego.demo import Plan
+    from videogpt_plus.experiments import get_experiment
+    from videogpt_plus.models.cinego.lm import MINIMIND_512, MINIMIND_768, Experts
+
+    chosen = get_experiment(experiment)
+    sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
+    if chosen.name not in sizes:
+        raise UserError(f"{chosen.name} is no Cinego; choose from: {', '.join(sizes)}")
+    size = None if start.suffix == ".pth" else replace(sizes[chosen.name], experts=Experts() if experts else None)
+    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
+    recipe = _recipe("lm", given, dtype, seed, save_steps)
+    _train("lm", chosen, data, Path(), start, output_dir, recipe, dataloader_num_workers, DEFAULT_FEEDING, size=size)
+
+
+def pretrain(
+    experiment: Positional[Name],
+    data: tuple[Path, ...],
+    start: Path,
+    output_dir: Path,
+    media: Path = Path(),
+    features: Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulation: int | None = None,
+    learning_rate: float | None = None,
+    max_length: int | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 1337,
+    save_steps: int = 100,
+    dataloader_num_workers: int = 0,
+    reference: bool = False,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+) -> None:
+    """Train projection, summary and the language model's last layer on captions.
+
+    Args:
+        data: JSONL files of conversations with images, videos or .npy features.
+        start: File lm_*.pth, or its folder.
+        output_dir: Folder for the weights.
+        media: Folder that the rows' files start from.
+        features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
+        epochs: Passes over the data; the recipe's when not given, as with the others.
+        batch_size: Samples a device and forward pass.
+        accumulation: Forward passes a step.
+        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
+        max_length: Tokens of a sample at most, visual ones included.
+        dtype: What is computed in; weights stay float32.
+        seed: Initial weights, order of the data, dropout.
+        save_steps: A checkpoint every so many steps.
+        dataloader_num_workers: Processes that read clips; 0 reads in the training process.
+        reference: Masks, order and accumulation of the original, to compare with it.
+    """
+    from videogpt_plus.experiments import get_experiment
+
+    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
+    recipe = _recipe("pretrain", given, dtype, seed, save_steps, reference)
+    chosen = get_experiment(experiment)
+    _train("pretrain", chosen, data, media, start, output_dir, recipe, dataloader_num_workers, feeding, features)
+
+
+def sft(
+    experiment: Positional[Name],
+    data: tuple[Path, ...],
+    start: Path,
+    output_dir: Path,
+    media: Path = Path(),
+    features: Path | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    accumulation: int | None = None,
+    learning_rate: float | None = None,
+    max_length: int | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 1337,
+    save_steps: int = 100,
+    dataloader_num_workers: int = 0,
+    reference: bool = False,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+) -> None:
+    """Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.
+
+    Args:
+        data: JSONL files of conversations with images, videos or .npy features.
+        start: File pretrain_videolm_*.pth or sft_videolm_*.pth, or its folder.
+        output_dir: Folder for the weights.
+        media: Folder that the rows' files start from.
+        features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
+        epochs: Passes over the data; the recipe's when not given, as with the others.
+        batch_size: Samples a device and forward pass.
+        accumulation: Forward passes a step.
+        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
+        max_length: Tokens of a sample at most, visual ones included.
+        dtype: What is computed in; weights stay float32.
+        seed: Initial weights, order of the data, dropout.
+        save_steps: A checkpoint every so many steps.
+        dataloader_num_workers: Processes that read clips; 0 reads in the training process.
+        reference: Masks, order and accumulation of the original, to compare with it.
+    """
+    from videogpt_plus.experiments import get_experiment
+
+    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
+    recipe = _recipe("sft", given, dtype, seed, save_steps, reference)
+    chosen = get_experiment(experiment)
+    _train("sft", chosen, data, media, start, output_dir, recipe, dataloader_num_workers, feeding, features)
+
+
+def preprocess(
+    experiment: Positional[Name],
+    data: Positional[tuple[Path, ...]],
+    media: Path = Path(),
+    workers: int = 2,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+) -> None:
+    """Keep CLIP's output of every clip, so that a training with the same --store decodes and encodes nothing.
+
+    Goes on where it was ended. A clip that cannot be read is named, and left out.
+
+    Args:
+        data: JSONL files, whose images and videos are taken, or folders of images and videos.
+        media: Folder that the rows' files start from.
+        workers: Processes that decode clips; 0 decodes in this one.
+    """
+    from videogpt_plus.cinego.data import read_rows
+    from videogpt_plus.cinego.features import SUFFIX, media_files
+    from videogpt_plus.cinego.features import preprocess as keep
+    from videogpt_plus.experiments import get_experiment
+    from videogpt_plus.screen import progress
+    from videogpt_plus.store import open_store
+
+    _named(data)
+    if (store := open_store(feeding)) is None:
+        raise UserError("preprocess fills a grid store: name its folder with --store DIR")
+    paths: list[Path] = []
+    for one in data:
+        if one.is_dir():
+            paths += media_files(one)
+        else:
+            paths += [Path(path) for row in read_rows(one, media) for path in row.media if not path.endswith(SUFFIX)]
+    with progress("preprocess") as advance:
+        done = keep(get_experiment(experiment), paths, store, feeding.decoder, workers, advance)
+    for path, error in done.failed.items():
+        print(f"{path}: {error}", file=sys.stderr)
+    print(f"{store.folder}: {done.new} new, {done.kept} there before, {len(done.failed)} that cannot be read")
+
+
+def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
+    """Train a tiny Cinego from nothing on rendered clips, and ask it about others; two cores take some minutes.
+
+    Leaves the weights of `toy_cinego`: `videogpt-plus predict toy_cinego "What color is the object?" --video ...`.
+
+    Args:
+        output: Folder for clips, features and trainings; what is finished there is not done again.
+    """
+    from videogpt_plus.cinego import demo as demos
+    from videogpt_plus.experiments import get_experiment
+    from videogpt_plus.screen import progress
+
+    began, experiment, plan = time.monotonic(), get_experiment("toy_cinego"), demos.Plan()
+    with progress("render clips") as advance:
+        demos.prepare(output, plan, advance)
+
+    def shown(stage: str) -> Callable[[int, int, float], None]:
+        def advance(step: int, steps: int, loss: float) -> None:
+            if step % max(1, steps // 5) == 0 or step == steps:
+                print(f"{stage}: step {step} of {steps}, loss {loss:.3f}", flush=True)
+
+        return advance
+
+    folder = demos.teach(experiment, output, plan, shown)
+    print(f"weights of toy_cinego: {folder}")
+    replies = {control: demos.ask(experiment, output, plan, control) for control in CONTROLS}
+    _show_replies(replies)
+    example = demos.clips(output, plan)[-1]
+    print(f'ask it: videogpt-plus predict toy_cinego "What color is the object?" --video {example.path}')
+    print(f"{time.monotonic() - began:.0f} seconds")
+
+
+def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -> None:
+    """The share of right words of every question under every control, and how far above the blind one it is."""
+    from eval.stats import compare, wilson
+    from videogpt_plus.cinego.demo import QUESTIONS, is_right
+    from videogpt_plus.screen import show
+    from videogpt_plus.screen import table as new_table
+
+    table = new_table("asked", *CONTROLS.values(), "above blind", "chance", title="held-out clips, % right")
+    worth = []
+    for name, question in QUESTIONS.items():
+        right = {c: [is_right(name, reply) for reply in own[name]] for c, own in replies.items()}
+        cells = []
+        for own in right.values():
+            share = wilson(sum(own), len(own))
+            cells.append(f"{100 * share.value:.0f} ({100 * share.low:.0f} to {100 * share.high:.0f})")
+        keys = [str(i) for i in range(len(right[None]))]
+        # Each clip is asked twice, once in each turn: the two answers are about one clip.
+        videos = {key: str(i // 2) for i, key in enumerate(keys)}
+        pair = (dict(zip(keys, right[control], strict=True)) for control in (None, "blind"))
+        above = compare(*pair, videos)
+        worth.append(above.low)
+        cells.append(f"{100 * above.difference:+.0f} ({100 * above.low:+.0f} to {100 * above.high:+.0f})")
+        table.add_row(name, *cells, f"{100 / len(question.words):.0f}")
+    show(table)
+    print(f"with 95 % confidence the clip is worth more than {100 * min(worth):.0f} points on every question")
+
+
+def evaluate(
+    run: Positional[str],
+    media: Positional[Path],
+    prompt: str | None = None,
+    prompts: Path | None = None,
+    output: Path | None = None,
+    choosing: OmitArgPrefixes[Choosing] = GREEDY,
+    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+) -> None:
+    """Ask one question, or each of a file, about every image and video of a folder; answers show as they come.
+
+    Benchmarks are asked with `videogpt-plus answer`.
+
+    Args:
+        run: A run folder, or an experiment's name such as toy_cinego.
+        media: A folder of images and videos, or one file.
+        prompt: What to ask.
+        prompts: A file with a question on each line.
+        output: JSONL file for the answers; what it holds already is not asked again.
+    """
+    from videogpt_plus.cinego.features import media_files
+
+    questions = _questions(prompt, prompts)
+    files = [media] if media.is_file() else media_files(media)
+    folder = find_run(run)  # before seconds of imports
+    from eval.journal import append, claim, cut_torn_line, open_locked, read_lines
+    from eval.runs import load_answerer
+    from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.configs import Asking
+    from videogpt_plus.fingerprint import of_path
+
+    experiment = load_experiment(folder)
+    answerer = load_answerer({run: folder}, Asking(**{**asdict(feeding), "workers": 0}))
+    if output is None:
+        for _ in _replies(answerer, experiment, files, questions, choosing, {}):
+            pass
+        return
+    with closing(open_locked(output)) as file:
+        cut_torn_line(file, output)
+        claim(output, {"run": str(folder), "weights": of_path(experiment.llm), **asdict(choosing)}, "answers")
+        known = read_lines(output, "an answer", "move it away")
+        for line in _replies(answerer, experiment, files, questions, choosing, known):
+            append(file, output, line)
+    print(f"answers: {output}")
+
+
+def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
+    if (prompt is None) == (prompts is None):
+        raise UserError('eval takes one question or a file of them: give --prompt "..." or --prompts FILE')
+    if prompt is not None:
+        return [prompt]
+    try:
+        found = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {prompts} ({error}); name a text file with a question on each line") from error
+    if not found:
+        raise UserError(f"{prompts} holds no questions; write one on each line")
+    return list(dict.fromkeys(found))
+
+
+def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[str], choosing: Choosing, known: dict):
+    """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
+    from videogpt_plus.types import ClipError
+    from videogpt_plus.video import STILLS
+
+    for path in files:
+        left = [question for question in questions if f"{path} {question}" not in known]
+        if not left:
+            continue
+        try:
+            still = experiment.finetune.image_aspect_ratio if path.suffix.lower() in STILLS else None
+            visual = answerer.prepare(path, still=still)
+        except ClipError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            for question in left:
+                yield {"key": f"{path} {question}", "file": str(path), "prompt": question, "error": str(error)}
+            continue
+        for question in left:
+            began, first, pieces = time.perf_counter(), None, []
+            print(f"{path}: {question}\n  ", end="", flush=True)
+            for piece in answerer.stream(question, visual, (), choosing):
+                first = first or time.perf_counter() - began
+                pieces.append(piece)
+                print(piece, end="", flush=True)
+            print()
+            taken = {"seconds": round(time.perf_counter() - began, 3), "seconds_first": first and round(first, 3)}
+            line = {"key": f"{path} {question}", "file": str(path), "prompt": question, "answer": "".join(pieces)}
+            yield {**line, **taken}
+
+
+def _named(data: tuple[Path, ...]) -> None:
+    if not data:
+        raise UserError("no data is named: give JSONL files")
+
+
+def _given(*values: Any) -> dict[str, Any]:
+    names = ("epochs", "batch_size", "accumulation", "learning_rate", "max_length")
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def _recipe(
+    stage: str, given: dict[str, Any], dtype: Dtype, seed: int, save_steps: int, reference: bool = False
+) -> Recipe:
+    from videogpt_plus.cinego.training import RECIPES
+
+    return replace(RECIPES[stage], **given, dtype=dtype, seed=seed, save_steps=save_steps, reference=reference)
+
+
+def _train(
+    stage: str,
+    experiment: Any,
+    data: tuple[Path, ...],
+    media: Path,
+    start: Path,
+    output_dir: Path,
+    recipe: Recipe,
+    workers: int,
+    feeding: Feeding,
+    features: Path | None = None,
+    size: Any = None,
+) -> None:
+    from videogpt_plus.cinego.training import Source, train
+    from videogpt_plus.data import read_substitutions
+    from videogpt_plus.screen import progress
+    from videogpt_plus.store import open_store
+
+    if experiment.family != "cinego":
+        raise UserError(f"{experiment.name} is no Cinego; choose from: cinego_512, cinego_768, toy_cinego")
+    if workers < 0:
+        raise UserError(f"--dataloader-num-workers {workers} is not possible: 0 reads in the training process itself")
+    _named(data)
+    source = Source(data, media, features, open_store(feeding), feeding.decoder)
+    with progress(f"cinego {stage}") as advance:
+
+        def shown(step: int, steps: int, loss: float) -> None:
+            advance(step, steps, f"loss {loss:.3f}")
+
+        path = train(
+            stage, experiment, source, start, output_dir, recipe, size=size, workers=workers, progress=shown, say=print
+        )
+    if replaced := read_substitutions(output_dir / "substituted.jsonl"):
+        print(f"{len(replaced)} samples with unreadable files were replaced; see {output_dir / 'substituted.jsonl'}")
+    print(f"weights: {path}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "tokenizer": tokenizer,
+    "lm": lm,
+    "pretrain": pretrain,
+    "sft": sft,
+    "preprocess": preprocess,
+    "demo": demo,
+    "eval": evaluate,
+}
+# tyro runs the chosen one while it makes the argument.
+_Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=made)] for name, made in COMMANDS.items()))
+
+
+def cinego(command: OmitSubcommandPrefixes[OmitArgPrefixes[_Chosen]]) -> None:
+    """A video LLM from nothing: its tokenizer, its language model, both trainings, a demo of it all, its answers."""
