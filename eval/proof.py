@@ -60,7 +60,7 @@ def _change(fine: Cell, coarse: Cell, group: str, claim: str, holds: Callable[[f
     before, after = _accuracies(group)(fine), _accuracies(group)(coarse)
     lost = {task: before[task] - after[task] for task in before}
     together = estimate(fine, group).value - estimate(coarse, group).value
-    return _both(group, claim, together, lost, holds, lambda value: f"{-100 * value:+.1f} points")
+    return _both(group, claim, together, lost, holds, lambda value: f"{0 - 100 * value:+.1f} points")
 
 
 def _temporal(cells: Sequence[Cell], curve: Sequence[Cell]) -> list[Claim]:
