@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval import benchmarks
-from eval.answer import Answered, Target, answer_all, read_meta
+from eval.answer import Answered, Target, answer_all, read_answers, read_meta
 from eval.benchmarks import get_benchmark
 from eval.judge.levels import Run
 from eval.judge.tables import judged_section
@@ -19,7 +19,7 @@ from eval.task import fingerprint as questions_fingerprint
 from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import load_experiment
-from videogpt_plus.configs import DEFAULT_ASKING, Asking
+from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment
 from videogpt_plus.experiments import base_of, is_random
 from videogpt_plus.flops import costs
 from videogpt_plus.store import GridStore, open_store
@@ -135,6 +135,21 @@ def _other_words(run: Path, examples: Sequence[Example]) -> str | None:
     return f"{run} was taught to answer {taught!r} and is asked otherwise, such as {other!r}"
 
 
+def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
+    """Visual tokens and frames of a question in these answers, on average: short clips have fewer than the most.
+
+    Where nothing was answered: the most that the experiment allows.
+    """
+    counts = [line["visual_tokens"] for line in read_answers(path).values() if line["visual_tokens"] is not None]
+    if not counts:
+        return num_visual_tokens(experiment, experiment.num_frames), experiment.num_frames
+    mean = sum(counts) / len(counts)
+    # An adapter may make as many tokens of any number of frames: then it is the most.
+    return round(mean), min(
+        range(experiment.num_frames, -1, -1), key=lambda frames: abs(num_visual_tokens(experiment, frames) - mean)
+    )
+
+
 def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path] | None = None) -> Path:
     """Scores every answered run below `root`, writes `root/report` and returns its page.
 
@@ -147,8 +162,7 @@ def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path
     for path in paths:
         experiment = load_experiment(path.parent.parent)
         control = read_meta(path)["control"]
-        frames = 0 if control == "blind" else experiment.num_frames
-        tokens = num_visual_tokens(experiment, frames)
+        tokens, frames = _seen(path, experiment)
         seeds.add(experiment.finetune.seed)
         random |= {base_of(experiment.name)} if is_random(experiment) else set()
         benchmark = read_meta(path).get("benchmark", OWN)

@@ -314,6 +314,8 @@ def test_the_end_of_the_parent_is_the_end_of_all(tmp_path, ended_by, fed):
         text=True,
         env={**os.environ, "MARK": mark, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        # A shell's background jobs are born deaf to Ctrl-C, and so are the tests there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(max(1, fed)):
         assert run.stdout.readline()
