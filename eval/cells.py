@@ -1,8 +1,8 @@
 """Reading the cells of a sweep: one cell is one model under one control, with its scores.
 
 A cell holds experiment, adapter, level, visual_tokens, control and scores (`score.score`), and where they are known
-seed, flops and kv_bytes of a question (`flops.costs`); more is left alone. Of a model that was trained with several
-seeds there is a cell for each, until `over_seeds` makes them one that holds them as `runs`.
+seed, num_frames, random, flops and kv_bytes of a question (`flops.costs`); more is left alone. Of a model that was
+trained with several seeds there is a cell for each, until `over_seeds` makes them one that holds them as `runs`.
 """
 
 from __future__ import annotations

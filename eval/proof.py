@@ -23,11 +23,16 @@ class Claim(NamedTuple):
 def proof(cells: Sequence[Cell]) -> list[Claim]:
     """The claims on coarse, fine and temporal tasks and on the blind control, for each series of the sweep.
 
-    Groups come from the benchmark's tasks; a benchmark without them has nothing to prove and gets none.
+    Groups come from the benchmark's tasks; a benchmark without them has nothing to prove and gets none. Neither has a
+    model with random weights, and one that is shown a single frame is asked for no order of events.
     """
     claims, all_curves = [], curves(cells)
     for name, curve in all_curves.items():
+        if curve[0].get("random"):
+            continue
         known = {row["group"] for row in curve[0]["scores"]["tasks"].values()}
+        if curve[0].get("num_frames") == 1:
+            known -= {"temporal"}
         found = [
             *(_coarse(curve) if "coarse" in known else []),
             *(_fine(curve) if "fine" in known else []),

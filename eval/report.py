@@ -48,7 +48,7 @@ from eval.cells import (
 from eval.compare import LEVEL, NONE_SHOWN
 from eval.latex import tables_in_latex
 from eval.proof import proof
-from eval.stats import Estimate, Paired, detectable, holm, margin
+from eval.stats import Estimate, Paired, holm, margin, resolvable
 from videogpt_plus.checkpoint import write_bytes
 from videogpt_plus.flops import TEXT_TOKENS
 from videogpt_plus.types import UserError
@@ -144,8 +144,9 @@ def write_report(
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
     A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames), scores, and where
-    they are known seed, flops and kv_bytes of a question, and benchmark where there are several: each has a section of
-    its own, and nothing is compared across them. Runs that differ in their seed alone become one model.
+    they are known seed, num_frames, random (weights that nobody trained), flops and kv_bytes of a question, and
+    benchmark where there are several: each has a section of its own, and nothing is compared across them. Runs that
+    differ in their seed alone become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` comes last,
     such as what is said of judged answers; it may be all that there is.
@@ -411,7 +412,7 @@ def _resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
             name,
             f"{n:,}",
             f"±{100 * margin(0.55, n):.1f}",
-            *(f"{100 * detectable(n, d):.1f}" for d in DISCORDANCES),
+            *("too few" if (found := resolvable(n, d)) is None else _points(found) for d in DISCORDANCES),
         ]
         for name, n in sizes.items()
     ]
@@ -423,7 +424,8 @@ def _resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
     ]
     note = (
         "Points. Half the 95 % interval of one accuracy; then the smallest difference between two levels that a paired "
-        "test at 5 % finds with 80 % power, by how many questions change sides between them. "
+        "test at 5 % finds with 80 % power, by how many questions change sides between them; too few questions find "
+        "none. "
         f"{_seen_discordance(tests)}Noise of training is not in these numbers."
     )
     return Table("What the benchmark can resolve", note, columns, rows)

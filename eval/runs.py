@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,11 +44,13 @@ def load_answerer(
     asking: Asking = DEFAULT_ASKING,
     store: GridStore | None = None,
     tell: Callable[[str], None] | None = None,
+    longest: int | None = None,
 ) -> VideoLLM:
     """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
 
     They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already; `tell`
-    is told what weights that were published whole take, before they are loaded.
+    is told what weights that were published whole take, before they are loaded, with answers of `longest` tokens, or
+    of the experiments' own number.
     UserError: they do not see clips in the same way, or the cards cannot hold them.
     """
     from eval.video_llm import Member, VideoLLM
@@ -55,6 +58,8 @@ def load_answerer(
     from videogpt_plus.placement import free
 
     experiments = {name: load_experiment(run) for name, run in runs.items()}
+    if longest:
+        experiments = {name: replace(e, max_new_tokens=longest) for name, e in experiments.items()}
     device, dtype, encoder_dtype = _arithmetic(asking)
     pairs = [(experiments[name], run) for name, run in runs.items()]
     models = load_models(pairs, device, dtype, encoder_dtype, asking, asking.batch_size, free(), tell)
@@ -179,6 +184,8 @@ def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path
                 "level": experiment.level,
                 "seed": experiment.finetune.seed,
                 "visual_tokens": tokens,
+                "num_frames": experiment.num_frames,
+                "random": is_random(experiment),
                 **costs(experiment, frames),
                 "control": control,
                 "scores": score(path, examples_of(folder, int(limit) if limit else None, benchmark)),

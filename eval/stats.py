@@ -345,6 +345,12 @@ def detectable(n: int, discordance: float) -> float:
     return min(1.0, max((Z95 + Z80) * sqrt(discordance / n), FEWEST_DISCORDANT / n))
 
 
+def resolvable(n: int, discordance: float) -> float | None:
+    """`detectable`; None where that is more than the questions that change sides can make, so nothing is found."""
+    found = detectable(n, discordance)
+    return found if found <= discordance else None
+
+
 def _wilcoxon(changes: np.ndarray) -> float:
     from scipy.stats import wilcoxon
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import string
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from videogpt_plus.configs import DEFAULT_ASKING, GREEDY, Asking, Choosing, Expe
 from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.store import GridStore
-from videogpt_plus.types import ClipError, Visual
+from videogpt_plus.types import ClipError, UserError, Visual
 
 
 class Member(NamedTuple):
@@ -80,11 +80,15 @@ class VideoLLM:
     ) -> Iterator[str]:
         """The first model's reply to a question about a visual that `prepare` made, in pieces of text as they come.
 
-        `past` holds what was asked about it and replied before. Closing the iterator stops the model.
+        `past` holds what was asked about it and replied before; each turn draws anew from one seed. Closing the
+        iterator stops the model. UserError: the conversation and the answer are longer than what the LLM can read.
         """
-        model, experiment = next(iter(self.members.values()))
+        name, (model, experiment) = next(iter(self.members.items()))
         ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template, past)
-        longest = experiment.max_new_tokens if choosing.max_new_tokens is None else choosing.max_new_tokens
+        read = len(ids) - visual.placeholders + num_visual_tokens(experiment, visual.placeholders)
+        longest = _room(name, model, read, experiment.max_new_tokens, choosing.max_new_tokens)
+        if choosing.seed is not None:
+            choosing = replace(choosing, seed=(choosing.seed + len(past)) % 2**63)
         yield from model.pieces(model.stream_ids(ids, [visual], longest, choosing))
 
     def _look_and_answer(self, views: Sequence[View], fed: Sequence[Fed]) -> Iterator[tuple[Question, Outcome]]:
@@ -168,6 +172,24 @@ class VideoLLM:
         model, experiment = self.members[name]
         counts = [sight[1]] if sight else []
         return chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+
+
+def _room(name: str, model: DualEncoderVLM, read: int, usual: int, asked: int | None) -> int:
+    """Tokens that an answer may have behind `read` others: `asked`, or as many of the `usual` as there is room for."""
+    most = getattr(model.causal.config, "max_position_embeddings", None)
+    if most is None:
+        return asked or usual
+    if read >= most:
+        raise UserError(
+            f"the conversation takes {read:,} tokens, visual ones included, and {name} reads {most:,}: ask in fewer "
+            "words, or take a coarser pool level"
+        )
+    if asked and read + asked > most:
+        raise UserError(
+            f"the conversation takes {read:,} of the {most:,} tokens that {name} reads, and {asked:,} more do not fit: "
+            f"choose {most - read:,} at most by --max-new-tokens"
+        )
+    return asked or min(usual, most - read)
 
 
 def _views(questions: Sequence[Question], control: str | None) -> list[View]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from videogpt_plus.cinego import demo
 from videogpt_plus.cinego.data import read_rows
+from videogpt_plus.cinego.features import media_files
 from videogpt_plus.cinego.training import Recipe
 from videogpt_plus.cli import main
 from videogpt_plus.commands.cinego import _show_replies
@@ -116,19 +118,50 @@ def test_eval_writes_a_line_for_each_file_and_question(made, tmp_path, monkeypat
     ]
     assert all(line["answer"] in shown and line["seconds"] >= line["seconds_first"] > 0 for line in lines[:2])
     assert all("torn.mp4" in line["error"] and "answer" not in line for line in lines[2:])
+    assert f"{output}: 4 new, 0 kept, 2 with an error\n" in shown
     output.write_text("".join(output.read_text().splitlines(keepends=True)[:1]) + '{"key": "torn')
     main([*command, "--output", str(output)])
     again = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line.get("answer") for line in again] == [line.get("answer") for line in lines]
+    assert f"{output}: 3 new, 1 kept, 2 with an error\n" in capsys.readouterr().out
+    main([*command, "--output", str(output)])
+    assert capsys.readouterr().out == f"{output}: 0 new, 4 kept, 2 with an error\n"
     with pytest.raises(SystemExit):
         main([*command, "--output", str(output), "--temperature", "0.7"])
     assert "temperature = 0.0, this run has 0.7" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_eval_of_nothing_that_can_be_read_ends_with_1(kept, made, tmp_path, monkeypatch, capsys):
+    """The first time, and with the error's line there already."""
+    root, _ = made
+    (run,) = root.glob("made-*/sft")
+    (tmp_path / "torn.mp4").write_bytes(demo.clips(root, PLAN)[-1].path.read_bytes()[:300])
+    monkeypatch.chdir(tmp_path)
+    command = ["cinego", "eval", str(run), "torn.mp4", "--prompt", "What is it?"]
+    output = ["--output", "answers.jsonl"] if kept else []
+    for told in ("1 new, 0 kept, 1 with an error", "0 new, 1 kept, 1 with an error"):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *output])
+        assert ended.value.code == 1
+        assert capsys.readouterr().out == (f"answers.jsonl: {told}\n" if kept else "")
+
+
+def test_a_folder_is_searched_for_all_that_the_page_takes(tmp_path):
+    from videogpt_plus.web.clips import folder_clips
+
+    for ending in ("mp4", "ts", "mpeg", "MPG", "flv", "ogv", "png", "txt"):
+        (tmp_path / f"a.{ending}").touch()
+    found = media_files(tmp_path)
+    assert found == sorted(tmp_path / f"a.{end}" for end in ("mp4", "ts", "mpeg", "MPG", "flv", "ogv", "png"))
+    assert found == [source.path for source in folder_clips(tmp_path)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["eval", "toy_cinego", "x"], "give --prompt"),
+        (["eval", "toy_cinego", "x", "--prompt", " "], "--prompt is empty"),
         (["preprocess", "toy_cinego", "rows.jsonl"], "name its folder with --store DIR"),
         (["tokenizer", "--output", "x"], "no data is named"),
         (["lm", "toy", "--data", "x", "--start", "y", "--output-dir", "z"], "toy is no Cinego; choose from"),
@@ -143,6 +176,54 @@ def test_what_is_missing_is_one_line(arguments, told, tmp_path, monkeypatch, cap
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert told in error and error.count("\n") == 1
+
+
+def test_a_tokenizer_is_not_overwritten(made, tmp_path, monkeypatch, capsys):
+    root, _ = made
+    monkeypatch.chdir(tmp_path)
+    command = ["cinego", "tokenizer", str(root / "lm.jsonl"), "--output", "own", "--vocabulary"]
+    main([*command, "300"])
+    before = Path("own/tokenizer.json").read_bytes()
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "310"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "own/tokenizer.json is there already" in error and error.count("\n") == 1
+    assert Path("own/tokenizer.json").read_bytes() == before
+
+
+def test_lm_goes_on_from_the_weights_of_a_folder(made, tmp_path, monkeypatch, capsys):
+    """As from the file itself; a folder with weights never gives a random beginning."""
+    root, _ = made
+    (trained,) = root.glob("made-*/lm")
+    monkeypatch.chdir(tmp_path)
+    command = ["cinego", "lm", "toy_cinego", "--data", str(root / "lm.jsonl"), "--epochs", "1", "--batch-size", "8"]
+    for start, out in ((trained, "folder"), (trained / "lm_64.pth", "file")):
+        main([*command, "--max-length", "160", "--start", str(start), "--output-dir", out])
+    assert Path("folder/lm_64.pth").read_bytes() == Path("file/lm_64.pth").read_bytes()
+    begun = [
+        json.loads(Path(folder, "log.jsonl").read_text().splitlines()[0])["start"] for folder in ("folder", trained)
+    ]
+    assert begun[0] != begun[1]
+    capsys.readouterr()
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
+    (strange / "other.pth").touch()
+    for start, more, told in ((trained, ["--experts"], "--experts is for a new model"), (strange, [], "no weights in")):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--start", str(start), "--output-dir", "no", *more])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and told in error and error.count("\n") == 1
+    assert not Path("no").exists()
+
+
+def test_the_demo_says_what_begins(made, capsys):
+    root, experiment = made
+    said: list[str] = []
+    demo.teach(experiment, root, PLAN, say=said.append)
+    assert [line.split(":")[0] for line in said] == ["preprocess", "lm", "pretrain", "sft"]
+    assert "what CLIP makes of 19 clips" in said[0]
 
 
 def test_other_commands_know_the_model_that_the_demo_left(made, tmp_path, monkeypatch, capsys):

@@ -104,6 +104,9 @@ def test_a_dry_run_prints_trainings_behind_their_launcher_and_the_rest_without(c
     assert dry_run(capsys, "--deepspeed", "zero2.json")[0] == f"{plain[0]} --deepspeed zero2.json"
 
 
+ASK_HERE = ["predict", "toy_pool2", "What?", "--image", "x.png"]
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -130,6 +133,12 @@ def test_a_dry_run_prints_trainings_behind_their_launcher_and_the_rest_without(c
         (["predict", "toy_pool17", "What?", "--image", "x.png"], "videogpt-plus sweep toy --levels 17"),
         (["subset", "toy_pool2", "--output", "nowhere/subset.json"], "there is no folder nowhere"),
         (["compare", "toy_pool2", "toy_pool2"], "name two runs"),
+        (ASK_HERE + ["--max-new-tokens", "0"], "error: --max-new-tokens 0 is not possible: choose at least 1"),
+        (ASK_HERE + ["--temperature", "-1"], "error: --temperature -1 is not possible: choose 0 or more"),
+        (ASK_HERE + ["--devices", "0"], "error: --devices 0 is not possible: choose at least 1"),
+        (["answer", "toy_pool2", "--batch-size", "0"], "error: --batch-size 0 is not possible"),
+        (["sweep", "toy", "--clip-seconds", "0"], "error: --clip-seconds 0 is not possible"),
+        (["judge", "toy_pool2", "--judge-model", "x", "--concurrency", "0"], "error: --concurrency 0 is not possible"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_2(args, said, capsys, tmp_path, monkeypatch):

@@ -50,6 +50,14 @@ def edited(published: Path, folder: Path, change) -> Path:
     return folder
 
 
+def test_a_finite_value_beyond_a_dtype_is_refused_and_nothing_is_left(family, published, tmp_path):
+    for key in ("model.norm.weight", "model.vision.boi"):  # in a shard, and in the projector's file
+        folder = edited(published, tmp_path / key, lambda state, key=key: state[key].view(-1)[:1].fill_(1e6))
+        with pytest.raises(UserError, match=f"{key} holds .*beyond float16's largest number: choose --dtype bfloat16"):
+            convert_family(family, folder, tmp_path / "new/half", "float16")
+        assert not any((tmp_path / "new").glob("*")) and not any((tmp_path / "new").glob(".*"))
+
+
 def test_there_and_back_is_bit_for_bit_the_same(family, published, tmp_path):
     assert convert_family(family, published, tmp_path / "ours", shard_bytes=100_000) == "ours"
     assert convert_family(family, tmp_path / "ours", tmp_path / "back", shard_bytes=100_000) == "published"
@@ -169,6 +177,19 @@ def test_convert_and_predict_by_the_command_line(family, published, tmp_path, cl
     assert f"ours: ours\n{count} of {count} tensors are bit for bit the same" in told
     cli.main(["predict", "ours", "What happens?", "--video", str(clip)])
     assert capsys.readouterr().out.endswith("\n")
+
+
+def test_a_published_folder_named_as_a_run_says_where_it_belongs(family, published, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Path(EXPERIMENTS[family].llm)
+    place.parent.mkdir()
+    place.symlink_to(published)
+    for folder, told in ((published, f"put them at {place} and name the experiment {family}"), (place, "")):
+        with pytest.raises(SystemExit):
+            cli.main(["predict", str(folder), "What?", "--image", "a.png"])
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and f"{folder} is no run folder" in error and told in error
+        assert error.endswith(f"name the experiment {family}\n") and (told or "put" not in error)
 
 
 def test_published_weights_are_asked_by_name_at_any_level(family, published, tmp_path, clip, capsys, monkeypatch):

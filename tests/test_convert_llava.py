@@ -161,8 +161,8 @@ def test_verify_tells_a_tensor_that_differs(recordings, tmp_path):
     state = load_file(file)
     state["model.mm_projector.2.bias"][0] += 1
     save_file(state, file)
-    count, wrong = differing("llava15", recordings.folder("hub"), tmp_path / "new")
-    assert wrong == ["projector.linear_2.bias"] and count == len(load_file(LAYOUTS["hub"]))
+    count, wrong, rounded = differing("llava15", recordings.folder("hub"), tmp_path / "new")
+    assert not rounded and wrong == ["projector.linear_2.bias"] and count == len(load_file(LAYOUTS["hub"]))
 
 
 def test_missing_and_unexpected_keys_are_listed_and_nothing_is_written(recordings, tmp_path):
@@ -210,6 +210,58 @@ def test_packed_and_doubled_tensors_and_a_lora_are_refused(recordings, tmp_path)
     (folder / "adapter_model.safetensors").touch()
     with pytest.raises(UserError, match="merge it first"):
         convert_family("llava15", folder, tmp_path / "new")
+
+
+@pytest.mark.parametrize(("value", "refused"), [(65_504.0, False), (1e6, True), (-1e6, True), (float("inf"), False)])
+def test_a_finite_value_beyond_a_dtype_is_refused_and_nothing_is_left(recordings, tmp_path, capsys, value, refused):
+    """What is infinite in the source stays so."""
+    key = "multi_modal_projector.linear_1.bias"
+
+    def change(state):
+        state[key] = state[key].float()
+        state[key][3] = value
+
+    folder = edited(recordings, tmp_path / "own", "hub", change)
+    command = ["convert", "--family", "llava15", "--input", str(folder), "--output", str(tmp_path / "new/half")]
+    command += ["--verify", "--dtype"]
+    if not refused:
+        cli.main([*command, "float16"])
+        assert "tensors are the same after rounding to float16" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit):
+        cli.main([*command, "float16"])
+    told = capsys.readouterr()
+    error = " ".join(told.err.split())
+    assert f"projector.linear_1.bias holds {abs(value):g}, which is beyond float16's" in error
+    assert "choose --dtype bfloat16" in error and told.err.count("\n") == 1 and told.out == ""
+    assert not any(tmp_path.glob("new/*")) and not any(tmp_path.glob("new/.*"))
+    cli.main([*command, "bfloat16"])
+    assert "tensors are the same after rounding to bfloat16" in capsys.readouterr().out
+
+
+def test_a_dtype_that_the_source_has_is_compared_bit_for_bit(recordings, tmp_path, capsys):
+    half = tmp_path / "half"
+    convert_family("llava15", recordings.folder("original"), half, "float16", to="hub")
+    command = ["convert", "--family", "llava15", "--input", str(half), "--output", str(tmp_path / "new")]
+    cli.main([*command, "--verify", "--dtype", "float16"])
+    told = capsys.readouterr().out
+    assert "tensors are bit for bit the same" in told and "left out" not in told  # the rows that we add are zero
+
+
+def test_rows_behind_the_vocabulary_that_are_not_zero_are_told(recordings, tmp_path, capsys):
+    base = recordings.config["base_vocab"]
+
+    def change(state):
+        head, table = (state[f"language_model.{key}.weight"] for key in ("lm_head", "model.embed_tokens"))
+        head[base:], table[base:] = 0, 0
+        head[base + 2, 0] = table[base + 2, 1] = head[base + 5, 2] = 1
+
+    folder = edited(recordings, tmp_path / "own", "hub", change)
+    command = ["convert", "--family", "llava15", "--input", str(folder), "--output"]
+    cli.main([*command, str(tmp_path / "new")])
+    assert "2 rows behind the vocabulary left out, not zero\n" in capsys.readouterr().out
+    cli.main([*command, str(tmp_path / "kept"), "--to", "hub5"])
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_convert_and_predict_by_the_command_line(recordings, tmp_path, capsys, monkeypatch):

@@ -290,6 +290,26 @@ def test_what_was_not_asked_is_not_claimed(tmp_path):
     }
 
 
+def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_path):
+    cells = toy_cells(tmp_path)
+    random_ones = [cell | {"random": True} for cell in toy_cells(tmp_path, name="twin")]
+    assert held(random_ones) == {}
+    claims = held(cells)
+    assert held([*cells, *random_ones]) == {f"toy: {claim}": ok for claim, ok in claims.items()}
+    page = write_report(random_ones, tmp_path / "report").read_text()
+    assert "Does the pipe see?" not in page and "accuracy by group" in page
+    single = held([cell | {"num_frames": 1} for cell in cells])
+    assert single == {claim: ok for claim, ok in claims.items() if "temporal" not in claim} != claims
+
+
+def test_what_a_benchmark_is_too_small_to_resolve_is_said_to_be(tmp_path, reported):
+    write_report([make_cell(tmp_path, 1, {"a": 0.5}, n=24)], tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    assert re.search(r"\| all tasks \| 24 \| ±\d+\.\d \| too few \| too few \| too few \|", text)
+    text = (reported[1] / "sweep.md").read_text()
+    assert re.search(r"\| all tasks \| 200 \| ±\d+\.\d \| 5\.6 \| 7\.7 \| 8\.9 \|", text)
+
+
 def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
     def cells(**accuracy: float) -> list[dict]:
         return [make_cell(tmp_path, int(level[1:]), {"task": share}) for level, share in accuracy.items()]

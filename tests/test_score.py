@@ -13,6 +13,7 @@ from eval.answer import Target, answer_all
 from eval.score import score, scores_path
 from eval.stats import wilson
 from eval.task import Example, Reply
+from videogpt_plus.commands.ask import _finds
 from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4"}
@@ -124,3 +125,19 @@ def test_scoring_statistics_and_report_import_neither_torch_nor_matplotlib():
     code = "import sys, eval.score, eval.stats, eval.report, eval.answer, eval.mvbench; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "matplotlib", "scipy", "numpy", "transformers"} & set(modules)
+
+
+@pytest.mark.parametrize(
+    ("n", "of_a_task", "said"),
+    [
+        (4000, 200, "finds 1.3 to 2.0 points over all questions (where 8 to 20 % of them change sides), 5.6 to 8.9 "
+         "points on one task (where 8 to 20 % of them change sides)"),
+        (240, 40, "finds 5.1 to 8.1 points over all questions (where 8 to 20 % of them change sides), 19.8 points on "
+         "one task (where 20 % of them change sides)"),
+        (240, 12, "(where 8 to 20 % of them change sides), nothing on one task: 12 questions are too few"),
+        (100, 100, "finds 7.9 to 12.5 points over all questions (where 8 to 20 % of them change sides)"),
+        (24, 2, "24 questions are too few for a paired test with another run to find anything"),
+    ],
+)  # fmt: skip
+def test_what_a_comparison_can_show_is_never_more_than_the_questions_that_change_sides(n, of_a_task, said):
+    assert _finds(n, of_a_task).endswith(said)

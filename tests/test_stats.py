@@ -25,6 +25,7 @@ from eval.stats import (
     holm,
     margin,
     mean_share,
+    resolvable,
     wilson,
     with_seed_noise,
 )
@@ -199,6 +200,13 @@ def test_what_is_called_detectable_is_found_four_times_in_five():
         found += binomtest(b, b + c).pvalue < 0.05
     assert 0.72 < found / 300 < 0.88
     assert detectable(40, 0.0) == FEWEST_DISCORDANT / 40 and detectable(3, 0.5) == 1.0
+
+
+def test_no_difference_is_called_resolvable_that_the_changing_questions_cannot_make():
+    """A difference is at most the share that changes sides: 24 questions cannot show 25 points where 8 % do."""
+    assert [resolvable(n, d) for n in (8, 24) for d in (0.08, 0.15, 0.20)] == [None] * 6
+    assert [resolvable(60, d) for d in (0.08, 0.20)] == [None, detectable(60, 0.20)]
+    assert resolvable(4000, 0.08) == detectable(4000, 0.08)
 
 
 def test_equivalence_is_the_ninety_percent_interval_inside_of_the_margin():

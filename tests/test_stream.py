@@ -20,6 +20,7 @@ from videogpt_plus.checkpoint import located
 from videogpt_plus.configs import Choosing
 from videogpt_plus.experiments import TOY_WEIGHTS
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.types import UserError
 
 HERE = Path(__file__).parent
 RUN = located(f"{TOY_WEIGHTS}/runs/toy_pool2")
@@ -96,6 +97,26 @@ def test_the_stream_is_the_answer_that_a_benchmark_gets(clip):
     assert "".join(pieces) == replies["it"].text != ""
     longer = "".join(answerer.stream("Why?", visual, [("What?", "A cup.")], Choosing(2.0, seed=1, max_new_tokens=40)))
     assert len(longer) > len("".join(answerer.stream("Why?", visual, (), Choosing(max_new_tokens=1))))
+
+
+def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
+    answerer = load_answerer({"it": RUN})
+    visual, seeds = answerer.prepare(clip), []
+    monkeypatch.setattr(DualEncoderVLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
+    for _ in range(2):
+        for past in ((), [("Why?", "So.")], [("Why?", "So.")] * 2):
+            list(answerer.stream("Why?", visual, past, Choosing(1.0, seed=2**63 - 2)))
+    assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
+
+
+def test_an_answer_gets_the_room_that_there_is_and_no_more_can_be_asked_for(clip):
+    answerer = load_answerer({"it": RUN})
+    visual = answerer.prepare(clip)
+    most = answerer.members["it"].model.causal.config.max_position_embeddings
+    with pytest.raises(UserError, match=f"of the {most:,} tokens that it reads, and {most:,} more do not fit: choose"):
+        list(answerer.stream("Why?", visual, (), Choosing(max_new_tokens=most)))
+    with pytest.raises(UserError, match=f"it reads {most:,}: ask in fewer words"):
+        list(answerer.stream("why " * most, visual))
 
 
 def test_a_terminal_shows_an_answer_as_it_comes(clip):

@@ -153,7 +153,15 @@ def test_controls_work_on_open_questions(run, questions, control):
     [
         (["answer", "--task", "toy_opn"], "unknown benchmark 'toy_opn'; choose from: mvbench, vcgbench"),
         (["answer", "--task", "toy_open", "--scoring", "logprob"], "--scoring logprob needs options"),
-        (["judge", "--task", "mvbench", "--judge-model", "lexical"], "mvbench has options and needs no judge"),
+        (
+            ["judge", "--task", "mvbench", "--judge-model", "lexical"],
+            "{run} --benchmark {questions}` counts the right ones",
+        ),
+        (
+            ["judge", "--task", "toy_rwf2000", "--judge-model", "lexical", "--control", "blind", "--limit", "2"],
+            "toy_rwf2000 has options and needs no judge: `videogpt-plus score {run} --task toy_rwf2000 --control blind "
+            "--limit 2 --benchmark {questions}`",
+        ),
         (
             ["judge", "--task", "toy_open", "--judge-model", "lexical", "--limit", "2"],
             "answers are missing; finish them",
@@ -168,6 +176,7 @@ def test_what_the_user_can_mend_is_one_line(run, questions, args, said, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, str(run), *rest, *more])
     error = capsys.readouterr().err
+    said = said.format(run=run, questions=questions)
     assert stop.value.code == 2 and said in error and error.count("\n") == 1, error
 
 

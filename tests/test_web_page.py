@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlparse
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -20,7 +20,9 @@ from PIL import Image
 from tests.clips import coded_frames, render_mp4
 from tests.test_web import copied_run
 from videogpt_plus.checkpoint import load_experiment
+from videogpt_plus.types import UserError
 from videogpt_plus.web.clips import toy_clips
+from videogpt_plus.web.server import check_address
 from videogpt_plus.web.settings import Limits, offers_of
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'videogpt_plus[web]'")
@@ -334,8 +336,20 @@ def test_addresses_that_the_page_does_not_need_are_closed(url, path):
         urlopen(url + path)
 
 
+def test_a_page_of_another_name_does_not_pass_for_this_one(url):
+    """A name of somebody else's that leads to the loopback address, as in DNS rebinding."""
+    assert urlopen(Request(url, headers={"Host": f"localhost:{urlparse(url).port}"})).status == 200
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(Request(url, headers={"Host": "elsewhere.invalid"}))
+
+
+def test_an_address_of_another_machine_is_refused_at_once():
+    for host in ("192.0.2.1", "nowhere.invalid"):
+        with pytest.raises(UserError, match=f"cannot listen at {host}: "):
+            check_address(host, None)
+
+
 def test_a_taken_port_is_one_line(url, tmp_path):
-    from videogpt_plus.types import UserError
     from videogpt_plus.web.server import served
 
     port = urlparse(url).port

@@ -6,6 +6,7 @@ A run folder of CogVLM2 holds in parts what is published as one: `llm/` and `eva
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from videogpt_plus.shards import (
     DTYPES,
     SHARD_BYTES,
     Change,
+    Differing,
     Stored,
     check_shapes,
     check_unpacked,
@@ -35,6 +37,7 @@ from videogpt_plus.shards import (
     keys_of,
     opened,
     stored_in,
+    to_dtype,
     with_dtype,
     write_shards,
 )
@@ -56,18 +59,19 @@ def convert_family(
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
     to: str | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> str:
     """Writes the weights of `source` into the new folder `target`, in another layout, and returns what that is called.
 
     CogVLM2 goes from "published" to "ours" or back, as `source` is the other; LLaVA-1.5 to the layout `to`, see
     `convert_llava.convert`. `dtype` is that of the target, as stored unless it is named; rotary frequencies stay as
-    they are. `target` is there whole or not at all.
+    they are. `target` is there whole or not at all. `tell` is given a line about what of `source` was left out.
     UserError: `source` is of another family, and of which; or missing and unexpected keys and wrong shapes, all at
-    once.
+    once; or a value is finite, and would not be in `dtype`.
     """
     check_names(family, dtype)
     if family == LLAVA:
-        return convert_llava.convert(source, target, to, dtype, shard_bytes)
+        return convert_llava.convert(source, target, to, dtype, shard_bytes, tell)
     source, target = require(source, "weights to convert"), Path(target)
     ours = (source / "experiment.json").exists()
     layout = "published" if ours else "ours"
@@ -94,8 +98,8 @@ def check_names(family: str, dtype: str | None) -> None:
         raise UserError(f"unknown dtype '{dtype}'; choose from: {', '.join(DTYPES)}")
 
 
-def differing(family: str, source: str | Path, target: str | Path, dtype: str | None = None) -> tuple[int, list[str]]:
-    """How many tensors the source of a conversion holds, and the names of those that are not bit for bit the target's.
+def differing(family: str, source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
+    """The tensors of a conversion's source that are not bit for bit the target's.
 
     Read back from both, a tensor at a time, the source's brought to `dtype`.
     """
@@ -211,11 +215,9 @@ def _experiment(family: str, target: Path, config: dict[str, Any]) -> Experiment
 
 def _cast(dtype: str | None) -> Change:
     """Brings tensors to a dtype, all but rotary frequencies; None leaves them as they are stored."""
-    import torch
-
     from videogpt_plus.models.cogvlm2.weights import FREQUENCIES
 
     def cast(name: str, tensor: Tensor) -> Tensor:
-        return tensor if dtype is None or name.endswith(FREQUENCIES) else tensor.to(getattr(torch, dtype))
+        return tensor if name.endswith(FREQUENCIES) else to_dtype(name, tensor, dtype)
 
     return cast

@@ -1,12 +1,14 @@
 """LLaVA-1.5's weights from one published layout into another, shard by shard.
 
 Layouts are those of `encoders.clip_llava.LAYOUTS`: the original release's, the Hub's, and the Hub's as transformers 5
-saves it. The Hub's have more rows of tokens than the original: two tokens, and zeros up to a multiple of 64, which
-stand for nothing. A converted folder is a run folder at the same time: it holds an `experiment.json`.
+saves it. The Hub's have more rows of tokens than the original: two tokens, and rows up to a multiple of 64 that stand
+for nothing. We add them as zeros; other files may hold anything there. A converted folder is a run folder at the same
+time: it holds an `experiment.json`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +29,14 @@ from videogpt_plus.shards import (
     COPIED,
     SHARD_BYTES,
     Change,
+    Differing,
     Stored,
     check_shapes,
     check_unpacked,
     copy_beside,
+    opened,
     stored_in,
+    to_dtype,
     with_dtype,
     write_shards,
 )
@@ -65,13 +70,15 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
+    tell: Callable[[str], None] | None = None,
 ) -> str:
     """Writes the weights of `source` into the new folder `target`, and returns its layout.
 
     `to` is that layout: of the original where `source` is the Hub's, the Hub's of anything else unless it is named.
-    Rows that stand for no token are added as zeros, or left out. A tower that `source` lacks is taken from the CLIP
-    beside it. `target` is there whole or not at all.
-    UserError: `source` is no LLaVA-1.5; or missing and unexpected keys and wrong shapes, all at once.
+    Rows behind the vocabulary are added as zeros, or left out; `tell` is given a line where these were not zero. A
+    tower that `source` lacks is taken from the CLIP beside it. `target` is there whole or not at all.
+    UserError: `source` is no LLaVA-1.5; or missing and unexpected keys and wrong shapes, all at once; or a value is
+    finite, and would not be in `dtype`.
     """
     source, target = require(source, "weights to convert"), Path(target)
     if any((source / name).exists() for name in ADAPTER_FILES):
@@ -91,13 +98,15 @@ def convert(
         if layout != "original" and not (folder / "tokenizer.json").exists():
             _write_tokenizer(source, folder)
         save_experiment(folder, _experiment(target, config))
+    if tell and (count := _left_out(stored, rows)):
+        tell(f"{count} rows behind the vocabulary left out, not zero")
     return layout
 
 
-def differing(source: str | Path, target: str | Path, dtype: str | None = None) -> tuple[int, list[str]]:
-    """How many tensors `source` holds, and the names of those that are not bit for bit those of `target`.
+def differing(source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
+    """The tensors of `source` that are not bit for bit those of `target`.
 
-    Read back from both, a tensor at a time, the source's brought to `dtype`; rows that stand for no token are left out.
+    Read back from both, a tensor at a time, the source's brought to `dtype`; rows behind the vocabulary are left out.
     """
     sides = [_stored(folder, read_object(folder / "config.json", "")) for folder in map(Path, (source, target))]
     rows = min(read_config(folder).image_token_index for folder in (source, target))
@@ -158,9 +167,16 @@ def _fitted(rows: int, dtype: str | None) -> Change:
         if name in ROWS:
             more = max(0, rows - len(tensor))
             tensor = torch.cat([tensor[:rows], tensor.new_zeros(more, tensor.shape[1])]) if more else tensor[:rows]
-        return tensor if dtype is None else tensor.to(getattr(torch, dtype))
+        return to_dtype(name, tensor, dtype)
 
     return fitted
+
+
+def _left_out(stored: Sequence[Stored], rows: int) -> int:
+    """How many rows of tokens from `rows` on are not zero, in one of the matrices at least."""
+    with opened() as read:
+        ids = [read(one)[rows:].any(dim=1).nonzero() for one in stored if one.name in ROWS]
+    return len({number for own in ids for number in own.flatten().tolist()})
 
 
 def _dtype(found: dict[str, Any]) -> str | None:

@@ -35,6 +35,17 @@ class Stored(NamedTuple):
     name: str
 
 
+class Differing(NamedTuple):
+    """What a comparison of two sides found."""
+
+    #: Tensors of the left side.
+    count: int
+    #: Names of those that are not the same.
+    wrong: list[str]
+    #: Whether one of the left side was brought to another dtype before it was compared.
+    rounded: bool
+
+
 def stored_in(folder: Path, named: Callable[[str], str] = str) -> list[Stored]:
     """Every tensor of a Hugging Face folder; `named` turns its key into its name. UserError: as `weight_files`."""
     return [Stored(file, key, named(key)) for file in weight_files(folder) for key in keys_of(file)]
@@ -105,22 +116,38 @@ def opened() -> Iterator[Callable[[Stored], Tensor]]:
     held.clear()
 
 
-def differing(left: Sequence[Stored], right: Sequence[Stored], change: Change, shared: Change) -> tuple[int, list[str]]:
-    """How many tensors the left side holds, and the names of those that are not bit for bit the same on both sides.
+def to_dtype(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
+    """The tensor in a dtype; None leaves it as it is. UserError: a finite value is none there."""
+    import torch
+
+    if dtype is None or tensor.dtype == getattr(torch, dtype):
+        return tensor
+    made = tensor.to(getattr(torch, dtype))
+    if not (kept := made.isfinite()).all() and (lost := tensor[~kept & tensor.isfinite()]).numel():
+        worst = lost.abs().max().item()
+        then = "choose --dtype bfloat16" if dtype == "float16" else "leave out --dtype"
+        raise UserError(f"{name} holds {worst:g}, which is beyond {dtype}'s largest number: {then}")
+    return made
+
+
+def differing(left: Sequence[Stored], right: Sequence[Stored], change: Change, shared: Change) -> Differing:
+    """What is not bit for bit the same on both sides.
 
     Read a tensor at a time, the left one's after `change`, and both after `shared`: what of them is compared.
     """
     import torch
 
     ours, theirs = ({one.name: one for one in side} for side in (left, right))
-    wrong = sorted(ours.keys() ^ theirs.keys())
+    wrong, rounded = sorted(ours.keys() ^ theirs.keys()), False
     with opened() as read, opened() as read_right:
         for name in sorted(ours.keys() & theirs.keys()):
-            a = shared(name, change(name, read(ours[name])))
+            source = read(ours[name])
+            a = shared(name, change(name, source))
             b = shared(name, read_right(theirs[name]))
+            rounded = rounded or a.dtype != source.dtype
             if a.dtype != b.dtype or not torch.equal(a, b):
                 wrong.append(name)
-    return len(ours), wrong
+    return Differing(len(ours), wrong, rounded)
 
 
 def write_shards(

@@ -24,10 +24,11 @@ PLACEHOLDER = -200
 IGNORE = -100
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user gave is wrong. The message is one line: what, which file or value, what to do next.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. It is no ValueError: the parser of the
+    command line would catch that where a config refuses an option, and say it in its own way.
     """
 
 

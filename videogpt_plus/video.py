@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from videogpt_plus.decoders.timeline import Timeline
 
 STILLS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+#: What counts as a video by its name; what is in it is checked when it is opened.
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
 
 
 def read_clip(

@@ -36,6 +36,14 @@ from videogpt_plus.types import Visual
 DESCRIBE = "Describe the video."
 
 
+#: What each training teaches, in words.
+STAGES = {
+    "lm": "a language model learns the texts, from random weights",
+    "pretrain": "projection and summary learn to describe clips",
+    "sft": "all but CLIP learns conversations about clips",
+}
+
+
 class Asked(NamedTuple):
     """One thing to ask about a clip."""
 
@@ -193,21 +201,27 @@ def teach(
     root: Path,
     plan: Plan = Plan(),
     progress: Callable[[str], Callable[[int, int, float], None]] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Trains tokenizer, language model, projection and summary, and all of it, on what `prepare` wrote.
 
-    Returns the folder of the weights, `experiment.llm`. `progress` gives each stage's own. What is finished is left
-    as it is; what was interrupted goes on.
+    Returns the folder of the weights, `experiment.llm`. `progress` gives each stage's own; `say` is told what begins.
+    What is finished is left as it is; what was interrupted goes on.
     """
+    say = say or (lambda _: None)
     folder = root / f"made-{fingerprint.of_value(asdict(plan) | {'experiment': asdict(experiment)})}"
     tokenizer, store = folder / "tokenizer", GridStore(root / "features")
     if not (tokenizer / "tokenizer_config.json").exists():
+        say(f"tokenizer: {plan.vocabulary} entries from {plan.texts:,} texts about the clips")
         train_tokenizer(texts_of(root / "lm.jsonl"), tokenizer, plan.vocabulary)
-    preprocess(experiment, [clip.path for clip in clips(root, plan)], store)
+    paths = [clip.path for clip in clips(root, plan)]
+    say(f"preprocess: what CLIP makes of {len(paths):,} clips is kept, so that no training decodes or encodes them")
+    preprocess(experiment, paths, store)
     start = tokenizer
-    for stage in ("lm", "pretrain", "sft"):
+    for stage in STAGES:
         source = Source([root / f"{stage}.jsonl"], root, store=None if stage == "lm" else store, keep=True)
         shown = progress(stage) if progress else None
+        say(f"{stage}: {STAGES[stage]}")
         own = plan.size if stage == "lm" else None
         recipe = getattr(plan, stage)
         start = train(stage, experiment, source, start, folder / stage, recipe, size=own, progress=shown)

@@ -21,7 +21,7 @@ from videogpt_plus.encoders import load_encoder, sampling
 from videogpt_plus.feeding import Feeder, Job, Preparation
 from videogpt_plus.fingerprint import of_path
 from videogpt_plus.types import ClipError, UserError, unreadable
-from videogpt_plus.video import STILLS
+from videogpt_plus.video import STILLS, VIDEOS
 
 if TYPE_CHECKING:
     from videogpt_plus.store import GridStore
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 #: Of the original's files, one for each image or video.
 SUFFIX = ".npy"
 SIDECAR = "features.json"
-VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".gif"})
 
 
 class Preprocessed(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -147,16 +147,25 @@ def _show_labels(labels: dict) -> None:
 def _finds(questions: int, of_a_task: int) -> str:
     """What a comparison with another run can show, before there is one."""
     from eval.report import DISCORDANCES
-    from eval.stats import detectable
+    from eval.stats import resolvable
 
-    least, most = min(DISCORDANCES), max(DISCORDANCES)
-    (low, high), (task_low, task_high) = (
-        (100 * detectable(n, least), 100 * detectable(n, most)) for n in (questions, of_a_task)
-    )
-    return (
-        f"a paired test with another run finds {low:.1f} to {high:.1f} points over all questions, {task_low:.1f} to "
-        f"{task_high:.1f} on one task (where {100 * least:.0f} to {100 * most:.0f} % of the questions change sides)"
-    )
+    def span(values: Iterable[float], form: str) -> str:
+        ends = [f"{100 * value:{form}}" for value in values]
+        return " to ".join(dict.fromkeys((ends[0], ends[-1])))
+
+    told, parts = [], {"over all questions": questions}
+    if of_a_task < questions:
+        parts["on one task"] = of_a_task
+    for where, n in parts.items():
+        found = {share: points for share in DISCORDANCES if (points := resolvable(n, share)) is not None}
+        if found:
+            sides = f"where {span(found, '.0f')} % of them change sides"
+            told.append(f"{span(found.values(), '.1f')} points {where} ({sides})")
+        elif not told:
+            return f"{n:,} questions are too few for a paired test with another run to find anything"
+        else:
+            told.append(f"nothing {where}: {n:,} questions are too few")
+    return f"a paired test with another run finds {', '.join(told)}"
 
 
 def export(
@@ -244,7 +253,7 @@ def predict(
     still = load_experiment(folder).finetune.image_aspect_ratio if image else None  # as in training
     with processes(), _picture(image, url) if image else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
-        answerer = load_answerer({run: folder}, Asking(**asdict(loading)), tell=tell)
+        answerer = load_answerer({run: folder}, Asking(**asdict(loading)), tell=tell, longest=choosing.max_new_tokens)
         visual = answerer.prepare(path, still=still)
         if choosing.seed is None and choosing.temperature > 0:
             choosing = replace(choosing, seed=agreed(randrange(2**63)))  # of several processes each draws the same

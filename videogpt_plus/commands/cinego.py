@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
 from functools import reduce
@@ -32,7 +32,7 @@ def tokenizer(data: Positional[tuple[Path, ...]], output: Path, vocabulary: int 
 
     Args:
         data: JSONL files of {"text": ...} or {"conversations": ...}.
-        output: Folder for the tokenizer.
+        output: Folder for the tokenizer, where there is none yet.
         vocabulary: Its entries; the published models have 6,400.
     """
     from itertools import chain
@@ -40,6 +40,11 @@ def tokenizer(data: Positional[tuple[Path, ...]], output: Path, vocabulary: int 
     from videogpt_plus.cinego.tokenizer import texts_of, train_tokenizer
 
     _named(data)
+    if (there := output / "tokenizer.json").exists():
+        raise UserError(
+            f"{there} is there already, and weights that were trained with it need it: choose another --output, or "
+            "remove it"
+        )
     entries = train_tokenizer(chain.from_iterable(texts_of(path) for path in data), output, vocabulary)
     print(f"tokenizer of {entries:,} entries: {output}")
 
@@ -64,7 +69,7 @@ def lm(
 
     Args:
         data: JSONL files of {"text": ...}, or of conversations without files.
-        start: Folder of a tokenizer to begin with, or a file lm_*.pth to go on from.
+        start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to go on from.
         output_dir: Folder for the weights.
         experts: A mixture of experts in every layer, of a new model.
         epochs: Passes over the data; the recipe's when not given, as with the others.
@@ -85,7 +90,13 @@ def lm(
     sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
     if chosen.name not in sizes:
         raise UserError(f"{chosen.name} is no Cinego; choose from: {', '.join(sizes)}")
-    size = None if start.suffix == ".pth" else replace(sizes[chosen.name], experts=Experts() if experts else None)
+    # Whatever weights stand beside a tokenizer: beginning at random next to them would go unnoticed.
+    trained = start.suffix == ".pth" or any(start.glob("*.pth"))
+    if trained and experts:
+        raise UserError(
+            f"--experts is for a new model, and {start} holds a trained one: name a tokenizer's folder with --start"
+        )
+    size = None if trained else replace(sizes[chosen.name], experts=Experts() if experts else None)
     given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
     recipe = _recipe("lm", given, dtype, seed, save_steps)
     _train("lm", chosen, data, Path(), start, output_dir, recipe, dataloader_num_workers, DEFAULT_FEEDING, size=size)
@@ -237,6 +248,7 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
     began, experiment, plan = time.monotonic(), get_experiment("toy_cinego"), demos.Plan()
     with progress("render clips") as advance:
         demos.prepare(output, plan, advance)
+    print(f"clips: {plan.clips:,} to train on and {plan.held_out:,} to be asked about, in {output}", flush=True)
 
     def shown(stage: str) -> Callable[[int, int, float], None]:
         def advance(step: int, steps: int, loss: float) -> None:
@@ -245,7 +257,7 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
 
         return advance
 
-    folder = demos.teach(experiment, output, plan, shown)
+    folder = demos.teach(experiment, output, plan, shown, lambda text: print(text, flush=True))
     print(f"weights of toy_cinego: {folder}")
     replies = {control: demos.ask(experiment, output, plan, control) for control in CONTROLS}
     _show_replies(replies)
@@ -299,7 +311,7 @@ def evaluate(
         media: A folder of images and videos, or one file.
         prompt: What to ask.
         prompts: A file with a question on each line.
-        output: JSONL file for the answers; what it holds already is not asked again.
+        output: JSONL file for the answers; what it holds already is not asked again. Exit code 1: none could be given.
     """
     from videogpt_plus.cinego.features import media_files
 
@@ -312,25 +324,43 @@ def evaluate(
     from videogpt_plus.configs import Asking
     from videogpt_plus.fingerprint import of_path
 
+    wanted = [_key(path, question) for path in files for question in questions]
     experiment = load_experiment(folder)
     answerer = load_answerer({run: folder}, Asking(**{**asdict(feeding), "workers": 0}))
     if output is None:
-        for _ in _replies(answerer, experiment, files, questions, choosing, {}):
-            pass
+        lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, choosing, {})}
+        _exit_without_answers(lines[key] for key in wanted)
         return
     with closing(open_locked(output)) as file:
         cut_torn_line(file, output)
         claim(output, {"run": str(folder), "weights": of_path(experiment.llm), **asdict(choosing)}, "answers")
         known = read_lines(output, "an answer", "move it away")
+        kept = sum(key in known for key in wanted)
+        lines = dict(known)
         for line in _replies(answerer, experiment, files, questions, choosing, known):
             append(file, output, line)
-    print(f"answers: {output}")
+            lines[line["key"]] = line
+    failed = sum("error" in lines[key] for key in wanted)
+    print(f"{output}: {len(wanted) - kept} new, {kept} kept, {failed} with an error")
+    _exit_without_answers(lines[key] for key in wanted)
+
+
+def _key(path: Path, question: str) -> str:
+    return f"{path} {question}"
+
+
+def _exit_without_answers(lines: Iterable[dict[str, Any]]) -> None:
+    """Ends with 1 where no file could be read: who runs this in a script takes 0 for answers."""
+    if all("error" in line for line in lines):
+        sys.exit(1)
 
 
 def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
     if (prompt is None) == (prompts is None):
         raise UserError('eval takes one question or a file of them: give --prompt "..." or --prompts FILE')
     if prompt is not None:
+        if not prompt.strip():
+            raise UserError('--prompt is empty: give a question, as --prompt "Describe the video."')
         return [prompt]
     try:
         found = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -347,7 +377,7 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
     from videogpt_plus.video import STILLS
 
     for path in files:
-        left = [question for question in questions if f"{path} {question}" not in known]
+        left = [question for question in questions if _key(path, question) not in known]
         if not left:
             continue
         try:
@@ -356,7 +386,7 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
         except ClipError as error:
             print(f"{path}: {error}", file=sys.stderr)
             for question in left:
-                yield {"key": f"{path} {question}", "file": str(path), "prompt": question, "error": str(error)}
+                yield {"key": _key(path, question), "file": str(path), "prompt": question, "error": str(error)}
             continue
         for question in left:
             began, first, pieces = time.perf_counter(), None, []
@@ -367,7 +397,7 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
                 print(piece, end="", flush=True)
             print()
             taken = {"seconds": round(time.perf_counter() - began, 3), "seconds_first": first and round(first, 3)}
-            line = {"key": f"{path} {question}", "file": str(path), "prompt": question, "answer": "".join(pieces)}
+            line = {"key": _key(path, question), "file": str(path), "prompt": question, "answer": "".join(pieces)}
             yield {**line, **taken}
 
 

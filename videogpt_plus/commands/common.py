@@ -154,7 +154,8 @@ def _found(run: str) -> Path:
     if (folder / "experiment.json").is_file():
         return folder
     if folder.is_dir():
-        raise UserError(f"{folder} is no run folder: it has no experiment.json; name the folder that `train` filled")
+        then = _published(folder) or "name the folder that `train` filled"
+        raise UserError(f"{folder} is no run folder: it has no experiment.json; {then}")
     if folder.parent != Path():  # a path, and no experiment's name holds a slash
         raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
     experiment = get_experiment(run)
@@ -172,6 +173,25 @@ def _found(run: str) -> Path:
         then = "name one of the folders" if found else f"train it with `{training}`"
         raise UserError(f"{what} under results/; {then}")
     return found[0]
+
+
+def _published(folder: Path) -> str | None:
+    """How weights are asked that the folder holds as they were published; None where its config.json says none."""
+    from videogpt_plus.checkpoint import read_object
+    from videogpt_plus.experiments import EXPERIMENTS
+    from videogpt_plus.models.cogvlm2.weights import ARCHITECTURES
+
+    if not (folder / "config.json").is_file():
+        return None
+    config = read_object(folder / "config.json", "name a folder that `train` filled")
+    names = [name for name, known in ARCHITECTURES.items() if config.get("architectures") == [known]]
+    names += ["llava15_7b"] if config.get("model_type") == "llava" else []
+    if not names:
+        return None
+    there = [e for e in EXPERIMENTS.values() if not e.is_trained and Path(e.llm) == folder]
+    experiment = there[0] if there else EXPERIMENTS[names[0]]
+    put = "" if there else f"put them at {experiment.llm} and "
+    return f"for weights as they were published {put}name the experiment {experiment.name}"
 
 
 def named_runs(runs: Sequence[str]) -> list[Path]:

@@ -116,10 +116,11 @@ def convert(
 def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool, to: str | None) -> None:
     from videogpt_plus.convert_families import convert_family, differing
 
-    print(f"{convert_family(family, source, target, dtype, to=to)}: {target}")
+    print(f"{convert_family(family, source, target, dtype, to=to, tell=print)}: {target}")
     if verify:
-        count, wrong = differing(family, source, target, dtype)
-        print(f"{count - len(wrong)} of {count} tensors are bit for bit the same")
+        count, wrong, rounded = differing(family, source, target, dtype)
+        same = f"the same after rounding to {dtype}" if rounded else "bit for bit the same"
+        print(f"{count - len(wrong)} of {count} tensors are {same}")
         if wrong:
             print(f"not the same: {', '.join(wrong[:8])}")
             sys.exit(1)

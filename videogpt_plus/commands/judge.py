@@ -188,11 +188,15 @@ def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _
     from eval.benchmarks import get_benchmark
     from eval.judge import ledger
     from eval.runs import examples_of
+    from videogpt_plus.sweep import OWN
 
     kind = get_benchmark(one.task)
     if kind.scored != "judged":
+        asked = {"task": one.task, "control": one.control, "limit": one.limit, "benchmark": one.benchmark}
+        usual = {"task": OWN, "control": None, "limit": None, "benchmark": None}
+        how = "".join(f" --{name} {value}" for name, value in asked.items() if value != usual[name])
         raise UserError(
-            f"{one.task} has options and needs no judge: `videogpt-plus score {one.run}` counts the right ones"
+            f"{one.task} has options and needs no judge: `videogpt-plus score {one.run}{how}` counts the right ones"
         )
     path = answers_of(one.run, one.control, one.limit, one.task)
     examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)

@@ -16,8 +16,6 @@ from videogpt_plus.configs import Experiment
 from videogpt_plus.types import UserError
 from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 def web(
     runs: Positional[tuple[str, ...]] = (),
@@ -39,13 +37,14 @@ def web(
         loaded: Models that are in memory at the same time.
     """
     from videogpt_plus.web.clips import folder_clips, toy_clips
-    from videogpt_plus.web.server import served
+    from videogpt_plus.web.server import LOOPBACK, check_address, served
     from videogpt_plus.web.settings import offers_of
 
     if loaded < 1:
         raise UserError(f"--loaded {loaded} is not possible: at least 1 model has to be in memory to answer")
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"--port {port} is not possible: choose one from 1 to 65535, or leave it out for a free one")
+    check_address(host, port)  # before seconds of imports
     sources = folder_clips(clips) if clips else []
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the files of visitors go with the page
     with TemporaryDirectory(prefix="videogpt-plus-web-") as scratch:

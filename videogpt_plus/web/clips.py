@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from videogpt_plus.configs import Experiment
 from videogpt_plus.store import size_text
 from videogpt_plus.types import ClipError, UserError, Visual, unreadable
-from videogpt_plus.video import STILLS
+from videogpt_plus.video import STILLS, VIDEOS
 from videogpt_plus.web.settings import Limits
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from videogpt_plus.feeding import Preparation
     from videogpt_plus.types import Clip
 
-#: What counts as a video by its name; what is in it is checked when it is opened.
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
 #: Sides of the pictures that are drawn, in pixels.
 DRAWN = 336
 #: Where files arrive below the page's folder, and for how many seconds they may lie there before they are shown.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,23 +29,25 @@ USED = re.compile(
     r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static|svelte)/.*"
     r"|/gradio_api/(queue/(join|data)|run/predict|reset|cancel|upload|upload_progress|startup-events|heartbeat/\w+)"
 )
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STYLE = Path(__file__).with_name("page.css")
 
 
 class Guard:
     """Tells the browser to ask no other host, and takes out what Gradio's page says of others.
 
+    At a loopback address it answers to no other name, so that no page of another host can pass for this one.
     ASGI middleware; written here because Gradio's page is not ours to edit.
     """
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    def __init__(self, app: ASGIApp, names: Sequence[str] | None = None):
+        self.app, self.names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if not USED.fullmatch(scope["path"]):
+        if not USED.fullmatch(scope["path"]) or not self._is_meant(scope):
             await send({"type": "http.response.start", "status": 404, "headers": _HEADERS})
             await send({"type": "http.response.body", "body": b""})
             return
@@ -70,6 +73,10 @@ class Guard:
                     await send({"type": "http.response.body", "body": own})
 
         await self.app(scope, receive, guarded)
+
+    def _is_meant(self, scope: Scope) -> bool:
+        said = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        return self.names is None or re.sub(r":\d+$", "", said).strip("[]") in self.names
 
 
 _HEADERS = [
@@ -109,6 +116,18 @@ def _private(folder: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def check_address(host: str, port: int | None) -> None:
+    """UserError: nothing can listen there. Gradio would try a hundred ports of an address that is not ours."""
+    try:
+        with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except (OSError, UnicodeError) as error:
+        place = host if port is None else f"{host}:{port}"
+        raise UserError(
+            f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"
+        ) from error
+
+
 @contextmanager
 def served(
     models: Models,
@@ -122,6 +141,7 @@ def served(
 
     `port` None takes the first free one from 7860 on. UserError: Gradio is not installed, or the port is taken.
     """
+    check_address(host, port)
     with _private(folder):
         try:
             import gradio as gr
@@ -151,13 +171,10 @@ def served(
                     primary_hue="teal", neutral_hue="slate", font=plain, font_mono=("ui-monospace", "monospace")
                 ),
                 css=STYLE.read_text(),
-                app_kwargs={"middleware": [Middleware(Guard)]},
+                app_kwargs={"middleware": [Middleware(Guard, names=LOOPBACK if host in LOOPBACK else None)]},
             )
         except OSError as error:
-            place = host if port is None else f"{host}:{port}"
-            raise UserError(
-                f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"
-            ) from error
+            raise UserError(f"cannot listen at {host}: {error}; name another --port or --host") from error
         try:
             yield url
         finally:
