@@ -91,15 +91,13 @@ class _File:
         self.path, self.header, self.control = Path(target.path), {**target.header, "control": control}, control
 
     def __enter__(self) -> _File:
-        self.file = open_locked(self.path)
-        try:
+        with ExitStack() as opened:
+            self.file = opened.enter_context(open_locked(self.path))
             self.torn = cut_torn_line(self.file, self.path)
             found = read_meta(self.path) if self.path.stat().st_size else None
             claim(self.path, self.header, "answers", found)
             self.lines = read_answers(self.path)
-        except BaseException:
-            self.file.close()
-            raise
+            opened.pop_all()  # whole: `__exit__` closes it
         return self
 
     def __exit__(self, *exception: object) -> None:

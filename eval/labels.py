@@ -19,7 +19,7 @@ from typing import Any
 
 from eval.annotations import read_json, shown
 from eval.stats import Estimate, wilson
-from eval.task import Example
+from eval.task import Example, Task
 from videogpt_plus import rwf2000
 from videogpt_plus.types import UserError
 
@@ -61,23 +61,6 @@ class LabelExample(Example):
         return None if label is None else string.ascii_uppercase[self.candidates.index(label)]
 
 
-@dataclass(frozen=True)
-class LabelTask:
-    """The clips of a file."""
-
-    name: str
-    questions: tuple[LabelExample, ...]
-    group: str = ""
-
-    @property
-    def expected_examples(self) -> int:
-        return len(self.questions)
-
-    def examples(self) -> Sequence[LabelExample]:
-        """In the order of the file."""
-        return self.questions
-
-
 def parse_label(reply: str, labels: Sequence[str]) -> str | None:
     """The label that stands first in `reply`, alone or before a punctuation mark, where no other one follows.
 
@@ -94,7 +77,7 @@ def parse_label(reply: str, labels: Sequence[str]) -> str | None:
     return None
 
 
-def load_rwf2000(root: str | Path) -> list[LabelTask]:
+def load_rwf2000(root: str | Path) -> list[Task]:
     """RWF-2000's clips from `root`/val.json. UserError: there is none, or an entry is none of such a file."""
     file = Path(root).absolute() / "val.json"
     if not file.is_file():
@@ -119,7 +102,7 @@ def load_rwf2000(root: str | Path) -> list[LabelTask]:
             )
         )
         seen[video, question] += 1
-    return [LabelTask(TASK, tuple(questions), TASK)]
+    return [Task(TASK, TASK, tuple(questions))]
 
 
 def label_scores(examples: Sequence[LabelExample], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -74,20 +74,6 @@ MVBENCH: dict[str, TaskFolder] = {
 }
 
 
-@dataclass(frozen=True)
-class MultipleChoice:
-    """One task of a benchmark in MVBench's layout, read and checked."""
-
-    name: str
-    group: str
-    expected_examples: int
-    questions: tuple[Example, ...]
-
-    def examples(self) -> Sequence[Example]:
-        """Every question, in the order of the annotation."""
-        return self.questions
-
-
 class Benchmark(NamedTuple):
     """A benchmark's folder and its table of tasks, before any annotation is read."""
 
@@ -223,12 +209,12 @@ def _entries(path: Path) -> list[Any]:
     return entries
 
 
-def _load_task(benchmark: Benchmark, name: str) -> MultipleChoice:
+def _load_task(benchmark: Benchmark, name: str) -> Task:
     questions, problems = read_task(benchmark, name)
     if problems:
         more = f" ({len(problems) - 1} more; all: videogpt-plus doctor {benchmark.name})" if problems[1:] else ""
         raise UserError(problems[0] + more)
-    return MultipleChoice(name, benchmark.tasks[name].group or name, len(questions), questions)
+    return Task(name, benchmark.tasks[name].group or name, questions)
 
 
 def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -> Example:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from eval.annotations import read_json, shown, text_of
+from eval.task import Task
 from videogpt_plus.types import UserError
 
 #: Endings of clips, in the order in which they are tried.
@@ -81,24 +82,7 @@ class OpenExample:
         return self.question
 
 
-@dataclass(frozen=True)
-class OpenTask:
-    """One kind of question of an open benchmark, read and checked."""
-
-    name: str
-    questions: tuple[OpenExample, ...]
-    group: str = ""
-
-    @property
-    def expected_examples(self) -> int:
-        return len(self.questions)
-
-    def examples(self) -> Sequence[OpenExample]:
-        """Every question, in the order of the annotation; the two of a consistency entry stand together."""
-        return self.questions
-
-
-def load_vcgbench(root: str | Path, clip_folders: Sequence[str] = CLIP_FOLDERS) -> list[OpenTask]:
+def load_vcgbench(root: str | Path, clip_folders: Sequence[str] = CLIP_FOLDERS) -> list[Task]:
     """VCGBench's three files: lists of {Q, A, video_name}, and {Q1, Q2, A, video_name} for consistency.
 
     An entry may state `facts`, a list of texts, for the lexical judge. UserError names the file and the entry.
@@ -111,11 +95,11 @@ def load_vcgbench(root: str | Path, clip_folders: Sequence[str] = CLIP_FOLDERS) 
         path = folder / f"{name}_qa.json"
         entries = _entries(path)
         keyed = ((i, name, None, entry, f"{path}, entry {i}") for i, entry in enumerate(entries))
-        tasks.append(OpenTask(name, tuple(_examples(keyed, clips, pairs=name == "consistency"))))
+        tasks.append(Task(name, "", tuple(_examples(keyed, clips, pairs=name == "consistency"))))
     return tasks
 
 
-def load_vcgbench_diverse(root: str | Path) -> list[OpenTask]:
+def load_vcgbench_diverse(root: str | Path) -> list[Task]:
     """VCGBench-Diverse's one file: a list of {id, type, video_name, Q, A}, with Q1 and Q2 where type is consistency.
 
     Its tasks are the types. UserError: an unknown type, an id that comes twice, ...
@@ -132,11 +116,11 @@ def load_vcgbench_diverse(root: str | Path) -> list[OpenTask]:
     tasks = []
     for name, entries in by_type.items():
         if entries:
-            tasks.append(OpenTask(name, tuple(_examples(entries, clips, pairs=name == "consistency"))))
+            tasks.append(Task(name, "", tuple(_examples(entries, clips, pairs=name == "consistency"))))
     return tasks
 
 
-def load_zero_shot(root: str | Path) -> list[OpenTask]:
+def load_zero_shot(root: str | Path) -> list[Task]:
     """test_q.json, a list of {video_name, question, question_id}, with test_a.json, a list of {answer, question_id}.
 
     Answers belong to questions by their id, not by their place. UserError names the file and the entry.
@@ -156,7 +140,7 @@ def load_zero_shot(root: str | Path) -> list[OpenTask]:
             raise UserError(f"{where}: {answers} has no answer with question_id {shown(name)}; download both again")
         told = {**entry, "Q": entry.get("question"), "A": by_id[name]}
         keyed.append((i, "qa", name, told, where))
-    return [OpenTask("qa", tuple(_examples(keyed, clips, pairs=False)))]
+    return [Task("qa", "", tuple(_examples(keyed, clips, pairs=False)))]
 
 
 def _examples(entries: Iterable[tuple], clips: _Clips, pairs: bool) -> list[OpenExample]:

@@ -102,14 +102,22 @@ class Example:
         return self.candidates[string.ascii_uppercase.index(choice)].strip() == self.answer.strip()
 
 
-class Task(Protocol):
-    """One benchmark task."""
+@dataclass(frozen=True)
+class Task:
+    """One benchmark task, read and checked."""
 
     name: str
     group: str
-    expected_examples: int
+    # In the order of the annotation: `Example`, or what an Answerer takes for one.
+    questions: tuple[Example, ...]
 
-    def examples(self) -> Sequence[Example]: ...
+    @property
+    def expected_examples(self) -> int:
+        return len(self.questions)
+
+    def examples(self) -> Sequence[Example]:
+        """Every question, in the order of the annotation."""
+        return self.questions
 
 
 class Reply(NamedTuple):
