@@ -6,11 +6,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -18,13 +18,37 @@ from videogpt_plus.commands.common import find_run
 from videogpt_plus.configs import DEFAULT_FEEDING, GREEDY, Choosing, Feeding
 from videogpt_plus.types import UserError
 
-if TYPE_CHECKING:
-    from videogpt_plus.cinego.training import Recipe
-
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 #: What the demo prints beside the model itself, and what it shows.
 CONTROLS = {None: "all frames", "shuffled": "frames in another order", "blind": "blind"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a stage is trained."""
+
+    # Passes over the data; the recipe's when not given, as with the others.
+    epochs: int | None = None
+    # Samples a device and forward pass.
+    batch_size: int | None = None
+    # Forward passes a step.
+    accumulation: int | None = None
+    # The schedule begins at 1.1 of it and ends at 0.1 of it.
+    learning_rate: float | None = None
+    # Tokens of a sample at most, visual ones included; of text alone longer ones become several.
+    max_length: int | None = None
+    # What is computed in; weights stay float32.
+    dtype: Dtype = "float32"
+    # Initial weights, order of the data, dropout.
+    seed: int = 1337
+    # A checkpoint every so many steps.
+    save_steps: int = 100
+    # Processes that read the data; 0 reads in the training process.
+    dataloader_num_workers: int = 0
+
+
+DEFAULT_SETTINGS = Settings()
 
 
 def tokenizer(data: Positional[tuple[Path, ...]], output: Path, vocabulary: int = 6400) -> None:
@@ -55,15 +79,7 @@ def lm(
     start: Path,
     output_dir: Path,
     experts: bool = False,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    accumulation: int | None = None,
-    learning_rate: float | None = None,
-    max_length: int | None = None,
-    dtype: Dtype = "float32",
-    seed: int = 1337,
-    save_steps: int = 100,
-    dataloader_num_workers: int = 0,
+    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
 ) -> None:
     """Train the language model on text, from random weights or on.
 
@@ -72,15 +88,6 @@ def lm(
         start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to go on from.
         output_dir: Folder for the weights.
         experts: A mixture of experts in every layer, of a new model.
-        epochs: Passes over the data; the recipe's when not given, as with the others.
-        batch_size: Samples a device and forward pass.
-        accumulation: Forward passes a step.
-        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
-        max_length: Tokens of a sample; longer texts become several.
-        dtype: What is computed in; weights stay float32.
-        seed: Initial weights and order of the data.
-        save_steps: A checkpoint every so many steps.
-        dataloader_num_workers: Processes that read the data.
     """
     from videogpt_plus.cinego.demo import Plan
     from videogpt_plus.experiments import get_experiment
@@ -97,9 +104,7 @@ def lm(
             f"--experts is for a new model, and {start} holds a trained one: name a tokenizer's folder with --start"
         )
     size = None if trained else replace(sizes[chosen.name], experts=Experts() if experts else None)
-    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
-    recipe = _recipe("lm", given, dtype, seed, save_steps)
-    _train("lm", chosen, data, Path(), start, output_dir, recipe, dataloader_num_workers, DEFAULT_FEEDING, size=size)
+    _train("lm", chosen, data, Path(), start, output_dir, settings, DEFAULT_FEEDING, size=size)
 
 
 def pretrain(
@@ -109,15 +114,7 @@ def pretrain(
     output_dir: Path,
     media: Path = Path(),
     features: Path | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    accumulation: int | None = None,
-    learning_rate: float | None = None,
-    max_length: int | None = None,
-    dtype: Dtype = "float32",
-    seed: int = 1337,
-    save_steps: int = 100,
-    dataloader_num_workers: int = 0,
+    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
     reference: bool = False,
     feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
 ) -> None:
@@ -129,23 +126,12 @@ def pretrain(
         output_dir: Folder for the weights.
         media: Folder that the rows' files start from.
         features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
-        epochs: Passes over the data; the recipe's when not given, as with the others.
-        batch_size: Samples a device and forward pass.
-        accumulation: Forward passes a step.
-        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
-        max_length: Tokens of a sample at most, visual ones included.
-        dtype: What is computed in; weights stay float32.
-        seed: Initial weights, order of the data, dropout.
-        save_steps: A checkpoint every so many steps.
-        dataloader_num_workers: Processes that read clips; 0 reads in the training process.
         reference: Masks, order and accumulation of the original, to compare with it.
     """
     from videogpt_plus.experiments import get_experiment
 
-    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
-    recipe = _recipe("pretrain", given, dtype, seed, save_steps, reference)
     chosen = get_experiment(experiment)
-    _train("pretrain", chosen, data, media, start, output_dir, recipe, dataloader_num_workers, feeding, features)
+    _train("pretrain", chosen, data, media, start, output_dir, settings, feeding, features, reference)
 
 
 def sft(
@@ -155,15 +141,7 @@ def sft(
     output_dir: Path,
     media: Path = Path(),
     features: Path | None = None,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    accumulation: int | None = None,
-    learning_rate: float | None = None,
-    max_length: int | None = None,
-    dtype: Dtype = "float32",
-    seed: int = 1337,
-    save_steps: int = 100,
-    dataloader_num_workers: int = 0,
+    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
     reference: bool = False,
     feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
 ) -> None:
@@ -175,23 +153,12 @@ def sft(
         output_dir: Folder for the weights.
         media: Folder that the rows' files start from.
         features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
-        epochs: Passes over the data; the recipe's when not given, as with the others.
-        batch_size: Samples a device and forward pass.
-        accumulation: Forward passes a step.
-        learning_rate: The schedule begins at 1.1 of it and ends at 0.1 of it.
-        max_length: Tokens of a sample at most, visual ones included.
-        dtype: What is computed in; weights stay float32.
-        seed: Initial weights, order of the data, dropout.
-        save_steps: A checkpoint every so many steps.
-        dataloader_num_workers: Processes that read clips; 0 reads in the training process.
         reference: Masks, order and accumulation of the original, to compare with it.
     """
     from videogpt_plus.experiments import get_experiment
 
-    given = _given(epochs, batch_size, accumulation, learning_rate, max_length)
-    recipe = _recipe("sft", given, dtype, seed, save_steps, reference)
     chosen = get_experiment(experiment)
-    _train("sft", chosen, data, media, start, output_dir, recipe, dataloader_num_workers, feeding, features)
+    _train("sft", chosen, data, media, start, output_dir, settings, feeding, features, reference)
 
 
 def preprocess(
@@ -406,19 +373,6 @@ def _named(data: tuple[Path, ...]) -> None:
         raise UserError("no data is named: give JSONL files")
 
 
-def _given(*values: Any) -> dict[str, Any]:
-    names = ("epochs", "batch_size", "accumulation", "learning_rate", "max_length")
-    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
-
-
-def _recipe(
-    stage: str, given: dict[str, Any], dtype: Dtype, seed: int, save_steps: int, reference: bool = False
-) -> Recipe:
-    from videogpt_plus.cinego.training import RECIPES
-
-    return replace(RECIPES[stage], **given, dtype=dtype, seed=seed, save_steps=save_steps, reference=reference)
-
-
 def _train(
     stage: str,
     experiment: Any,
@@ -426,19 +380,22 @@ def _train(
     media: Path,
     start: Path,
     output_dir: Path,
-    recipe: Recipe,
-    workers: int,
+    settings: Settings,
     feeding: Feeding,
     features: Path | None = None,
+    reference: bool = False,
     size: Any = None,
 ) -> None:
-    from videogpt_plus.cinego.training import Source, train
+    from videogpt_plus.cinego.training import RECIPES, Source, train
     from videogpt_plus.data import read_substitutions
     from videogpt_plus.screen import progress
     from videogpt_plus.store import open_store
 
     if experiment.family != "cinego":
         raise UserError(f"{experiment.name} is no Cinego; choose from: cinego_512, cinego_768, toy_cinego")
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    workers = given.pop("dataloader_num_workers")
+    recipe = replace(RECIPES[stage], **given, reference=reference)
     if workers < 0:
         raise UserError(f"--dataloader-num-workers {workers} is not possible: 0 reads in the training process itself")
     _named(data)
