@@ -28,7 +28,8 @@ from eval.cells import (
 from eval.compare import NONE_SHOWN
 from eval.latex import escape
 from eval.plots import _apart, _lines, _places, differences
-from eval.report import CSV_COLUMNS, proof, write_report
+from eval.report import proof, write_report
+from eval.report_csv import CSV_COLUMNS
 from eval.score import score
 from eval.stats import holm
 from eval.task import Example

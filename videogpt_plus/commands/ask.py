@@ -146,7 +146,7 @@ def _show_labels(labels: dict) -> None:
 
 def _finds(questions: int, of_a_task: int) -> str:
     """What a comparison with another run can show, before there is one."""
-    from eval.report import DISCORDANCES
+    from eval.report_tables import DISCORDANCES
     from eval.stats import resolvable
 
     def span(values: Iterable[float], form: str) -> str:

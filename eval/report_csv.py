@@ -1,0 +1,70 @@
+"""The numbers of a report as CSV: each run and task, and each comparison."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from eval.cells import Cell, over_seeds, runs_of
+from eval.report_parts import MEAN, Test
+from eval.stats import Paired
+
+CSV_COLUMNS = [
+    "experiment", "adapter", "level", "seed", "visual_tokens", "control", "task", "group", "n", "n_failed",
+    "n_unparsed", "accuracy", "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy",
+    "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes",
+]  # fmt: skip
+
+
+def stacked(files: Sequence[tuple[str | None, str]]) -> str:
+    """One CSV of several with equal columns; where they have names, these are the first column."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for number, (name, text) in enumerate(files):
+        head, *rows = csv.reader(io.StringIO(text))
+        if not number:
+            writer.writerow(["benchmark", *head] if name else head)
+        writer.writerows([name, *row] if name else row for row in rows)
+    return out.getvalue()
+
+
+def pairs_csv(tests: Sequence[Test]) -> str:
+    out = io.StringIO()
+    numbers = list(Paired.__dataclass_fields__)
+    columns = ["family", "first", "second", "questions", *numbers, "p_holm", "verdict"]
+    names = {"first": "accuracy_first", "second": "accuracy_second"}
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*columns[:4], *(names.get(name, name) for name in columns[4:])])
+    for test in tests:
+        row = [*asdict(test.paired).values(), test.adjusted, test.verdict]
+        values = [round(v, 6) if isinstance(v, float) else v for v in row]
+        writer.writerow([test.family, test.first, test.second, test.questions, *values])
+    return out.getvalue()
+
+
+def sweep_csv(runs: Sequence[Cell]) -> str:
+    """A row for each run and task, then the means over seeds where there are several."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for cell in [*runs, *(model for model in over_seeds(runs) if "runs" in model)]:
+        names = ("experiment", "adapter", "seed", "visual_tokens", "flops", "kv_bytes")
+        model = {name: cell.get(name) for name in names}
+        model |= {"level": f"{cell['level']:g}", "control": cell["control"] or "none"}
+        model |= {"seed": f"mean of {len(runs_of(cell))}"} if "runs" in cell else {}
+        for row in _csv_rows(cell):
+            numbers = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
+            writer.writerow(model | numbers)
+    return out.getvalue()
+
+
+def _csv_rows(cell: Cell) -> Iterator[Mapping[str, Any]]:
+    wanted = CSV_COLUMNS[CSV_COLUMNS.index("group") : CSV_COLUMNS.index("flops")]
+    for task, row in cell["scores"]["tasks"].items():
+        yield {"task": task} | {name: row[name] for name in wanted}
+    total = cell["scores"]["overall"]
+    row = total | total["macro"] | {"group": ""}
+    yield {"task": MEAN} | {name: row[name] for name in wanted}

@@ -1,0 +1,73 @@
+"""What a report is made of: tables, files of others, comparisons and the section of one benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from eval.cells import Cell
+from eval.compare import LEVEL, NONE_SHOWN
+from eval.stats import Paired
+
+#: The row of `sweep.csv` that holds the mean over tasks.
+MEAN = "mean of all tasks"
+#: What is compared over all tasks, in the tables of tests.
+ALL = "all questions"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with its heading and what it says, for Markdown and HTML alike."""
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    #: Whether it goes to `sweep.tex` too.
+    in_latex: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """What others add to a report: tables, and files by name; those that end in .png are shown."""
+
+    tables: Sequence[Table] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        return {name: content for name, content in self.files.items() if name.endswith(".png")}
+
+
+#: What is added where nobody adds anything.
+NOTHING = Section()
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison of two models; `adjusted` is its p after Holm over all comparisons of its family."""
+
+    family: str
+    label: str
+    first: str
+    second: str
+    questions: str
+    paired: Paired
+    adjusted: float = 1.0
+
+    @property
+    def verdict(self) -> str:
+        return NONE_SHOWN if self.adjusted >= LEVEL else "first" if self.paired.difference > 0 else "second"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the report says of one benchmark of options."""
+
+    #: Its name where there are several.
+    name: str | None
+    runs: Sequence[Cell]
+    tests: Sequence[Test]
+    tables: Sequence[Table]
+    #: PNG by the name of its file.
+    pictures: Mapping[str, bytes]
