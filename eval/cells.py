@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
-from eval.stats import Estimate, Paired, compare_seeds, mean_share, wilson, with_seed_noise
+from eval import seeds
+from eval.stats import Estimate, Paired, SeedNoise, compare_seeds, share, with_seed_noise
 
 Cell = Mapping[str, Any]
 
@@ -66,43 +67,73 @@ def _only(cell: Cell, keys: set[str]) -> Cell:
         if kept:
             failed = sum(failure["key"] in keys for failure in row["failures"])
             counts = {"n": len(kept), "right": sum(kept.values()), "n_failed": failed, "correct": kept}
-            rows[task] = row | counts | _accuracy(counts["right"], len(kept))
+            rows[task] = row | counts | _accuracy(kept, row.get("videos"))
     return {**cell, "scores": {**cell["scores"], "tasks": rows}}
 
 
-def _accuracy(right: float, n: int, by_seed: Sequence[float] = ()) -> dict[str, float]:
-    found = with_seed_noise(wilson(right, n), by_seed)
+def _accuracy(right: Mapping[str, float], clips: Mapping[str, str] | None) -> dict[str, float]:
+    found = share(right, clips or None)
     return {"accuracy": found.value, "ci_low": found.low, "ci_high": found.high}
 
 
 def over_seeds(cells: Sequence[Cell]) -> list[Cell]:
-    """One cell for each model and control: numbers are means over its seeds, intervals hold the noise of training."""
+    """One cell for each model and control: numbers are means over its seeds, intervals hold the noise of training.
+
+    That noise is pooled over the levels of a series: each cell has `peers`, the runs of every level under its control.
+    """
     models: dict[tuple, list[Cell]] = {}
     for cell in cells:
         models.setdefault((series(cell), cell["level"], cell["control"]), []).append(cell)
-    return [_merged(runs) for runs in models.values()]
+    peers: dict[tuple, list[list[Cell]]] = {}
+    for (name, _, control), runs in models.items():
+        peers.setdefault((name, control), []).append(runs)
+    return [_merged(runs, peers[name, control]) for (name, _, control), runs in models.items()]
 
 
-def _merged(runs: Sequence[Cell]) -> Cell:
+def _merged(runs: Sequence[Cell], peers: Sequence[Sequence[Cell]]) -> Cell:
     first, *others = runs = sorted(runs, key=lambda run: (run.get("seed") or 0, run["experiment"]))
     if not others:
-        return first
+        return {**first, "peers": peers}
     held = [run["scores"]["tasks"] for run in runs]
-    tasks = {task: _merged_row([rows[task] for rows in held]) for task in held[0] if all(task in rows for rows in held)}
+    tasks = {
+        task: _merged_row(task, [rows[task] for rows in held], peers)
+        for task in held[0]
+        if all(task in rows for rows in held)
+    }
     overall = _mean_of([run["scores"]["overall"] for run in runs])
     name = re.sub(r"_seed\d+$", "", first["experiment"])
-    return {
-        **first,
-        "experiment": name,
-        "seed": None,
-        "runs": runs,
-        "scores": {**first["scores"], "overall": overall, "tasks": tasks},
-    }
+    scores = {**first["scores"], "overall": overall, "tasks": tasks}
+    merged = {**first, "experiment": name, "seed": None, "runs": runs, "peers": peers, "scores": scores}
+    found = estimate(merged, None)
+    overall["macro"] = {"accuracy": found.value, "ci_low": found.low, "ci_high": found.high}
+    return merged
 
 
-def _merged_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    row = _mean_of(rows)
-    return row | {"n": rows[0]["n"]} | _accuracy(row["right"], rows[0]["n"], [one["accuracy"] for one in rows])
+def _merged_row(task: str, rows: Sequence[Mapping[str, Any]], peers: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+    """The rows of a task over seeds as one: the mean over them, of the questions that all of them have."""
+    common = set.intersection(*(set(row["correct"]) for row in rows))
+    right = {key: fmean(row["correct"][key] for row in rows) for key in sorted(common)}
+    by_seed = [fmean(row["correct"][key] for key in common) for row in rows] if common else []
+    found = share(right, rows[0].get("videos") or None) if common else Estimate(0.0, 0.0, 1.0)
+    noise = seeds.of_means([_means(runs, lambda run: _rows_of_task(run, task), common) for runs in peers])
+    whole = with_seed_noise(found, by_seed, noise)
+    counts = {"n": len(common), "right": sum(right.values())}
+    assert 0 <= counts["right"] <= counts["n"] + 1e-9, f"{task}: {counts['right']} right of {counts['n']}"
+    return _mean_of(rows) | counts | {"accuracy": whole.value, "ci_low": whole.low, "ci_high": whole.high}
+
+
+def _rows_of_task(run: Cell, task: str) -> list[Mapping[str, Any]]:
+    return [row for name, row in run["scores"]["tasks"].items() if name == task]
+
+
+def _means(runs: Sequence[Cell], rows: Callable[[Cell], Sequence[Mapping[str, Any]]], keys: set[str]) -> list[float]:
+    """The mean over tasks of each run's accuracies on these questions; of the runs that have all of them."""
+    found = []
+    for run in runs:
+        parts = [{k: r for k, r in row["correct"].items() if k in keys} for row in rows(run)]
+        if sum(map(len, parts)) == len(keys) and keys:
+            found.append(fmean(fmean(part.values()) for part in parts if part))
+    return found
 
 
 def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,9 +154,12 @@ def seeds_said(cells: Sequence[Cell]) -> str:
     """What the reader has to know about seeds: whether the noise of training is in the numbers."""
     counts = sorted({len(runs_of(cell)) for cell in cells})
     if counts[-1] == 1:
-        return "One training seed: the noise of training is not in these numbers."
+        return "One training seed: the noise of training is not in these numbers, so a difference is one of two runs."
     span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
-    return f"Each number is the mean of {span} seeds of fine-tuning, whose noise is in the intervals."
+    return (
+        f"Each number is the mean of {span} seeds of fine-tuning. Their noise is in the intervals, pooled over the "
+        "levels of a series."
+    )
 
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
@@ -170,10 +204,36 @@ def rows_of(cell: Cell, group: str | None) -> dict[str, Mapping[str, Any]]:
 
 
 def estimate(cell: Cell, group: str | None) -> Estimate:
-    """The mean accuracy over the tasks of `group` (all tasks for None), each task weighing the same."""
-    questions = mean_share([(row["right"], row["n"]) for row in rows_of(cell, group).values()])
-    by_seed = [fmean(row["accuracy"] for row in rows_of(run, group).values()) for run in runs_of(cell)]
-    return with_seed_noise(questions, by_seed)
+    """The mean accuracy over the tasks of `group` (all tasks for None), each task weighing the same.
+
+    The interval respects clips, those that several tasks share among them, and holds the seeds' noise.
+    """
+    runs = runs_of(cell)
+    common = set.intersection(*(set(correct(run, group)) for run in runs))
+    tasks, clips = _tasks_of(runs[0], group), clips_of(runs[0])
+    right = {key: fmean(correct(run, group)[key] for run in runs) for key in common}
+    found = share(right, clips, tasks)
+    if len(runs) < 2:
+        return found
+    by_level = [_means(peers, lambda run: list(rows_of(run, group).values()), common) for peers in cell["peers"]]
+    by_seed = _means(runs, lambda run: list(rows_of(run, group).values()), common)
+    return with_seed_noise(found, by_seed, seeds.of_means(by_level))
+
+
+def _tasks_of(cell: Cell, group: str | None) -> dict[str, str]:
+    return {key: task for task, row in rows_of(cell, group).items() for key in row["correct"]}
+
+
+def clips_of(cell: Cell) -> dict[str, str] | None:
+    """Question -> clip over all tasks; None where nobody kept them, so that each question is a clip of its own."""
+    found = {key: clip for row in rows_of(cell, None).values() for key, clip in row.get("videos", {}).items()}
+    return found or None
+
+
+def n_clips(cell: Cell, group: str | None, task: str | None = None) -> int:
+    """How many clips the questions of a group, or of one task, are about."""
+    rows = _rows_of_task(cell, task) if task else rows_of(cell, group).values()
+    return len({row.get("videos", {}).get(key, key) for row in rows for key in row["correct"]})
 
 
 def mean_of(cell: Cell, group: str | None, name: str) -> float:
@@ -187,21 +247,66 @@ def correct(cell: Cell, group: str | None) -> dict[str, bool]:
     return {key: right for row in rows_of(cell, group).values() for key, right in row["correct"].items()}
 
 
-def paired(first: Cell, second: Cell, group: str | None = None, task: str | None = None) -> Paired | None:
-    """The two models on the questions of a group or of one task, over the seeds that both have; None without any."""
+class Comparison(NamedTuple):
+    """Two models on the same questions."""
 
-    def right(run: Cell) -> dict[str, bool]:
-        return run["scores"]["tasks"].get(task, {}).get("correct", {}) if task else correct(run, group)
+    paired: Paired
+    #: The same without the questions that a run failed at; None where none did.
+    readable: Paired | None
+    #: The seeds that both have.
+    seeds: tuple[int | None, ...]
 
-    def by_seed(cell: Cell) -> dict[int | None, dict[str, bool]]:
-        return {run.get("seed"): right(run) for run in runs_of(cell)}
+
+def paired(first: Cell, second: Cell, group: str | None = None, task: str | None = None) -> Comparison | None:
+    """The two models on the tasks of a group, each weighing the same, or on one task; None without a common question.
+
+    Over the seeds that both have. Their noise is pooled over the levels of a series that have them all.
+    """
+
+    def rows(run: Cell) -> list[Mapping[str, Any]]:
+        return _rows_of_task(run, task) if task else list(rows_of(run, group).values())
+
+    def by_seed(cell: Cell) -> dict[int | None, Cell]:
+        return {run.get("seed"): run for run in runs_of(cell)}
 
     one, other = by_seed(first), by_seed(second)
-    seeds = [seed for seed in one if seed in other]
-    if not seeds or not set.intersection(*(set(side[seed]) for side in (one, other) for seed in seeds)):
+    common = tuple(seed for seed in one if seed in other)
+    runs = [side[seed] for side in (one, other) for seed in common]
+    answers = {id(run): {k: right for row in rows(run) for k, right in row["correct"].items()} for run in runs}
+    keys = set.intersection(*map(set, answers.values())) if runs else set()
+    if not keys:
         return None
-    clips = {k: v for row in rows_of(first, None).values() for k, v in row.get("videos", {}).items()}
-    return compare_seeds([one[seed] for seed in seeds], [other[seed] for seed in seeds], clips or None)
+    failed = {failure["key"] for run in runs for row in rows(run) for failure in row.get("failures", ())} & keys
+    clips = clips_of(runs[0])
+    of_task = None if task else {key: name for name, row in rows_of(runs[0], group).items() for key in row["correct"]}
+
+    def compared(kept: set[str]) -> Paired:
+        sides = [[{k: answers[id(side[seed])][k] for k in kept} for seed in common] for side in (one, other)]
+        return compare_seeds(*sides, clips, of_task, _noise(first, second, common, rows, kept))
+
+    return Comparison(compared(keys), compared(keys - failed) if failed and keys - failed else None, common)
+
+
+def _noise(
+    first: Cell,
+    second: Cell,
+    common: Sequence[int | None],
+    rows: Callable[[Cell], Sequence[Mapping[str, Any]]],
+    keys: set[str],
+) -> SeedNoise | None:
+    """The luck of one training, pooled over the levels that have all of these seeds; None of unlike series.
+
+    A seed that is better at every level of one series need not be so in another, so these have their own pair alone.
+    """
+    if len(common) < 2 or series(first) != series(second):
+        return None
+    means = []
+    for runs in first["peers"]:
+        found = {run.get("seed"): run for run in runs}
+        of_seeds = _means([found[seed] for seed in common if seed in found], rows, keys)
+        if len(of_seeds) == len(common):
+            means.append(of_seeds)
+    return seeds.of_differences(means)
 
 
 #: What a question costs: what it is called, and its value in that unit or None where it is not known.

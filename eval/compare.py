@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -11,23 +11,17 @@ from typing import Any
 from eval.answer import read_answers
 from eval.benchmarks import get_benchmark
 from eval.journal import clip_of, meta_path
-from eval.stats import (
-    Paired,
-    PairedScores,
-    compare,
-    compare_scores,
-    equivalence_p,
-    equivalence_p_of_scores,
-    holm,
-)
+from eval.stats import LEVEL, Paired, compare, compare_scores, equivalence, holm
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import read_object
 from videogpt_plus.types import UserError
 
-#: A p under it is more than chance.
-LEVEL = 0.05
 #: What is said where a test finds nothing. That is not "they are equal", which `--margin` tests.
 NONE_SHOWN = "no difference shown"
+#: What is said where no outcome of so few clips could have shown anything.
+TOO_FEW = "too few clips to tell"
+#: What is said of equivalence that holds or fails with the clips that one of the runs could not read.
+DECIDED_BY_FAILURES = "unreadable clips decide it"
 A_BETTER, B_BETTER = "A is better", "B is better"
 
 
@@ -116,12 +110,15 @@ def _only_scores(answers: Path) -> Path:
 
 
 def _read_scores(path: Path) -> Run:
+    from eval.judge.scoring import check_numbers
+
     scores = read_object(path, "score the run again")
     answers = path.with_name("answers.jsonl")
     if "judge" not in scores or "aspects" not in scores:
         raise UserError(f"{path} holds no judge's scores; of a multiple-choice benchmark name the answers.jsonl")
     if scores.get("answers") != fingerprint.of_path(answers):
         raise UserError(f"{answers} has changed since {path.name} was written; judge again: nothing is paid twice")
+    check_numbers(path, scores)
     lines = read_answers(answers)
     parts = {
         aspect: {key: score for key, score in row["scores"].items() if score is not None}
@@ -148,73 +145,119 @@ def compare_runs(first: Run, second: Run, margin: float | None = None) -> dict[s
     """Two runs on the questions that both have, as one object of plain values, of the second taken from the first.
 
     Shares lie between 0 and 1, a judge's scores in the judge's unit; `margin` is in the same unit. n, n_videos,
-    only_a and only_b (questions that one alone has), failed_a and failed_b (of the common ones), accuracy_a and
-    accuracy_b (score_a, score_b), difference with ci_low and ci_high, mcnemar_p (wilcoxon_p), p (exact by clips),
-    detectable_difference, verdict, with a margin equivalence_p and equivalent, and `tasks` with the same for each
-    task (each aspect that was judged) and p_holm over them. `verdicts` has the accuracies of a judge's yes and no.
-    UserError: the runs are not about the same questions.
+    n_differing (clips), only_a and only_b (questions that one alone has), failed_a and failed_b (of the common ones),
+    accuracy_a and accuracy_b (score_a, score_b), difference with ci_low and ci_high, mcnemar_p (of accuracies), p,
+    detectable_difference (None where no possible one is found), verdict, with a margin equivalence_p, equivalent (None
+    where that cannot be told) and equivalence (in words), and `tasks` with the same for each task (each aspect that was
+    judged), p_holm over them, and detectable_after_holm. Of several tasks `mean_of_tasks` has the same for the mean
+    over tasks. `readable`, in both, has the same for the questions that neither run failed at, where one did.
+    `verdicts` has the accuracies of a judge's yes and no. UserError: the runs are not about the same questions.
     """
     common = _check_alike(first, second)
-    measure = _scores if first.judged else _accuracies
-    whole = measure(first.values, second.values, first.videos, margin)
-    tasks = {
-        task: measure(values, second.parts[task], first.videos, margin)
-        for task, values in first.parts.items()
-        if values.keys() & second.parts.get(task, {}).keys()
-    }
+    tasks = _by_task(first, second, margin)
+    several = len(tasks) > 1 and not first.judged
+    failed = set() if first.judged else (first.failed | second.failed) & common
+    whole, more = _with_readable(first, second, common, failed, margin, by_task=False)
+    if several:
+        of_tasks, readable = _with_readable(first, second, common, failed, margin, by_task=True)
+        more |= {"mean_of_tasks": of_tasks | readable}
     verdicts = first.verdicts.keys() & second.verdicts.keys()
-    for row, p in zip(tasks.values(), holm([row["p"] for row in tasks.values()]), strict=True):
-        row |= {"p_holm": p, "verdict": _verdict(row["difference"], p)}
     return {
         "a": str(first.path),
         "b": str(second.path),
         "control_a": first.meta.get("control"),
         "control_b": second.meta.get("control"),
-        **{name: whole[name] for name in ("n", "n_videos")},
+        **{name: whole[name] for name in ("n", "n_videos", "n_differing")},
         "only_a": len(first.values.keys() - common),
         "only_b": len(second.values.keys() - common),
         # An answer without a score is in no mean: it cannot be common.
         "failed_a": len(first.failed if first.judged else first.failed & common),
         "failed_b": len(second.failed if second.judged else second.failed & common),
-        **{name: value for name, value in whole.items() if name not in ("n", "n_videos")},
-        "verdict": _verdict(whole["difference"], whole["p"]),
-        **({"verdicts": _accuracies(first.verdicts, second.verdicts, first.videos, None)} if verdicts else {}),
+        **{name: value for name, value in whole.items() if name not in ("n", "n_videos", "n_differing")},
+        **more,
+        **({"verdicts": _accuracies(first.verdicts, second.verdicts, first.videos, None, None)[1]} if verdicts else {}),
         "tasks": tasks,
     }
 
 
+def _with_readable(
+    first: Run, second: Run, common: set[str], failed: set[str], margin: float | None, by_task: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The comparison of all common questions, and `readable`: that of those at which neither run failed.
+
+    Equivalence is refused where the two disagree about it.
+    """
+    whole = _measured(first, second, common, margin, by_task)
+    if not failed or failed == common:
+        return whole, {}
+    readable = _measured(first, second, common - failed, margin, by_task)
+    if margin is not None and whole["equivalent"] != readable["equivalent"]:
+        whole |= {"equivalent": None, "equivalence": DECIDED_BY_FAILURES}
+    return whole, {"readable": readable}
+
+
+def _by_task(first: Run, second: Run, margin: float | None) -> dict[str, dict[str, Any]]:
+    found: dict[str, tuple[Paired, dict[str, Any]]] = {}
+    for task, values in first.parts.items():
+        other = second.parts.get(task, {})
+        if values.keys() & other.keys():
+            found[task] = (
+                _scores(values, other, first.videos, margin)
+                if first.judged
+                else _accuracies(values, other, first.videos, None, margin)
+            )
+    adjusted = holm([row["p"] for _, row in found.values()])
+    for (paired, row), p in zip(found.values(), adjusted, strict=True):
+        detected = _finite(paired.detectable_at(LEVEL / len(found)))
+        row |= {"p_holm": p, "verdict": verdict(paired, p), "detectable_after_holm": detected}
+    return {task: row for task, (_, row) in found.items()}
+
+
+def _measured(first: Run, second: Run, keys: set[str], margin: float | None, by_task: bool) -> dict[str, Any]:
+    one, other = ({key: run.values[key] for key in keys} for run in (first, second))
+    if first.judged:
+        return _scores(one, other, first.videos, margin)[1]
+    tasks = {key: task for task, part in first.parts.items() for key in part} if by_task else None
+    return _accuracies(one, other, first.videos, tasks, margin)[1]
+
+
 def _accuracies(
-    first: Mapping[str, bool], second: Mapping[str, bool], videos: Mapping[str, str], margin: float | None
-) -> dict[str, Any]:
-    found = compare(first, second, videos)
-    return _row(found, "accuracy") | {
-        "only_a_right": found.only_first,
-        "only_b_right": found.only_second,
-        "interval": found.method,
-        "mcnemar_p": found.mcnemar_p,
-        "p": found.p,
-        "detectable_difference": found.detectable,
-        **_equivalence(margin, equivalence_p, first, second, videos),
-    }
+    first: Mapping[str, bool],
+    second: Mapping[str, bool],
+    videos: Mapping[str, str],
+    tasks: Mapping[str, str] | None,
+    margin: float | None,
+) -> tuple[Paired, dict[str, Any]]:
+    found = compare(first, second, videos, tasks)
+    row = _row(found, "accuracy") | {"only_a_right": found.only_first, "only_b_right": found.only_second}
+    row |= _tested(found) | {"mcnemar_p": found.mcnemar_p}
+    return found, row | _equivalence(first, second, margin, videos, tasks, False)
 
 
 def _scores(
-    first: Mapping[str, float], second: Mapping[str, float], videos: Mapping[str, str], margin: float | None
-) -> dict[str, Any]:
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    videos: Mapping[str, str],
+    margin: float | None,
+) -> tuple[Paired, dict[str, Any]]:
     found = compare_scores(first, second, videos)
-    return _row(found, "score") | {
-        "interval": "bootstrap by video",
-        "wilcoxon_p": found.wilcoxon_p,
-        "p": found.wilcoxon_p,
+    return found, _row(found, "score") | _tested(found) | _equivalence(first, second, margin, videos, None, True)
+
+
+def _tested(found: Paired) -> dict[str, Any]:
+    return {
+        "interval": found.method,
+        "p": found.p,
         "detectable_difference": _finite(found.detectable),
-        **_equivalence(margin, equivalence_p_of_scores, first, second, videos),
+        "verdict": verdict(found, found.p),
     }
 
 
-def _row(found: Paired | PairedScores, what: str) -> dict[str, Any]:
+def _row(found: Paired, what: str) -> dict[str, Any]:
     return {
         "n": found.n,
         "n_videos": found.n_videos,
+        "n_differing": found.n_differing,
         f"{what}_a": found.first,
         f"{what}_b": found.second,
         "difference": found.difference,
@@ -229,20 +272,27 @@ def _finite(value: float) -> float | None:
 
 
 def _equivalence(
-    margin: float | None,
-    test: Callable[..., float],
     first: Mapping[str, float],
     second: Mapping[str, float],
+    margin: float | None,
     videos: Mapping[str, str],
+    tasks: Mapping[str, str] | None,
+    scores: bool,
 ) -> dict[str, Any]:
     if margin is None:
         return {}
-    p = test(first, second, margin, videos)
-    return {"margin": margin, "equivalence_p": p, "equivalent": p < LEVEL}
+    found = equivalence(first, second, margin, videos, tasks, scores)
+    words = {True: "equivalent", False: "not shown to be equivalent", None: TOO_FEW}
+    return {
+        "margin": margin, "equivalence_p": found.p, "equivalent": found.shown, "equivalence": words[found.shown]
+    }  # fmt: skip
 
 
-def _verdict(difference: float, p: float) -> str:
-    return NONE_SHOWN if p >= LEVEL else A_BETTER if difference > 0 else B_BETTER
+def verdict(found: Paired, p: float, better: tuple[str, str] = (A_BETTER, B_BETTER)) -> str:
+    """What a paired test says, in words; `p` is that of the test, adjusted where it is one of several."""
+    if p < LEVEL:
+        return better[found.difference < 0]
+    return TOO_FEW if found.too_few else NONE_SHOWN
 
 
 def _check_alike(first: Run, second: Run) -> set[str]:

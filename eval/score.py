@@ -15,7 +15,7 @@ from eval.answer import read_answers, read_meta, write_atomically
 from eval.benchmarks import BENCHMARKS
 from eval.labels import LabelExample, label_scores
 from eval.options import reference_verdict
-from eval.stats import mean_share, wilson
+from eval.stats import share
 from eval.task import CONTROLS, Example
 from videogpt_plus.types import UserError
 
@@ -30,13 +30,12 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
     """Scores of a finished run, written beside the answers (`scores_path`) and returned.
 
     `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
-    n_unparsed, right, accuracy over all n with its Wilson interval (ci_low, ci_high), reference_rule_accuracy, chance,
-    majority, seconds_per_question (mean), seconds_to_first_token (median; None where no answer says it),
-    visual_tokens, the failures, and for paired tests `correct` (key -> bool) and `videos` (key -> clip). `overall`
-    has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). Of clips with labels there
-    is `labels`, too (`eval.labels.label_scores`). The kept replies are
-    parsed anew, so that a better parser needs no new answers. Raises
-    UserError where an answer is missing or belongs to another question.
+    n_unparsed, n_videos, right, accuracy over all n with its interval by clips (ci_low, ci_high),
+    reference_rule_accuracy, chance, majority, seconds_per_question (mean), seconds_to_first_token (median; None where
+    no answer says it), visual_tokens, the failures, and for paired tests `correct` (key -> bool) and `videos` (key ->
+    clip). `overall` has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). Of clips
+    with labels there is `labels`, too (`eval.labels.label_scores`). The kept replies are parsed anew, so that a better
+    parser needs no new answers. Raises UserError where an answer is missing or belongs to another question.
     """
     answers_path = Path(answers_path)
     if not examples:
@@ -87,7 +86,8 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
     choices = {e.key: e.parse(line["reply"]) for e, line in asked}
     correct = {e.key: e.is_right(choices.get(e.key)) for e in examples}
     n, right = len(examples), sum(correct.values())
-    accuracy = wilson(right, n)
+    videos = {e.key: e.clip for e in examples}
+    accuracy = share(correct, videos)
     return {
         "group": examples[0].group,
         "needs_level": examples[0].needs_level,
@@ -111,7 +111,8 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
             if line["error"] is not None
         ],
         "correct": correct,
-        "videos": {e.key: e.clip for e in examples},
+        "videos": videos,
+        "n_videos": len(set(videos.values())),
     }
 
 
@@ -130,8 +131,10 @@ def _majority(examples: Sequence[Example]) -> int:
 
 def _overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     rows = list(tasks.values())
-    n, right = sum(row["n"] for row in rows), sum(row["right"] for row in rows)
-    macro, micro = mean_share([(row["right"], row["n"]) for row in rows]), wilson(right, n)
+    n = sum(row["n"] for row in rows)
+    correct, videos = ({key: one for row in rows for key, one in row[name].items()} for name in ("correct", "videos"))
+    of_task = {key: task for task, row in tasks.items() for key in row["correct"]}
+    macro, micro = share(correct, videos, of_task), share(correct, videos)
 
     def mean(name: str) -> float:
         return sum(row[name] for row in rows) / len(rows)

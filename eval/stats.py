@@ -1,13 +1,14 @@
-"""Intervals, paired tests and what a benchmark can resolve. Counts and scores in, numbers out.
+"""Intervals, paired tests and what a benchmark can resolve. Answers and scores in, numbers out.
 
-Shares lie between 0 and 1. Questions about one clip are not independent of each other: wherever clips are given,
-whole clips are resampled or change sides.
+Shares lie between 0 and 1, scores have their own unit. Questions about one clip are not independent of each other:
+wherever clips are given, whole clips are what is drawn, or what changes sides. How often each interval holds the
+truth is simulated by `benchmarks/coverage.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf, sqrt
 from statistics import fmean, variance
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,12 +16,22 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     import numpy as np
 
+    from eval.clustered import Spread
+    from eval.sign_flips import SignFlips
+
 #: Standard normal quantile of a two-sided 95 % interval.
 Z95 = 1.959963984540054
 #: Standard normal quantile of 80 % power.
 Z80 = 0.8416212335729143
-#: Fewer questions that differ cannot reach 5 % in the exact test, even all to one side: 2 / 2**6 = 3.1 %.
-FEWEST_DISCORDANT = 6
+#: The significance level of every test here.
+LEVEL = 0.05
+#: Fewer clips (or questions that differ) cannot reach 5 % in the exact test, even all to one side: 2 / 2**6 = 3.1 %.
+FEWEST_CLIPS = 6
+#: Equivalence of clips with several questions is refused, not denied, where fewer of them differ.
+FEWEST_DIFFERING = 10
+
+Videos = Mapping[str, str]
+Tasks = Mapping[str, Hashable]
 
 
 class Estimate(NamedTuple):
@@ -31,290 +42,341 @@ class Estimate(NamedTuple):
     high: float
 
 
+class SeedNoise(NamedTuple):
+    """How far two trainings of one model lie apart by luck alone (`eval.seeds`)."""
+
+    #: Variance of one training's mean.
+    variance: float
+    #: Its degrees of freedom.
+    freedom: int
+
+
 @dataclass(frozen=True)
 class Paired:
-    """Two models on the same questions; `difference` = first - second, with its 95 % interval."""
+    """Two models on the same questions; `difference` = first - second, with its 95 % interval.
+
+    The interval leaves 0 out exactly where `p` is below 5 %.
+    """
 
     n: int
     n_videos: int
     first: float
     second: float
-    #: Questions that only one of them got right; means over the seeds where there are several.
-    only_first: float
-    only_second: float
+    #: Questions that only one of them got right, means over the seeds where there are several; None for scores.
+    only_first: float | None
+    only_second: float | None
     difference: float
     low: float
     high: float
-    #: McNemar's exact p, which takes questions for independent; None over several seeds.
+    #: McNemar's exact p, which takes questions for independent; None over several seeds and for scores.
     mcnemar_p: float | None
-    #: The p to go by: exact by clips for one seed each, a t test that holds the seeds' noise for several.
+    #: The p to go by: sign flips of whole clips for one seed each, a t test that holds the seeds' noise for several.
     p: float
-    #: The smallest difference that this test finds with 80 % power, at the discordance or spread that was measured.
+    #: The smallest difference that this test finds with 80 % power; infinite where no possible one is found.
     detectable: float
-    #: How the interval was made: "bootstrap by video", "Bonett-Price" or "t over seeds".
+    #: How the interval was made: "Tango by clip", "t by clip" or "t over clips and seeds".
     method: str
     #: Training seeds of each.
     seeds: int = 1
+    #: Clips that differ.
+    n_differing: int = 0
+    power: Power | None = field(default=None, repr=False, compare=False)
 
     @property
     def discordance(self) -> float:
         """The share of questions on which exactly one of the two is right."""
+        assert self.only_first is not None and self.only_second is not None, "scores have no discordant pairs"
         return (self.only_first + self.only_second) / self.n
 
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few clips for any difference to be shown."""
+        return self.n_videos < FEWEST_CLIPS
 
-class PairedScores(NamedTuple):
-    """Two models' mean scores on the same questions, in the scores' own unit; `difference` = first - second."""
+    def detectable_at(self, level: float) -> float:
+        """`detectable` of the same test at another significance level, such as one adjusted for a family of tests."""
+        return self.power.detectable(level) if self.power else self.detectable
 
-    n: int
-    n_videos: int
-    first: float
-    second: float
-    difference: float
-    low: float
-    high: float
-    #: Wilcoxon's signed rank test on the mean difference of each clip; None over several seeds.
-    wilcoxon_p: float | None
-    #: The smallest difference that a test at 5 % finds with 80 % power, at the spread that was measured.
-    detectable: float
-    #: The p to go by: Wilcoxon's for one seed each, a t test that holds the seeds' noise for several.
+
+@dataclass(frozen=True)
+class Power:
+    """What one paired test can find."""
+
+    spread: Spread
+    #: The test of one seed.
+    flips: SignFlips | None
+    #: Variances and their degrees of freedom, of the test over several seeds.
+    parts: Sequence[tuple[float, float]]
+    #: What the difference would be if all that changes changed for the better.
+    most: float
+
+    def detectable(self, level: float) -> float:
+        """The smallest difference found with 80 % power by a test at `level`; infinite where it exceeds `most`."""
+        from eval.clustered import t_quantile
+
+        if self.flips is not None:
+            spread = sqrt(float((self.flips.sizes**2).sum()))
+            found = self.spread.scale * (self.flips.critical(level) + Z80 * spread)
+        else:
+            total = sum(part for part, _ in self.parts)
+            freedom = total**2 / sum(part**2 / freedom for part, freedom in self.parts) if total else inf
+            found = half_width(level, self.parts) + t_quantile(0.8, freedom) * sqrt(total)
+        return found if found <= self.most else inf
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests (Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 1987)."""
+
+    #: The larger p of the two: that the difference is `margin` or more, and `-margin` or less.
     p: float
-    #: Training seeds of each.
-    seeds: int = 1
+    #: Whether so few clips differ that nothing can be said.
+    too_few: bool
+
+    @property
+    def shown(self) -> bool | None:
+        """Whether the models are equivalent; None where too few clips differ to tell."""
+        return None if self.too_few else self.p < LEVEL
+
+
+def share(right: Mapping[str, float], videos: Videos | None = None, tasks: Tasks | None = None) -> Estimate:
+    """The share of right answers (key -> 0 to 1), or with `tasks` the mean over tasks of theirs, with its interval.
+
+    Wilson's interval of as many independent questions as the clips are worth.
+    """
+    from eval.clustered import spread, wilson
+
+    found = spread(right, videos, tasks)
+    value = min(1.0, max(0.0, found.value))
+    low, high = wilson(value, _independent(found, value * (1 - value)))
+    return Estimate(value, min(value, low), max(value, high))
+
+
+def _independent(found: Spread, of_one: float) -> float:
+    """How many independent questions a mean is worth, given the variance of one."""
+    alone = of_one / found.independent if found.independent > 0 else found.questions
+    return max(found.units, alone / found.design_effect()) if found.clustered else alone
+
+
+def mean_score(scores: Mapping[str, float], videos: Videos | None, lowest: float, highest: float) -> Estimate | None:
+    """The mean of scores between two bounds with its interval, by clips; None of a single clip, which says nothing."""
+    from eval.clustered import spread, t_quantile
+
+    found = spread(scores, videos)
+    if found.clips < 2:
+        return None
+    half = t_quantile(0.975, found.freedom) * sqrt(found.cautious_variance())
+    return Estimate(found.value, max(lowest, found.value - half), min(highest, found.value + half))
 
 
 def wilson(right: float, n: int) -> Estimate:
-    """The share `right / n` with its Wilson 95 % interval; `right` may be a mean over seeds."""
+    """The share `right / n` of independent questions with its Wilson interval; `right` may be a mean over seeds."""
     from statsmodels.stats.proportion import proportion_confint
 
     low, high = proportion_confint(right, n, alpha=0.05, method="wilson")
     return Estimate(right / n, max(0.0, float(low)), min(1.0, float(high)))
 
 
-def mean_share(counts: Sequence[tuple[float, int]]) -> Estimate:
-    """The unweighted mean of the shares `right / n` with a 95 % interval.
-
-    The interval is built from the Wilson intervals of the parts (MOVER: Zou and Donner, Statistics in
-    Medicine 2008).
-    """
-    parts = [wilson(right, n) for right, n in counts]
-    value = sum(part.value for part in parts) / len(parts)
-    below = sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
-    above = sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
-    return Estimate(value, max(0.0, value - below), min(1.0, value + above))
-
-
-def with_seed_noise(questions: Estimate, by_seed: Sequence[float]) -> Estimate:
+def with_seed_noise(questions: Estimate, by_seed: Sequence[float], noise: SeedNoise | None = None) -> Estimate:
     """`questions`, the mean over seeds with the noise of the questions alone, widened by the noise of training.
 
-    `by_seed` holds the value of each seed. The half-widths of the two are added in squares (MOVER); that of the
-    seeds is Student's with one degree of freedom less than seeds. One seed tells nothing of its noise.
+    `by_seed` holds the value of each seed, `noise` that of one training where more is known of it. The half-widths of
+    the two are added in squares (MOVER: Zou and Donner, Statistics in Medicine 2008), that of the seeds is Student's.
+    One seed tells nothing of its noise.
     """
-    if len(by_seed) < 2:
+    seeds = len(by_seed)
+    if seeds < 2:
         return questions
-    from scipy.stats import t
+    from eval.clustered import t_quantile
 
+    noise = noise or SeedNoise(variance(by_seed), seeds - 1)
     value = questions.value
-    margin = float(t.ppf(0.975, len(by_seed) - 1)) * sqrt(variance(by_seed) / len(by_seed))
+    margin = t_quantile(0.975, noise.freedom) * sqrt(noise.variance / seeds)
     below, above = sqrt((value - questions.low) ** 2 + margin**2), sqrt((questions.high - value) ** 2 + margin**2)
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def compare(first: Mapping[str, bool], second: Mapping[str, bool], videos: Mapping[str, str] | None = None) -> Paired:
+def compare(
+    first: Mapping[str, bool],
+    second: Mapping[str, bool],
+    videos: Videos | None = None,
+    tasks: Tasks | None = None,
+) -> Paired:
     """Two models on the questions that both answered, given as key -> right or wrong.
 
-    `videos` names each question's clip; without it each question is a clip of its own. The interval is the percentile
-    bootstrap over clips. Where fewer than FEWEST_CLIPS clips tell the models apart, it is Bonett and Price's adjusted
-    Wald interval (2012), which holds at small counts.
+    `videos` names each question's clip; without it each question is a clip of its own. With `tasks` (key -> task) the
+    difference is that of the means over tasks. p is exact by sign flips of whole clips. The interval is Tango's, of as
+    many independent questions as the clips are worth; where it and p would disagree about 0, p decides.
     """
-    from statsmodels.stats.contingency_tables import mcnemar
+    from eval import tango
+    from eval.clustered import spread
+    from eval.sign_flips import SignFlips
 
-    from eval import resample
-
-    keys, changes = _changes(first, second)
-    n, clips = len(keys), resample.clips(keys, changes, videos)
-    only_first, only_second = changes.count(1), changes.count(-1)
-    resampled = resample.can_resample(clips)
-    if resampled:
-        low, high = resample.bootstrap_interval(clips)
-    else:
-        centre, error = _bonett_price(n, only_first, only_second)
-        low, high = max(-1.0, centre - Z95 * error), min(1.0, centre + Z95 * error)
+    changes = _changes(first, second)
+    of = spread(changes, videos, tasks)
+    flips = SignFlips(of.sums)
+    up, down = _shares(changes, tasks)
+    n = _independent(of, up + down - of.value**2)
+    low, high = tango.interval(up * n, down * n, n, Z95)
     return Paired(
-        n=n,
-        n_videos=len(clips),
-        first=fmean(bool(first[key]) for key in keys),
-        second=fmean(bool(second[key]) for key in keys),
-        only_first=only_first,
-        only_second=only_second,
-        difference=(only_first - only_second) / n,
-        low=low,
-        high=high,
-        mcnemar_p=float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue),
-        p=resample.sign_flip_p(clips[:, 1].astype(int)),
-        detectable=detectable(n, (only_first + only_second) / n),
-        method="bootstrap by video" if resampled else "Bonett-Price",
+        n=len(changes),
+        n_videos=of.clips,
+        first=_mean(first, changes, tasks),
+        second=_mean(second, changes, tasks),
+        only_first=sum(change > 0 for change in changes.values()),
+        only_second=sum(change < 0 for change in changes.values()),
+        difference=of.value,
+        **_agreeing(low, high, of.value, flips.p),
+        mcnemar_p=_mcnemar(changes),
+        **_tested(of, flips, (), up + down),
+        method="Tango by clip",
+    )
+
+
+def compare_scores(first: Mapping[str, float], second: Mapping[str, float], videos: Videos | None = None) -> Paired:
+    """Two models' scores, key -> score, on the questions that both have a score for.
+
+    p is that of the mean: sign flips of the clips' sums. The interval is Student's over clips; of fewer than
+    FEWEST_CLIPS it is infinite, for nothing could be shown with them.
+    """
+    from eval.clustered import spread, t_quantile
+    from eval.sign_flips import SignFlips
+
+    changes = _changes(first, second)
+    of = spread(changes, videos)
+    flips = SignFlips(of.sums)
+    half = inf if of.clips < FEWEST_CLIPS else t_quantile(0.975, of.freedom) * sqrt(of.cautious_variance())
+    return Paired(
+        n=len(changes),
+        n_videos=of.clips,
+        first=_mean(first, changes, None),
+        second=_mean(second, changes, None),
+        only_first=None,
+        only_second=None,
+        difference=of.value,
+        **_agreeing(of.value - half, of.value + half, of.value, flips.p),
+        mcnemar_p=None,
+        **_tested(of, flips, (), _most(changes, None)),
+        method="t by clip",
     )
 
 
 def compare_seeds(
-    firsts: Sequence[Mapping[str, bool]],
-    seconds: Sequence[Mapping[str, bool]],
-    videos: Mapping[str, str] | None = None,
-) -> Paired:
-    """Two models that were trained with the same seeds, in the same order; for one seed this is `compare`.
-
-    The difference is the mean over seeds. Its variance is the sum of that over clips (of the mean over seeds) and of
-    that over seeds, which counts what they share twice and so errs to the wide side; the degrees of freedom are
-    Satterthwaite's. With two seeds hardly anything is significant: that is what two seeds say.
-    """
-    assert len(firsts) == len(seconds) >= 1, "give both models with the same seeds"
-    if len(firsts) == 1:
-        return compare(firsts[0], seconds[0], videos)
-    from eval import resample
-
-    pairs, (keys, changes) = list(zip(firsts, seconds, strict=True)), _changes_by_seed(firsts, seconds)
-    n = len(keys)
-    clips = resample.clips(keys, changes.mean(axis=0).tolist(), videos)
-    only_first, only_second = (float((changes == sign).sum() / len(pairs)) for sign in (1, -1))
-    few = not resample.can_resample(clips)
-    of_clips = _bonett_price(n, only_first, only_second)[1] ** 2 if few else resample.clip_variance(clips)
-    difference, half, p, finds = _over_seeds(changes, of_clips, len(clips))
-    return Paired(
-        n=n,
-        n_videos=len(clips),
-        first=fmean(bool(a[key]) for a, _ in pairs for key in keys),
-        second=fmean(bool(b[key]) for _, b in pairs for key in keys),
-        only_first=only_first,
-        only_second=only_second,
-        difference=difference,
-        low=max(-1.0, difference - half),
-        high=min(1.0, difference + half),
-        mcnemar_p=None,
-        p=p,
-        detectable=min(1.0, finds),
-        method="t over seeds",
-        seeds=len(pairs),
-    )
-
-
-def _changes_by_seed(
-    firsts: Sequence[Mapping[str, float]], seconds: Sequence[Mapping[str, float]]
-) -> tuple[list[str], np.ndarray]:
-    """The keys that all runs have, sorted, and by how much the first is above the second: Float "seeds questions"."""
-    import numpy as np
-
-    keys = sorted(set.intersection(*(set(run) for run in (*firsts, *seconds))))
-    assert keys, "runs without a common question cannot be compared"
-    pairs = zip(firsts, seconds, strict=True)
-    return keys, np.array([[float(a[key]) - float(b[key]) for key in keys] for a, b in pairs])
-
-
-def _over_seeds(changes: np.ndarray, of_clips: float, clips: int) -> tuple[float, float, float, float]:
-    """Mean of "seeds questions", half its 95 % interval, p, and what is found with 80 % power.
-
-    `of_clips` is the variance of that mean over so many clips; the seeds' is added.
-    """
-    from scipy.stats import t
-
-    seeds = len(changes)
-    of_seeds = variance(changes.mean(axis=1).tolist()) / seeds
-    difference, error = float(changes.mean()), sqrt(of_clips + of_seeds)
-    if not error:  # the same change everywhere
-        return difference, 0.0, float(difference == 0), 0.0
-    freedom = error**4 / (of_clips**2 / max(1, clips - 1) + of_seeds**2 / (seeds - 1))
-    half = float(t.ppf(0.975, freedom)) * error
-    p = float(2 * t.sf(abs(difference) / error, freedom))
-    return difference, half, p, half + float(t.ppf(0.8, freedom)) * error
-
-
-def equivalence_p(
-    first: Mapping[str, bool], second: Mapping[str, bool], margin: float, videos: Mapping[str, str] | None = None
-) -> float:
-    """The larger p of two one-sided tests: that the difference is `margin` or more, and `-margin` or less.
-
-    Under 0.05 the models are equivalent within `margin`: the 90 % interval of the difference lies inside of it. By
-    the bootstrap over clips as in `compare`, at small counts by Bonett and Price's normal approximation.
-    Source: Schuirmann, Journal of Pharmacokinetics and Biopharmaceutics 1987.
-    """
-    from eval import resample
-
-    keys, changes = _changes(first, second)
-    clips = resample.clips(keys, changes, videos)
-    if resample.can_resample(clips):
-        return resample.bootstrap_outside(clips, margin)
-    from scipy.stats import norm
-
-    centre, error = _bonett_price(len(keys), changes.count(1), changes.count(-1))
-    return float(max(norm.sf((margin - centre) / error), norm.sf((margin + centre) / error)))
-
-
-def compare_scores(
-    first: Mapping[str, float], second: Mapping[str, float], videos: Mapping[str, str] | None = None
-) -> PairedScores:
-    """Two models' scores, key -> score, on the questions that both have a score for.
-
-    The interval is the percentile bootstrap over clips, Wilcoxon's test takes each clip's mean difference. A single
-    clip says nothing of others: its interval is infinite.
-    """
-    from eval import resample
-
-    keys, changes = _changes(first, second)
-    clips = resample.clips(keys, changes, videos)
-    several = len(clips) > 1
-    low, high = resample.bootstrap_interval(clips) if several else (-inf, inf)
-    wilcoxon_p = _wilcoxon(clips[:, 1] / clips[:, 0])
-    return PairedScores(
-        n=len(keys),
-        n_videos=len(clips),
-        first=fmean(first[key] for key in keys),
-        second=fmean(second[key] for key in keys),
-        difference=fmean(changes),
-        low=low,
-        high=high,
-        wilcoxon_p=wilcoxon_p,
-        detectable=(Z95 + Z80) * sqrt(resample.clip_variance(clips)) if several else inf,
-        p=wilcoxon_p,
-    )
-
-
-def compare_scores_seeds(
     firsts: Sequence[Mapping[str, float]],
     seconds: Sequence[Mapping[str, float]],
-    videos: Mapping[str, str] | None = None,
-) -> PairedScores:
-    """`compare_seeds` for scores, on the questions that have one in every run; for one seed `compare_scores`."""
+    videos: Videos | None = None,
+    tasks: Tasks | None = None,
+    noise: SeedNoise | None = None,
+    scores: bool = False,
+) -> Paired:
+    """Two models that were trained with the same seeds, in the same order; for one seed `compare` (`compare_scores`).
+
+    The difference is the mean over seeds. Its variance is the sum of that over clips (of the mean over seeds) and of
+    twice that of `noise`, the luck of one training, which is estimated from these runs alone where it is not given.
+    Both are held apart, each with its own degrees of freedom (MOVER), so that few seeds are never taken for many. What
+    both share is counted twice, which errs to the wide side.
+    """
     assert len(firsts) == len(seconds) >= 1, "give both models with the same seeds"
     if len(firsts) == 1:
-        return compare_scores(firsts[0], seconds[0], videos)
-    from eval import resample
+        one = compare_scores if scores else compare
+        return one(firsts[0], seconds[0], videos) if scores else compare(firsts[0], seconds[0], videos, tasks)
+    import numpy as np
 
-    keys, changes = _changes_by_seed(firsts, seconds)
-    clips = resample.clips(keys, changes.mean(axis=0).tolist(), videos)
-    several = len(clips) > 1
-    difference, half, p, finds = _over_seeds(changes, resample.clip_variance(clips), len(clips))
-    return PairedScores(
+    from eval.clustered import spread
+
+    seeds, keys = len(firsts), sorted(set.intersection(*(set(run) for run in (*firsts, *seconds))))
+    assert keys, "runs without a common question cannot be compared"
+    by_seed = np.array([[float(a[key]) - float(b[key]) for key in keys] for a, b in zip(firsts, seconds, strict=True)])
+    changes = dict(zip(keys, by_seed.mean(axis=0).tolist(), strict=True))
+    of = spread(changes, videos, tasks)
+    noise = noise or SeedNoise(_noise_of_pair(keys, by_seed, tasks), seeds - 1)
+    parts = [(of.cautious_variance(), of.freedom), (2 * noise.variance / seeds, float(noise.freedom))]
+    half, p, bound = half_width(LEVEL, parts), _p_of(of.value, parts), inf if scores else 1.0
+    return Paired(
         n=len(keys),
-        n_videos=len(clips),
-        first=fmean(run[key] for run in firsts for key in keys),
-        second=fmean(run[key] for run in seconds for key in keys),
-        difference=difference,
-        low=difference - half if several else -inf,
-        high=difference + half if several else inf,
-        wilcoxon_p=None,
-        detectable=finds if several else inf,
-        p=p if several else 1.0,
-        seeds=len(firsts),
+        n_videos=of.clips,
+        first=fmean(_mean(run, changes, tasks) for run in firsts),
+        second=fmean(_mean(run, changes, tasks) for run in seconds),
+        only_first=None if scores else float((by_seed > 0).sum() / seeds),
+        only_second=None if scores else float((by_seed < 0).sum() / seeds),
+        difference=of.value,
+        low=max(-bound, of.value - half),
+        high=min(bound, of.value + half),
+        mcnemar_p=None,
+        p=p,
+        detectable=(power := Power(of, None, parts, fmean(_most_of(keys, by_seed, tasks)))).detectable(LEVEL),
+        method="t over clips and seeds",
+        seeds=seeds,
+        n_differing=of.differing,
+        power=power,
     )
 
 
-def equivalence_p_of_scores(
-    first: Mapping[str, float], second: Mapping[str, float], margin: float, videos: Mapping[str, str] | None = None
-) -> float:
-    """`equivalence_p` for scores, `margin` in their unit; 1.0 where fewer than FEWEST_CLIPS clips differ."""
-    from eval import resample
+def half_width(level: float, parts: Sequence[tuple[float, float]]) -> float:
+    """Half the interval of a mean whose variance has several parts, given with their degrees of freedom (MOVER)."""
+    from eval.clustered import t_quantile
 
-    clips = resample.clips(*_changes(first, second), videos)
-    return resample.bootstrap_outside(clips, margin) if resample.can_resample(clips) else 1.0
+    return sqrt(sum(t_quantile(1 - level / 2, freedom) ** 2 * part for part, freedom in parts if part))
+
+
+def _p_of(difference: float, parts: Sequence[tuple[float, float]]) -> float:
+    """The level at which the interval ends at 0: bisected in its logarithm, so that it agrees with the interval."""
+    from math import exp, log
+
+    if abs(difference) <= half_width(1.0 - 1e-12, parts) or not difference:
+        return 1.0
+    low, high = log(1e-16), 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if half_width(exp(middle), parts) > abs(difference) else (low, middle)
+    return exp(high)
+
+
+def equivalence(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    margin: float,
+    videos: Videos | None = None,
+    tasks: Tasks | None = None,
+    scores: bool = False,
+) -> Equivalence:
+    """Whether two models differ by less than `margin`: the 90 % interval of the difference lies inside of it.
+
+    By Tango's score test of as many independent questions as the clips are worth, for scores by Student's t over
+    clips. Clips with several questions of which fewer than FEWEST_DIFFERING differ are too few to tell, unless
+    even clips that change as a whole could not make the margin.
+    """
+    from eval import tango
+    from eval.clustered import spread
+
+    changes = _changes(first, second)
+    of = spread(changes, videos, tasks)
+    if scores:
+        p = _outside_of_scores(of, margin)
+    else:
+        up, down = _shares(changes, tasks)
+        n = _independent(of, up + down - of.value**2)
+        p = max(_below(tango.score(up * n, down * n, n, margin)), _below(-tango.score(up * n, down * n, n, -margin)))
+    few = of.clips < FEWEST_CLIPS or ((of.clustered or scores) and of.differing < FEWEST_DIFFERING)
+    return Equivalence(p, few and p >= LEVEL)
+
+
+def _outside_of_scores(of: Spread, margin: float) -> float:
+    from scipy.special import stdtr
+
+    if of.clips < FEWEST_CLIPS:
+        return 1.0
+    error = sqrt(of.cautious_variance())
+    if not error:
+        return float(abs(of.value) >= margin)
+    return float(max(stdtr(of.freedom, -(margin - of.value) / error), stdtr(of.freedom, -(margin + of.value) / error)))
+
+
+def _below(z: float) -> float:
+    """The chance of a standard normal value below `z`."""
+    from scipy.special import ndtr
+
+    return float(ndtr(z))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -331,41 +393,87 @@ def above(right: int, n: int, share: float) -> float:
     return float(binomtest(right, n, share, alternative="greater").pvalue)
 
 
-def margin(accuracy: float, n: int) -> float:
-    """Half the 95 % interval of one accuracy: 0.015 for 0.55 of 4,000."""
+def margin(accuracy: float, n: float) -> float:
+    """Half the 95 % interval of one accuracy of `n` independent questions: 0.015 for 0.55 of 4,000."""
     return Z95 * sqrt(accuracy * (1 - accuracy) / n)
 
 
-def detectable(n: int, discordance: float) -> float:
-    """The smallest paired difference on `n` questions that a test at 5 % finds with 80 % power.
+def detectable(n: float, discordance: float, level: float = LEVEL) -> float:
+    """The smallest paired difference on `n` independent questions that a test at `level` finds with 80 % power.
 
-    `discordance` is the share of questions on which exactly one of the two is right. Never below what
-    FEWEST_DISCORDANT questions are of n, for the exact test cannot see less; never above 1.
+    `discordance` is the share of questions on which exactly one of the two is right. Never below what the exact test
+    can see at all; never above 1.
     """
-    return min(1.0, max((Z95 + Z80) * sqrt(discordance / n), FEWEST_DISCORDANT / n))
+    from math import ceil, log2
+
+    from scipy.special import ndtri
+
+    fewest = ceil(log2(2 / level) + 1e-9)
+    return min(1.0, max((float(ndtri(1 - level / 2)) + Z80) * sqrt(discordance / n), fewest / n))
 
 
-def resolvable(n: int, discordance: float) -> float | None:
+def resolvable(n: float, discordance: float, level: float = LEVEL) -> float | None:
     """`detectable`; None where that is more than the questions that change sides can make, so nothing is found."""
-    found = detectable(n, discordance)
+    found = detectable(n, discordance, level)
     return found if found <= discordance else None
 
 
-def _wilcoxon(changes: np.ndarray) -> float:
-    from scipy.stats import wilcoxon
-
-    changes = changes.round(12)  # sums of the same scores in another order are ties
-    return float(wilcoxon(changes).pvalue) if changes.any() else 1.0
-
-
-def _changes(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[list[str], list[float]]:
-    """The keys that both have, sorted, and by how much the first is above the second at each."""
+def _changes(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """By how much the first is above the second, for each key that both have."""
     keys = sorted(first.keys() & second.keys())
     assert keys, "two runs without a common question cannot be compared"
-    return keys, [first[key] - second[key] for key in keys]
+    return {key: first[key] - second[key] for key in keys}
 
 
-def _bonett_price(n: int, only_first: float, only_second: float) -> tuple[float, float]:
-    """Centre and standard error of Bonett and Price's adjusted Wald interval."""
-    up, down = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
-    return up - down, sqrt((up + down - (up - down) ** 2) / (n + 2))
+def _shares(changes: Mapping[str, float], tasks: Tasks | None) -> tuple[float, float]:
+    """The shares of questions that changed for better and for worse; with `tasks` the means over tasks of theirs."""
+    up, down = ({key: float(sign * change > 0) for key, change in changes.items()} for sign in (1, -1))
+    return _mean(up, changes, tasks), _mean(down, changes, tasks)
+
+
+def _mean(values: Mapping[str, float], keys: Mapping[str, object], tasks: Tasks | None) -> float:
+    """The mean over these keys, or over tasks of their means."""
+    if tasks is None:
+        return fmean(values[key] for key in keys)
+    parts: dict[Hashable, list[float]] = {}
+    for key in keys:
+        parts.setdefault(tasks[key], []).append(values[key])
+    return fmean(map(fmean, parts.values()))
+
+
+def _most(changes: Mapping[str, float], tasks: Tasks | None) -> float:
+    return _mean({key: abs(change) for key, change in changes.items()}, changes, tasks)
+
+
+def _most_of(keys: Sequence[str], by_seed: np.ndarray, tasks: Tasks | None) -> list[float]:
+    return [_most(dict(zip(keys, row.tolist(), strict=True)), tasks) for row in by_seed]
+
+
+def _noise_of_pair(keys: Sequence[str], by_seed: np.ndarray, tasks: Tasks | None) -> float:
+    """The variance of one training's luck, from the spread of one pair's differences over its seeds."""
+    means = [_mean(dict(zip(keys, row.tolist(), strict=True)), dict.fromkeys(keys), tasks) for row in by_seed]
+    return variance(means) / 2
+
+
+def _agreeing(low: float, high: float, value: float, p: float) -> dict[str, float]:
+    """The interval and p of one test: where p is 5 % or more 0 lies inside, where it is less 0 lies outside."""
+    least = 1e-9
+    if p >= LEVEL:
+        low, high = min(low, 0.0), max(high, 0.0)
+    elif value > 0:
+        low = max(low, min(least, value))
+    else:
+        high = min(high, max(-least, value))
+    return {"low": low, "high": high, "p": p}
+
+
+def _tested(of: Spread, flips: SignFlips, parts: Sequence[tuple[float, float]], most: float) -> dict:
+    power = Power(of, flips, parts, most)
+    return {"detectable": power.detectable(LEVEL), "n_differing": of.differing, "power": power}
+
+
+def _mcnemar(changes: Mapping[str, float]) -> float:
+    from scipy.stats import binomtest
+
+    up, down = (sum(sign * change > 0 for change in changes.values()) for sign in (1, -1))
+    return float(binomtest(up, up + down).pvalue) if up + down else 1.0

@@ -15,15 +15,19 @@ from typing import Any, NamedTuple
 from eval import plots
 from eval.answer import read_answers
 from eval.cells import Cell, curves, pairs, series
-from eval.compare import LEVEL, NONE_SHOWN
+from eval.compare import verdict
 from eval.journal import clip_of
-from eval.judge.parser import HIGHEST
+from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.scoring import identity
 from eval.report import Table
-from eval.stats import Estimate, PairedScores, compare_scores_seeds, holm, with_seed_noise
+from eval.seeds import of_differences, of_means
+from eval.stats import LEVEL, Estimate, Paired, SeedNoise, compare_seeds, holm, with_seed_noise
 
 Scores = Mapping[str, Any]
-TEST_COLUMNS = ["comparison", "aspect", "n", "first", "second", "difference", "p", "p adjusted", "finds", "shown"]
+TEST_COLUMNS = [
+    "comparison", "aspect", "n (clips)", "seeds", "first", "second", "difference", "p", "p adjusted",
+    "minimum detectable difference", "shown",
+]  # fmt: skip
 CSV_COLUMNS = [
     "benchmark", "judge_model", "served_models", "prompt_hash", "first_date", "last_date", "experiment", "level",
     "seed", "visual_tokens", "control", "aspect", "n", "n_expected", "n_failed", "n_unscored", "mean", "ci_low",
@@ -46,18 +50,25 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Test:
-    """Two levels by one aspect; `adjusted` is its p after Holm over all pairs and aspects of the table."""
+    """Two levels by one aspect; `adjusted` is its p after Holm over all `family` pairs and aspects of the table."""
 
     label: str
     first: str
     second: str
     aspect: str
-    paired: PairedScores
+    paired: Paired
+    seeds: tuple[int, ...]
     adjusted: float = 1.0
+    family: int = 1
 
     @property
     def verdict(self) -> str:
-        return NONE_SHOWN if self.adjusted >= LEVEL else "first" if self.paired.difference > 0 else "second"
+        return verdict(self.paired, self.adjusted, ("first is better", "second is better"))
+
+    @property
+    def detectable(self) -> float:
+        """The difference found with 80 % power at the level that Holm leaves to the first of the family."""
+        return self.paired.detectable_at(LEVEL / self.family)
 
 
 class Column(NamedTuple):
@@ -99,30 +110,64 @@ class Column(NamedTuple):
 
     def _mean(self, aspect: str, paths: Sequence[Path]) -> Estimate | None:
         rows = [row for path in paths if (row := self.scores[path]["aspects"].get(aspect)) and row["mean"] is not None]
-        if not rows:
-            return None
+        if not rows or None in (ends := [row[name] for row in rows for name in ("ci_low", "ci_high")]):
+            return Estimate(fmean(row["mean"] for row in rows), LOWEST, HIGHEST) if rows else None
         values = [Estimate(*(row[name] / HIGHEST for name in ("mean", "ci_low", "ci_high"))) for row in rows]
+        assert len(ends) == 2 * len(values)
         whole = Estimate(*(fmean(part) for part in zip(*values, strict=True)))
-        return Estimate(*(HIGHEST * part for part in with_seed_noise(whole, [value.value for value in values])))
+        noise = of_means(self._by_level(aspect, paths[0]))
+        return Estimate(*(HIGHEST * part for part in with_seed_noise(whole, [value.value for value in values], noise)))
+
+    def _by_level(self, aspect: str, of: Path) -> list[list[float]]:
+        """The means of each seed, at each level of the series that this run belongs to."""
+        name, levels = series({"experiment": self.runs[of].experiment}), {}
+        for path, scores in self.scores.items():
+            run, row = self.runs[path], scores["aspects"].get(aspect)
+            alike = scores["control"] is None and series({"experiment": run.experiment}) == name
+            if alike and row and row["mean"] is not None:
+                levels.setdefault(run.level, []).append(row["mean"] / HIGHEST)
+        return list(levels.values())
 
 
 def tests(column: Column) -> list[Test]:
     """Every pair of levels, and of series at a level, by every aspect, over the seeds that both have."""
-    found, clips = [], {}
+    found, clips, models = [], {}, column.models()
     for path in column.scores:
         clips |= {key: clip_of(line) for key, line in read_answers(path).items()}
-    for label, first, second in pairs(column.models()):
-        seeds = [seed for seed in first["paths"] if seed in second["paths"]]
+    for label, first, second in pairs(models):
+        seeds = tuple(seed for seed in first["paths"] if seed in second["paths"])
         sides = [[model["paths"][seed] for seed in seeds] for model in (first, second)]
         for aspect in column.first["aspects"]:
             one, other = ([_known(column.scores[path], aspect) for path in paths] for paths in sides)
             if not seeds or not (common := set.intersection(*(set(run) for run in (*one, *other)))):
                 continue
             videos = {key: clips[key.partition("/")[0]] for key in common}
-            names = (first["experiment"], second["experiment"])
-            found.append(Test(label, *names, aspect, compare_scores_seeds(one, other, videos)))
+            noise = _noise(column, models, first, second, seeds, aspect, common)
+            result = compare_seeds(one, other, videos, noise=noise, scores=True)
+            found.append(Test(label, first["experiment"], second["experiment"], aspect, result, seeds))
     adjusted = holm([test.paired.p for test in found])
-    return [replace(test, adjusted=p) for test, p in zip(found, adjusted, strict=True)]
+    return [replace(test, adjusted=p, family=len(found)) for test, p in zip(found, adjusted, strict=True)]
+
+
+def _noise(
+    column: Column,
+    models: Sequence[Cell],
+    first: Cell,
+    second: Cell,
+    seeds: Sequence[int],
+    aspect: str,
+    common: set[str],
+) -> SeedNoise | None:
+    """The luck of one training, pooled over the levels that have all of these seeds; None of unlike series."""
+    if series(first) != series(second):
+        return None
+    means = []
+    for model in models:
+        if series(model) == series(first) and all(seed in model["paths"] for seed in seeds):
+            runs = [_known(column.scores[model["paths"][seed]], aspect) for seed in seeds]
+            if all(common <= run.keys() for run in runs):
+                means.append([fmean(run[key] for key in common) for run in runs])
+    return of_differences(means)
 
 
 def _known(scores: Scores, aspect: str) -> dict[str, float]:
@@ -135,32 +180,33 @@ def finds(column: Column, found: Sequence[Test], aspect: str) -> str:
     """The smallest difference that a test between neighbouring levels finds; the median over these, "" without any."""
     all_curves = curves(column.models()).values()
     near = {(fine["experiment"], coarse["experiment"]) for curve in all_curves for fine, coarse in pairwise(curve)}
-    of = [test.paired.detectable for test in found if (test.first, test.second) in near and test.aspect == aspect]
-    return _score(median(of)) if of else ""
+    of = [test.detectable for test in found if (test.first, test.second) in near and test.aspect == aspect]
+    return _detectable(median(of)) if of else ""
 
 
 def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
     """The paired tests as a table; [] where there are not two levels."""
     if not found:
         return []
-    seeds = max(test.paired.seeds for test in found)
+    several = max(test.paired.seeds for test in found) > 1
     said = (
-        f"Means over {seeds} seeds, whose noise is in interval and p (t test)."
-        if seeds > 1
-        else "p: Wilcoxon's signed rank test on the clips' mean differences. One training seed: the noise of training "
-        "is not in these numbers."
+        "Over several seeds p is of a t test that holds the noise of training, pooled over the levels of a series."
+        if several
+        else "One training seed: the noise of training is not in these numbers, so a difference is one of two runs."
     )
     note = (
-        f"The same questions, paired, judged by {identity(column.first)}; difference in the judge's points with its "
-        f"95 % interval, clips being resampled as a whole. {said} The adjusted p (Holm) keeps the chance of any false "
-        "alarm in this table at 5 %. Finds: the smallest difference seen with 80 % power."
+        f"The same questions, paired, judged by {identity(column.first)}; difference of the means in the judge's points "
+        "with its 95 % interval (Student's t over clips). p: sign flips of whole clips' sums (exact, or 100,000 draws). "
+        f"{said} The adjusted p (Holm) keeps the chance of any false alarm among the {len(found)} tests of this table "
+        "at 5 %. Minimum detectable difference: found with 80 % power after that adjustment; none where the scores "
+        "that change could not make one."
     )
     rows = [
         [
-            test.label, test.aspect, f"{test.paired.n:,}", _score(test.paired.first), _score(test.paired.second),
+            test.label, test.aspect, f"{test.paired.n:,} ({test.paired.n_videos:,})", ", ".join(map(str, test.seeds)),
+            _score(test.paired.first), _score(test.paired.second),
             f"{test.paired.difference:+.2f} ({_score(test.paired.low, '+')} to {_score(test.paired.high, '+')})",
-            _p(test.paired.p), _p(test.adjusted), _score(test.paired.detectable),
-            test.verdict if test.verdict == NONE_SHOWN else f"{test.verdict} is better",
+            _p(test.paired.p), _p(test.adjusted), _detectable(test.detectable), test.verdict,
         ]
         for test in found
     ]  # fmt: skip
@@ -193,15 +239,27 @@ def _csv(column: Column) -> bytes:
     return out.getvalue().encode()
 
 
+PAIRED_COLUMNS = [
+    "n", "n_videos", "n_differing", "score_first", "score_second", "difference", "low", "high", "p", "detectable",
+    "method", "seeds",
+]  # fmt: skip
+
+
 def _pairs_csv(found: Sequence[Test]) -> bytes:
     out = io.StringIO()
-    numbers, names = list(PairedScores._fields), {"first": "score_first", "second": "score_second"}
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["first", "second", "aspect", *(names.get(name, name) for name in numbers), "p_holm", "verdict"])
+    tail = ["seeds_compared", "p_holm", "detectable_after_holm", "verdict"]
+    writer.writerow(["first", "second", "aspect", *PAIRED_COLUMNS, *tail])
     for test in found:
-        values = [round(v, 6) if isinstance(v, float) else v for v in (*test.paired, test.adjusted)]
-        writer.writerow([test.first, test.second, test.aspect, *values, test.verdict])
+        values = [getattr(test.paired, name.removeprefix("score_")) for name in PAIRED_COLUMNS]
+        values += [" ".join(map(str, test.seeds)), test.adjusted, test.detectable, test.verdict]
+        rounded = [round(v, 6) if isinstance(v, float) else v for v in values]
+        writer.writerow([test.first, test.second, test.aspect, *rounded])
     return out.getvalue().encode()
+
+
+def _detectable(value: float) -> str:
+    return _score(value) if isfinite(value) else "none"
 
 
 def _score(value: float, sign: str = "") -> str:

@@ -12,16 +12,16 @@ from eval.answer import read_meta, write_atomically
 from eval.benchmarks import Benchmark
 from eval.judge.ledger import Item, Judge, finished_answers, items_of, read_judged
 from eval.judge.lexical import LEXICAL
+from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
 from eval.open_questions import OpenExample
-from eval.stats import wilson
+from eval.stats import mean_score, share
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import read_object
 from videogpt_plus.types import UserError
 
 #: Aspects that VCGBench-Diverse's further means are over.
 MEANS_OVER = ("correctness", "detail")
-RESAMPLES = 2000
 JUDGE_AGAIN = "judge again: what was paid for is not paid twice"
 
 
@@ -42,10 +42,10 @@ def score_judged(
     """Scores of a judged run, written beside its ledger (`scores_of_ledger`) and returned.
 
     `aspects` has, for each aspect: n (with a score), n_expected, n_failed (clips that could not be read: 0 points,
-    they stay in n), n_unscored (they lower n), mean from 0 to 5 with its bootstrap interval over videos (ci_low,
-    ci_high), accuracy with its Wilson interval where the judge says yes or no, and `scores` (example -> score) for
-    paired tests. `judge` says who judged: model, the models that the server named, prompt hash, wording, dates.
-    UserError: an answer or a judgement is missing.
+    they stay in n), n_unscored (they lower n), n_videos, mean from 0 to 5 with its interval over clips (ci_low,
+    ci_high; None of a single clip), accuracy with its interval where the judge says yes or no, and `scores` (example ->
+    score) for paired tests. `judge` says who judged: model, the models that the server named, prompt hash, wording,
+    dates. UserError: an answer or a judgement is missing.
     """
     answers = finished_answers(answers_path, examples)
     items, lines = items_of(judge, benchmark, examples, answers), read_judged(ledger)
@@ -95,7 +95,7 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
     scores: dict[str, int | None] = {}
     verdicts: dict[str, bool] = {}
     unscored: Counter[str] = Counter()
-    by_video: dict[str, list[int]] = defaultdict(list)
+    clips: dict[str, str] = {}
     for item in items:
         line = lines[item.key] if item.key else {"score": 0, "verdict": "no"}
         name = f"{item.examples[0].key}/{item.aspect}"
@@ -104,53 +104,29 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
             # Scores may be published: what the server said beside it, perhaps of its network, stays in the ledger.
             unscored[line["unscored"].partition(":")[0]] += 1
             continue
-        by_video[item.examples[0].clip].append(line["score"])
+        clips[name] = item.examples[0].clip
         if with_verdict:
             verdicts[name] = line["verdict"] == "yes"
-    known = [score for score in scores.values() if score is not None]
-    low, high = interval(by_video)
+    known = {key: score for key, score in scores.items() if score is not None}
+    found_mean = mean_score(known, clips, LOWEST, HIGHEST) if known else None
     found: dict[str, Any] = {
         "n": len(known),
         "n_expected": len(items),
         "n_failed": sum(item.key is None for item in items),
         "n_unscored": len(items) - len(known),
-        "mean": sum(known) / len(known) if known else None,
-        "ci_low": low,
-        "ci_high": high,
+        "n_videos": len(set(clips.values())),
+        "mean": sum(known.values()) / len(known) if known else None,
+        # A single clip says nothing of others.
+        "ci_low": found_mean and found_mean.low,
+        "ci_high": found_mean and found_mean.high,
         "unscored": dict(unscored.most_common(5)),
         "scores": scores,
     }
     if with_verdict and verdicts:
-        accuracy = wilson(sum(verdicts.values()), len(verdicts))
+        accuracy = share(verdicts, clips)
         found |= {"accuracy": accuracy.value, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
         found["correct"] = verdicts
     return found
-
-
-def interval(by_video: Mapping[str, Sequence[int]]) -> tuple[float | None, float | None]:
-    """The 95 % percentile bootstrap interval of the mean; videos are drawn, each with all of its scores.
-
-    The one value twice where there is a single video or no score differs; None without any.
-    """
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    if not by_video:
-        return None, None
-    sums = np.array([sum(scores) for scores in by_video.values()], float)
-    counts = np.array([len(scores) for scores in by_video.values()], float)
-    if len(sums) == 1 or len({score for scores in by_video.values() for score in scores}) == 1:
-        return (value := float(sums.sum() / counts.sum())), value
-    found = bootstrap(
-        (sums, counts),
-        lambda s, n, axis: s.sum(axis) / n.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    return float(found.low), float(found.high)
 
 
 def _overall(aspects: Mapping[str, Mapping[str, Any]], asked: Sequence[str]) -> dict[str, Any]:
@@ -223,10 +199,25 @@ def fresh_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
     return {name: scores for name, scores in _scores_beside(answers_path).items() if scores["answers"] == now}
 
 
+def check_numbers(path: str | Path, scores: Mapping[str, Any]) -> None:
+    """Raises UserError where a score is no number from 0 to 5: JSON writes NaN, which no test would notice."""
+    for aspect, row in scores["aspects"].items():
+        for key, score in row["scores"].items():
+            number = isinstance(score, int | float) and not isinstance(score, bool)
+            if score is not None and not (number and LOWEST <= score <= HIGHEST):
+                raise UserError(
+                    f"{path}: the score of {key} ({aspect}) is {score!r}, which is no number from {LOWEST} to "
+                    f"{HIGHEST}; {JUDGE_AGAIN}"
+                )
+
+
 def _scores_beside(answers_path: str | Path) -> dict[str, dict[str, Any]]:
     paths = sorted(Path(answers_path).parent.glob("scores*.json"))
     found = {path.name: read_object(path, JUDGE_AGAIN) for path in paths}
-    return {name: scores for name, scores in found.items() if "judge" in scores}
+    judged = {name: scores for name, scores in found.items() if "judge" in scores}
+    for name, scores in judged.items():
+        check_numbers(Path(answers_path).with_name(name), scores)
+    return judged
 
 
 def columns_of(scores: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[dict[Path, Mapping[str, Any]]]:

@@ -89,14 +89,17 @@ def _table(
         for path, one in column.scores.items()
     ]
     if found:
-        rows.append(["finds", *(finds(column, found, aspect) for aspect in aspects), ""])
+        rows.append(["minimum detectable difference", *(finds(column, found, aspect) for aspect in aspects), ""])
     note = (
-        f"Mean score from 0 to 5 with its 95 % interval (bootstrap over videos), judged by {identity(first)} "
+        f"Mean score from 0 to 5 with its 95 % interval (Student's t over clips), judged by {identity(first)} "
         f"({first['judge']['wording']} wording), {dates_of(column.scores.values())}. Clips that "
         "cannot be read earn 0; answers that the judge gave no score are left out and counted."
     )
     if found:
-        note += " Finds: the smallest difference between neighbouring levels that a paired test sees with 80 % power."
+        note += (
+            " Minimum detectable difference: between neighbouring levels, found with 80 % power by the paired tests "
+            "below, after Holm's adjustment."
+        )
     if not first["judge"]["comparable"]:
         note += " The lexical judge looks up known facts: comparable with nothing but itself."
     if waiting:
@@ -114,4 +117,6 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return "no score"
     right = f", {100 * row['accuracy']:.1f} % right" if "accuracy" in row else ""
-    return f"{row['mean']:.2f} ({row['ci_low']:.2f} to {row['ci_high']:.2f}){right}, n = {row['n']}"
+    known = None not in (row["ci_low"], row["ci_high"])
+    interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}" if known else "one clip, no interval"
+    return f"{row['mean']:.2f} ({interval}){right}, n = {row['n']} ({row.get('n_videos', row['n'])} clips)"
