@@ -13,15 +13,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval import plots
 from eval.answer import write_atomically
 from eval.cells import Cell, are_grouped, fullest, groups, in_order, on_common, over_seeds, paired, pairs, tasks
 from eval.compare import NONE_SHOWN
 from eval.latex import tables_in_latex
+from eval.plots import accuracy_vs_tokens, tasks_by_level
+from eval.plots_cost import accuracy_vs_cost
+from eval.plots_differences import differences
 from eval.proof import proof
 from eval.report_csv import pairs_csv, stacked, sweep_csv
 from eval.report_files import markdown, page
-from eval.report_parts import ALL, NOTHING, Part, Section, Table, Test
+from eval.report_parts import ALL, NOTHING, Part, Section, Table, Test, file_name
 from eval.report_tables import report_tables
 from eval.stats import holm
 from videogpt_plus.checkpoint import write_bytes
@@ -56,13 +58,13 @@ def write_report(
     out_dir = Path(out_dir)
     parts = [_part(by_benchmark[name], name if len(asked) > 1 else None) for name in asked]
     tables = [*(table for part in parts for table in part.tables), *more.tables]
-    pictures = {name: picture for part in (*parts, more) for name, picture in part.pictures.items()}
-    for name, content in {**pictures, **more.files}.items():
+    pictures = [name for part in (*parts, more) for name in part.pictures]
+    for name, content in [file for part in (*parts, more) for file in part.files.items()]:
         write_bytes(out_dir / name, content)
     if parts:
         write_atomically(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
         write_atomically(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
-    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, list(pictures)))
+    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
     write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
     write_atomically(out_dir / "index.html", page(title, stamp, parts, more))
     return out_dir / "index.html"
@@ -76,16 +78,21 @@ def _part(cells: Sequence[Cell], name: str | None) -> Part:
     tests = _tests(models)
     heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.verdict != NONE_SHOWN) for t in tests}
     pictures = {
-        "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(models),
-        "accuracy_vs_cost.png": plots.accuracy_vs_cost(models),
-        "differences.png": plots.differences(models, heat, ALL),
-        "tasks_by_level.png": plots.tasks_by_level(models),
+        "accuracy_vs_tokens": accuracy_vs_tokens(models),
+        "accuracy_vs_cost": accuracy_vs_cost(models),
+        "differences": differences(models, heat, ALL),
+        "tasks_by_level": tasks_by_level(models),
     }
     tables = report_tables(models, runs, tests, every)
     if name:
         tables = [replace(table, title=f"{name}: {table.title}") for table in tables]
-    named = {f"{name}_{file}" if name else file: picture for file, picture in pictures.items() if picture}
-    return Part(name, runs, tests, tables, named)
+    before = f"{file_name(name)}_" if name else ""
+    files = {
+        f"{before}{stem}.{ending}": content
+        for stem, picture in pictures.items()
+        for ending, content in (picture or {}).items()
+    }
+    return Part(name, runs, tests, tables, files)
 
 
 def _tests(models: Sequence[Cell]) -> list[Test]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from eval.cells import Cell
 from eval.compare import LEVEL, NONE_SHOWN
@@ -36,7 +37,7 @@ class Section:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        return {name: content for name, content in self.files.items() if name.endswith(".png")}
+        return shown(self.files)
 
 
 #: What is added where nobody adds anything.
@@ -69,5 +70,20 @@ class Part:
     runs: Sequence[Cell]
     tests: Sequence[Test]
     tables: Sequence[Table]
-    #: PNG by the name of its file.
-    pictures: Mapping[str, bytes]
+    #: Pictures by the names of their files, each as PNG, SVG and PDF.
+    files: Mapping[str, bytes]
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        return shown(self.files)
+
+
+def shown(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of the files those that stand in the page and in `sweep.md`."""
+    return {name: content for name, content in files.items() if name.endswith(".png")}
+
+
+def file_name(name: str) -> str:
+    """The name as a part of a file's name; of names that would become alike, such as a/b and a-b, each its own."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).lstrip(".")
+    return plain if plain == name else f"{plain}-{crc32(name.encode()):08x}"

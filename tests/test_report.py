@@ -27,7 +27,9 @@ from eval.cells import (
 )
 from eval.compare import NONE_SHOWN
 from eval.latex import escape
-from eval.plots import _apart, _lines, _places, differences
+from eval.plots import _lines, _places
+from eval.plots_cost import _apart
+from eval.plots_differences import differences
 from eval.report import proof, write_report
 from eval.report_csv import CSV_COLUMNS
 from eval.score import score
@@ -131,10 +133,11 @@ def reported(tmp_path_factory):
 
 
 def test_the_report_has_its_files_and_they_hold_no_half_written_part(reported):
-    assert sorted(path.name for path in reported[1].iterdir()) == [
-        "accuracy_vs_cost.png", "accuracy_vs_tokens.png", "differences.png", "index.html", "pairs.csv", "sweep.csv",
-        "sweep.md", "sweep.tex", "tasks_by_level.png",
-    ]  # fmt: skip
+    pictures = ("accuracy_vs_cost", "accuracy_vs_tokens", "differences", "tasks_by_level")
+    assert sorted(path.name for path in reported[1].iterdir()) == sorted([
+        *(f"{name}.{ending}" for name in pictures for ending in ("pdf", "png", "svg")),
+        "index.html", "pairs.csv", "sweep.csv", "sweep.md", "sweep.tex",
+    ])  # fmt: skip
 
 
 def test_the_csv_has_a_row_for_every_cell_and_task_and_the_mean(reported):
@@ -208,7 +211,7 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     assert not are_grouped(cells) and groups(cells) == tasks(cells)
     assert list(curves(cells)) == ["qwen1_5b", "qwen1_5b_max"]
     lines = _lines(cells)
-    assert lines[0] is None and len(lines) == 5 and "Task 19" in lines
+    assert list(lines)[0] == "mean of all tasks" and len(lines) == 5 and lines["Task 19"] == "Task 19"
     page = write_report(cells, tmp_path / "report").read_text()
     assert "level 12: 80 tokens" in page and "Does the pipe see?" not in page
     compared = [label for label, _, _ in pairs(cells)]
@@ -446,7 +449,7 @@ def test_every_table_of_accuracies_says_what_it_could_find(reported):
 def test_the_heat_map_marks_what_is_more_than_chance(tmp_path):
     cells = [make_cell(tmp_path, level, {"a": share}) for level, share in ((1, 0.9), (4, 0.5))]
     plain, marked, absent = (
-        differences(cells, {} if given is None else {("toy_pool1", "toy_pool4", "a"): (-40.0, given)}, "all")
+        differences(cells, {} if given is None else {("toy_pool1", "toy_pool4", "a"): (-40.0, given)}, "all")["png"]
         for given in (False, True, None)
     )
     assert len({plain, marked, absent}) == 3

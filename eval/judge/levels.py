@@ -168,14 +168,15 @@ def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
 
 
 def files(benchmark: str, column: Column, found: Sequence[Test]) -> dict[str, bytes]:
-    """`BENCHMARK_JUDGE.csv`, a row for each run and aspect; `..._pairs.csv`; `..._score_vs_tokens.png`."""
+    """`BENCHMARK_JUDGE.csv`, a row for each run and aspect; `..._pairs.csv`; `..._score_vs_tokens` .png, .svg, .pdf."""
     stem = f"{benchmark}_{column.name}"
     made = {f"{stem}.csv": _csv(column)}
     if found:
         made[f"{stem}_pairs.csv"] = _pairs_csv(found)
     models = [model for model in column.models() if any(model["aspects"].values())]
     if models:
-        made[f"{stem}_score_vs_tokens.png"] = plots.score_vs_tokens(models, HIGHEST)
+        picture = plots.score_vs_tokens(models, HIGHEST)
+        made |= {f"{stem}_score_vs_tokens.{ending}": content for ending, content in picture.items()}
     return made
 
 
