@@ -1,4 +1,4 @@
-"""Does the pipe see? The claims that the embedded default has to meet, each against what was measured."""
+"""Sanity checks: the claims that the embedded default has to meet, each against what was measured."""
 
 from __future__ import annotations
 

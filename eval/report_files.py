@@ -34,7 +34,7 @@ def page(title: str, stamp: str | None, parts: Sequence[Part], more: Section) ->
 
 
 def _html_part(part: Part) -> list[str]:
-    """The answer first: whether the pipe sees, then the curve, then the rest."""
+    """The answer first: the sanity checks, then the curve, then the rest."""
     curve, *panels = _figures(part.pictures)
     sections = [_html_table(table) for table in part.tables]
     first = [sections.pop(0)] if part.tables[0].columns[0] == "claim" else []

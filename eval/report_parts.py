@@ -12,6 +12,8 @@ from eval.stats import Paired
 
 #: The row of `sweep.csv` that holds the mean over tasks.
 MEAN = "mean of all tasks"
+#: The column of the smallest difference that a paired test sees with 80 % power.
+DETECTABLE = "minimum detectable difference (80 % power)"
 #: What is compared over all tasks, in the tables of tests.
 ALL = "all questions"
 

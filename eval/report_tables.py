@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import floor, log10
 from statistics import median
+from typing import Any
 
 from eval.cells import (
     COSTS,
@@ -24,7 +25,7 @@ from eval.cells import (
 )
 from eval.compare import NONE_SHOWN
 from eval.proof import proof
-from eval.report_parts import ALL, MEAN, Table, Test
+from eval.report_parts import ALL, DETECTABLE, MEAN, Table, Test
 from eval.stats import Estimate, margin, resolvable
 from videogpt_plus.flops import TEXT_TOKENS
 
@@ -34,20 +35,21 @@ SHOWN_INSTEAD = {
     "shuffled": "all frames shuffled",
     "blind": "blind, without any visual token",
 }
-#: Shares of questions that change sides between two levels, as they are seen in practice.
+#: Shares of discordant pairs (right with one level, wrong with the other), as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)
 
 
 TEST_COLUMNS = [
-    "comparison", "questions", "n", "only first right", "only second right", "difference", "p", "p adjusted", "finds",
-    "shown",
+    "comparison", "questions", "n", "only first right", "only second right", "difference", "p", "p adjusted",
+    DETECTABLE, "shown",
 ]  # fmt: skip
 
 
 def report_tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int) -> list[Table]:
     by_series = list(curves(models).items())
     n = len(correct(next(m for m in models if m["control"] is None), None))
-    said = f"{seeds_said(models)} {n:,} of {every:,} questions are in every run; the table is about these."
+    counted = f"{n:,} of {every:,} questions are in every run with all frames; the table is about these."
+    said = f"{seeds_said(models)} {counted}"
     return [
         *_proof_table(models),
         *(_accuracy_table(models, *one, groups(models), tests, said) for one in by_series if are_grouped(models)),
@@ -63,8 +65,8 @@ def report_tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[
 def _proof_table(cells: Sequence[Cell]) -> list[Table]:
     verdicts = {True: "yes", False: "NO", None: "not measured"}
     rows = [(claim, measured, verdicts[ok]) for claim, measured, ok in proof(cells)]
-    note = "What a pipe that sees must show on a benchmark whose answers are known by construction."
-    return [Table("Does the pipe see?", note, ["claim", "measured", "holds"], rows)] if rows else []
+    note = "What a model that sees its clips must show on a benchmark whose answers are known by construction."
+    return [Table("Sanity checks", note, ["claim", "measured", "holds"], rows)] if rows else []
 
 
 def _accuracy_table(
@@ -83,27 +85,33 @@ def _accuracy_table(
         *(["group", "tasks"] if by_group else ["task", "group", "needs level"]),
         "n", "chance", "majority",
         *(f"level {cell['level']:g}: {cell['visual_tokens']:,} tokens" for cell in curve),
-        *(f"{cell['control'].replace('_', ' ')}, level {cell['level']:g}" for cell in controls),
-        "finds",
+        *(_control_title(cell, curve) for cell in controls),
+        DETECTABLE,
     ]  # fmt: skip
     shown = [*curve, *controls]
     if by_group:
-        rows = [[*_group_row(shown, group), _finds(curve, tests, group or ALL)] for group in [*by_group, None]]
+        rows = [[*_group_row(shown, group), _detectable(curve, tests, group or ALL)] for group in [*by_group, None]]
     else:
-        rows = [[*_task_row(shown, task), _finds(curve, tests, task)] for task in tasks(curve)]
-        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], _finds(curve, tests, ALL)])
+        rows = [[*_task_row(shown, task), _detectable(curve, tests, task)] for task in tasks(curve)]
+        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], _detectable(curve, tests, ALL)])
     what = "group of tasks" if by_group else "task"
     note = (
         "Accuracy in % with its 95 % interval. Unreadable clips and replies without one clear option count as wrong. "
         f"{shown_instead}"
-        "Finds: the smallest difference in points between two levels that a paired test at 5 % sees with 80 % power, "
-        f"by how many questions change sides between neighbouring levels; smaller ones are not shown. {said}"
+        "Minimum detectable difference: the smallest one in points between two levels that a paired test at 5 % "
+        f"detects with 80 % power, at the median share of discordant pairs of neighbouring levels. {said}"
     )
     return Table(f"{name}: accuracy by {what}", note, columns, rows, in_latex=True)
 
 
-def _finds(curve: Sequence[Cell], tests: Sequence[Test], questions: str) -> str:
-    """The smallest difference that a test finds, at the median discordance of neighbouring levels."""
+def _control_title(control: Cell, curve: Sequence[Cell]) -> str:
+    """Control and level, with the number of questions where it was asked fewer than the models."""
+    title, asked = f"{control['control'].replace('_', ' ')}, level {control['level']:g}", len(correct(control, None))
+    return title if asked >= len(correct(curve[0], None)) else f"{title}: its {asked:,} questions"
+
+
+def _detectable(curve: Sequence[Cell], tests: Sequence[Test], questions: str) -> str:
+    """The minimum detectable difference at the median discordance of neighbouring levels; "" without any."""
     neighbours = {(fine["experiment"], coarse["experiment"]) for fine, coarse in pairwise(curve)}
     found = [t.paired.detectable for t in tests if (t.first, t.second) in neighbours and t.questions == questions]
     return _points(median(found)) if found else ""
@@ -114,22 +122,22 @@ def _cost_table(cells: Sequence[Cell]) -> Table:
     rows = [
         [
             cell["experiment"], f"{cell['visual_tokens']:,}", *(_number(cost(cell)) for cost in COSTS.values()),
-            f"{cell['scores']['overall']['seconds_per_question']:.2f}", _interval(estimate(cell, None)),
+            _seconds(cell["scores"]), _interval(estimate(cell, None)),
             *(found["experiment"] if (found := better[name].get(cell["experiment"])) else "" for name in COSTS),
         ]
         for curve in curves(cells).values()
         for cell in curve
     ]  # fmt: skip
     columns = [
-        "experiment", "visual tokens", *COSTS, "seconds a question", MEAN, "by FLOP dominated by",
-        "by seconds dominated by", "by bytes dominated by",
+        "experiment", "visual tokens", *COSTS, "seconds a question", MEAN,
+        *(f"Pareto-dominated ({cost}) by" for cost in ("FLOPs", "seconds", "KV cache")),
     ]  # fmt: skip
     note = (
         "What a question costs and what it buys. FLOP (2 for each multiply-add of a matrix product) of encoders, "
-        f"projectors and prefill, and bytes of the keys and values in bfloat16, are computed for {TEXT_TOKENS} text "
-        "tokens; seconds were measured: to the first token the median, of the whole question the mean. The last three "
-        "columns name a model that is at least as accurate and costs no more; accuracies are taken as measured, the "
-        "paired tests say which differences are more than chance."
+        f"projectors and prefill, and the KV cache in bfloat16, are computed for {TEXT_TOKENS} text "
+        "tokens; seconds were measured: to the first token the median, of the whole question the mean over answers. "
+        "The last three columns name a model that is at least as accurate and costs no more; accuracies are taken as "
+        "measured, the paired tests say which differences are more than chance."
     )
     return Table("Cost of a question", note, columns, rows)
 
@@ -139,6 +147,12 @@ def _number(value: float | None) -> str:
     if value is None:
         return "not measured"
     return f"{value:,.{max(0, 2 - floor(log10(value)))}f}" if value else "0"
+
+
+def _seconds(scores: Mapping[str, Any]) -> str:
+    """The mean over the answers, or that there is none."""
+    seconds = scores["overall"]["seconds_per_question"]
+    return "not measured" if seconds is None else f"{seconds:.2f}"
 
 
 def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
@@ -174,9 +188,9 @@ def _paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
     shown = [t for t in by_task if t.verdict != NONE_SHOWN]
     how = (
         "The same questions, paired; difference in points with its 95 % interval, clips being resampled as a whole. "
-        "p: exact, the questions of a clip changing sides together (McNemar's exact test where a clip has one "
+        "p: exact, the discordant pairs of a clip taken together (McNemar's exact test where a clip has one "
         "question); of several seeds a t test that holds their noise. The adjusted p (Holm) of one table keeps the "
-        f"chance of any false alarm in it at 5 %. Finds: the smallest difference seen with 80 % power. {said}"
+        f"chance of any false alarm in it at 5 %. {said}"
     )
     only = f"{len(shown)} of {len(by_task)} comparisons of two models on one task show a difference"
     return [
@@ -226,12 +240,12 @@ def _resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
         "questions",
         "n",
         "one accuracy of 55 %",
-        *(f"{100 * d:.0f} % change sides" for d in DISCORDANCES),
+        *(f"{100 * d:.0f} % discordant pairs" for d in DISCORDANCES),
     ]
     note = (
         "Points. Half the 95 % interval of one accuracy; then the smallest difference between two levels that a paired "
-        "test at 5 % finds with 80 % power, by how many questions change sides between them; too few questions find "
-        "none. "
+        "test at 5 % detects with 80 % power, by the share of discordant pairs (right with one, wrong with the other); "
+        "too few questions can show none. "
         f"{_seen_discordance(tests)}Noise of training is not in these numbers."
     )
     return Table("What the benchmark can resolve", note, columns, rows)
@@ -252,7 +266,7 @@ def _run_table(cells: Sequence[Cell]) -> Table:
             str(total["n_failed"]),
             f"{total['n_unparsed']} ({100 * total['n_unparsed'] / total['n']:.1f} %)",
             _points(total["macro"]["accuracy"]), _points(total["micro"]["accuracy"]),
-            _points(total["reference_rule_accuracy"]), f"{total['seconds_per_question']:.2f}",
+            _points(total["reference_rule_accuracy"]), _seconds(cell["scores"]),
         ])  # fmt: skip
     columns = [
         "experiment", "adapter", "level", "seed", "visual tokens", "control", "n", "unreadable clips",

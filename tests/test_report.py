@@ -32,6 +32,7 @@ from eval.plots_cost import _apart
 from eval.plots_differences import differences
 from eval.report import proof, write_report
 from eval.report_csv import CSV_COLUMNS
+from eval.report_parts import DETECTABLE
 from eval.score import score
 from eval.stats import holm
 from eval.task import Example
@@ -162,7 +163,7 @@ def test_tables_run_from_the_finest_level_to_the_coarsest_and_show_the_controls(
     places = [line.index(f"level {level}:") for level in (1, 4, 12, 16)] + [line.index("one frame, level 1")]
     assert places == sorted(places) and "blind, level 1" in line
     for heading in (
-        "Does the pipe see?",
+        "Sanity checks",
         "Paired tests",
         "What the benchmark can resolve",
         "Unreadable clips",
@@ -213,7 +214,7 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     lines = _lines(cells)
     assert list(lines)[0] == "mean of all tasks" and len(lines) == 5 and lines["Task 19"] == "Task 19"
     page = write_report(cells, tmp_path / "report").read_text()
-    assert "level 12: 80 tokens" in page and "Does the pipe see?" not in page
+    assert "level 12: 80 tokens" in page and "Sanity checks" not in page
     compared = [label for label, _, _ in pairs(cells)]
     assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
 
@@ -231,7 +232,7 @@ def test_only_the_controls_that_were_asked_are_explained(asked, said, tmp_path):
     cells = [make_cell(tmp_path, 4, shares, control, groups=TOY_TASKS, n=8) for control in (None, *asked)]
     write_report(cells, tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert (f" {said} Finds:" in text) if said else ("Controls:" not in text)
+    assert (f" {said} Minimum detectable difference:" in text) if said else ("Controls:" not in text)
 
 
 def test_a_sweep_of_one_level_is_reported(tmp_path):
@@ -301,7 +302,7 @@ def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_pa
     claims = held(cells)
     assert held([*cells, *random_ones]) == {f"toy: {claim}": ok for claim, ok in claims.items()}
     page = write_report(random_ones, tmp_path / "report").read_text()
-    assert "Does the pipe see?" not in page and "accuracy by group" in page
+    assert "Sanity checks" not in page and "accuracy by group" in page
     single = held([cell | {"num_frames": 1} for cell in cells])
     assert single == {claim: ok for claim, ok in claims.items() if "temporal" not in claim} != claims
 
@@ -319,11 +320,11 @@ def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
         return [make_cell(tmp_path, int(level[1:]), {"task": share}) for level, share in accuracy.items()]
 
     found = cells(l1=0.8, l2=0.8, l4=0.7, l8=0.75, l16=0.5)
-    for name in ("GFLOP a question", "key-value MB"):
+    for name in ("GFLOP a question", "KV cache (MB)"):
         better = {name: cell["experiment"] for name, cell in dominated(found, name).items()}
         assert better == {"toy_pool1": "toy_pool2", "toy_pool4": "toy_pool8"}
-    assert dominated(cells(l12=0.6, l16=0.6), "key-value MB") == {}, "equals do not dominate each other"
-    assert list(dominated(cells(l12=0.5, l16=0.6), "key-value MB")) == ["toy_pool12"], "as dear and worse"
+    assert dominated(cells(l12=0.6, l16=0.6), "KV cache (MB)") == {}, "equals do not dominate each other"
+    assert list(dominated(cells(l12=0.5, l16=0.6), "KV cache (MB)")) == ["toy_pool12"], "as dear and worse"
     assert dominated(found, "seconds to the first token") == {}, "what nobody measured dominates nothing"
 
 
@@ -402,7 +403,7 @@ def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said
     whole, part = make_cell(tmp_path, 1, {"a": 0.75}), make_cell(tmp_path, 4, {"a": 0.5}, drop=10)
     write_report([whole, part], tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert "30 of 40 questions are in every run" in text
+    assert "30 of 40 questions are in every run with all frames" in text
     rows = list(csv.DictReader((tmp_path / "report/pairs.csv").open()))
     assert {row["n"] for row in rows} == {"30"}
     right = sum(list(whole["scores"]["tasks"]["a"]["correct"].values())[:30])
@@ -441,7 +442,7 @@ def test_no_difference_shown_is_said_where_none_is(reported):
 def test_every_table_of_accuracies_says_what_it_could_find(reported):
     text = (reported[1] / "sweep.md").read_text()
     heads = [line for line in text.splitlines() if line.startswith(("| group | tasks", "| task | group"))]
-    assert len(heads) == 2 and all(head.endswith("| finds |") for head in heads)
+    assert len(heads) == 2 and all(head.endswith(f"| {DETECTABLE} |") for head in heads)
     row = next(line for line in text.splitlines() if line.startswith("| which square | fine |"))
     assert 0 < float(row.split("|")[-2]) < 100
 

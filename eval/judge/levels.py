@@ -19,11 +19,11 @@ from eval.compare import LEVEL, NONE_SHOWN
 from eval.journal import clip_of
 from eval.judge.parser import HIGHEST
 from eval.judge.scoring import identity
-from eval.report import Table
+from eval.report_parts import DETECTABLE, Table
 from eval.stats import Estimate, PairedScores, compare_scores_seeds, holm, with_seed_noise
 
 Scores = Mapping[str, Any]
-TEST_COLUMNS = ["comparison", "aspect", "n", "first", "second", "difference", "p", "p adjusted", "finds", "shown"]
+TEST_COLUMNS = ["comparison", "aspect", "n", "first", "second", "difference", "p", "p adjusted", DETECTABLE, "shown"]
 CSV_COLUMNS = [
     "benchmark", "judge_model", "served_models", "prompt_hash", "first_date", "last_date", "experiment", "level",
     "seed", "visual_tokens", "control", "aspect", "n", "n_expected", "n_failed", "n_unscored", "mean", "ci_low",
@@ -131,8 +131,8 @@ def _known(scores: Scores, aspect: str) -> dict[str, float]:
     return {key: score for key, score in row["scores"].items() if score is not None}
 
 
-def finds(column: Column, found: Sequence[Test], aspect: str) -> str:
-    """The smallest difference that a test between neighbouring levels finds; the median over these, "" without any."""
+def detectable(column: Column, found: Sequence[Test], aspect: str) -> str:
+    """The minimum detectable difference between neighbouring levels, the median over these; "" without any."""
     all_curves = curves(column.models()).values()
     near = {(fine["experiment"], coarse["experiment"]) for curve in all_curves for fine, coarse in pairwise(curve)}
     of = [test.paired.detectable for test in found if (test.first, test.second) in near and test.aspect == aspect]
@@ -153,7 +153,7 @@ def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
     note = (
         f"The same questions, paired, judged by {identity(column.first)}; difference in the judge's points with its "
         f"95 % interval, clips being resampled as a whole. {said} The adjusted p (Holm) keeps the chance of any false "
-        "alarm in this table at 5 %. Finds: the smallest difference seen with 80 % power."
+        "alarm in this table at 5 %."
     )
     rows = [
         [

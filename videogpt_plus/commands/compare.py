@@ -148,7 +148,7 @@ def _show(found: Mapping[str, Any], unit: int) -> None:
     from videogpt_plus.screen import table as new_table
 
     kind = "accuracy" if "accuracy_a" in found else "score"
-    columns = (kind, "n", "A", "B", "A - B (95 %)", "p", "finds", "shown")
+    columns = (kind, "n", "A", "B", "A - B (95 %)", "p", "min. detectable", "shown")
     table = new_table(*columns, title=f"A = {found['a']}\nB = {found['b']}")
     for name, row in ({"all": found} | (found["tasks"] if len(found["tasks"]) > 1 else {})).items():
         table.add_row(*_cells(name, row, kind, unit))
@@ -193,7 +193,7 @@ def _lines(found: Mapping[str, Any], kind: str, unit: int) -> list[str]:
             "The noise of training is not in it: that needs several seeds."
         )
     lines.append(
-        "finds: the smallest difference that this test sees with 80 % power."
+        "min. detectable: the smallest difference that this test detects with 80 % power."
         + (" p of a task: adjusted for all tasks (Holm)." if len(found["tasks"]) > 1 else "")
     )
     if "verdicts" in found:
