@@ -8,11 +8,12 @@ from __future__ import annotations
 import io
 import re
 import sys
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
+
+from eval.report_layout import columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -172,7 +173,7 @@ def wrapped(text: str, inches: float) -> str:
     """The text in lines that are not longer than that, broken behind spaces and marks, or else anywhere."""
     room = max(8, int(inches / LETTER_INCHES))
     lines = [""]
-    for piece in _pieces(" ".join(text.split()), room):
+    for piece in _pieces(" ".join(re.split(r"[ \t\r\n]+", text)), room):
         if lines[-1] and columns(lines[-1] + piece.rstrip()) > room:
             lines.append("")
         lines[-1] += piece
@@ -181,13 +182,8 @@ def wrapped(text: str, inches: float) -> str:
 
 def _pieces(text: str, room: int) -> Iterator[str]:
     """What stays together: up to each space or mark. Letters of long words, and of scripts without spaces, do not."""
-    for part in re.findall(r"[^\s_/.,:;-]*[\s_/.,:;-]+|[^\s_/.,:;-]+", text):
+    for part in re.findall(r"[^ _/.,:;-]*[ _/.,:;-]+|[^ _/.,:;-]+", text):
         if columns(part) == len(part) <= room:
             yield part
         else:
             yield from part
-
-
-def columns(text: str) -> int:
-    """How many letters wide the text is: Chinese, Japanese and Korean ones take the place of two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -23,7 +23,8 @@ from eval.plots_differences import differences
 from eval.proof import proof
 from eval.report_csv import pairs_csv, stacked, sweep_csv
 from eval.report_files import markdown, page
-from eval.report_parts import ALL, NOTHING, Part, Section, Table, Test, file_name
+from eval.report_layout import file_name
+from eval.report_parts import ALL, NOTHING, Part, Section, Table, Test
 from eval.report_tables import report_tables
 from eval.stats import holm
 from videogpt_plus.checkpoint import write_bytes
@@ -38,6 +39,7 @@ def write_report(
     title: str = "Pool sweep",
     stamp: str | None = None,
     more: Section = NOTHING,
+    name: str | None = None,
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
@@ -47,25 +49,28 @@ def write_report(
     differ in their seed alone become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` comes last,
-    such as what is said of judged answers; it may be all that there is.
+    such as what is said of judged answers; it may be all that there is. `name` tells the labels of `sweep.tex` from
+    those of other reports, the title where it is not given.
     """
     by_benchmark: dict[str | None, list[Cell]] = {}
     for cell in cells:
         by_benchmark.setdefault(cell.get("benchmark"), []).append(cell)
-    asked = [name for name, several in by_benchmark.items() if any(cell["control"] is None for cell in several)]
+    asked = [
+        benchmark for benchmark, several in by_benchmark.items() if any(cell["control"] is None for cell in several)
+    ]
     if not asked and not more.tables:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
     out_dir = Path(out_dir)
-    parts = [_part(by_benchmark[name], name if len(asked) > 1 else None) for name in asked]
+    parts = [_part(by_benchmark[one], one if len(asked) > 1 else None) for one in asked]
     tables = [*(table for part in parts for table in part.tables), *more.tables]
-    pictures = [name for part in (*parts, more) for name in part.pictures]
-    for name, content in [file for part in (*parts, more) for file in part.files.items()]:
-        write_bytes(out_dir / name, content)
+    pictures = [file for part in (*parts, more) for file in part.pictures]
+    for file, content in [item for part in (*parts, more) for item in part.files.items()]:
+        write_bytes(out_dir / file, content)
     if parts:
         write_atomically(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
         write_atomically(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
     write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
-    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
+    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
     write_atomically(out_dir / "index.html", page(title, stamp, parts, more))
     return out_dir / "index.html"
 

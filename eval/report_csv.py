@@ -1,12 +1,14 @@
-"""The numbers of a report as CSV: each run and task, and each comparison."""
+"""The numbers of a report as CSV: each run and task, and each comparison. No name in it is a formula."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+from unicodedata import normalize
 
 from eval.cells import Cell, over_seeds, runs_of
 from eval.report_parts import MEAN, Test
@@ -18,6 +20,19 @@ CSV_COLUMNS = [
     "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes",
 ]  # fmt: skip
 
+#: A spreadsheet runs a cell that begins so, unless it is a number.
+RUN = ("=", "+", "-", "@", "\t", "\r", "\n")
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
+
+
+def safe(value: Any) -> Any:
+    """The value for a cell: floats with 6 digits; a text that a spreadsheet would run has an apostrophe before it."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, str) and normalize("NFKC", value[:1]) in RUN and not NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
 
 def stacked(files: Sequence[tuple[str | None, str]]) -> str:
     """One CSV of several with equal columns; where they have names, these are the first column."""
@@ -27,7 +42,7 @@ def stacked(files: Sequence[tuple[str | None, str]]) -> str:
         head, *rows = csv.reader(io.StringIO(text))
         if not number:
             writer.writerow(["benchmark", *head] if name else head)
-        writer.writerows([name, *row] if name else row for row in rows)
+        writer.writerows([safe(name), *row] if name else row for row in rows)
     return out.getvalue()
 
 
@@ -40,8 +55,7 @@ def pairs_csv(tests: Sequence[Test]) -> str:
     writer.writerow([*columns[:4], *(names.get(name, name) for name in columns[4:])])
     for test in tests:
         row = [*asdict(test.paired).values(), test.adjusted, test.verdict]
-        values = [round(v, 6) if isinstance(v, float) else v for v in row]
-        writer.writerow([test.family, test.first, test.second, test.questions, *values])
+        writer.writerow(map(safe, (test.family, test.first, test.second, test.questions, *row)))
     return out.getvalue()
 
 
@@ -56,8 +70,7 @@ def sweep_csv(runs: Sequence[Cell]) -> str:
         model |= {"level": f"{cell['level']:g}", "control": cell["control"] or "none"}
         model |= {"seed": f"mean of {len(runs_of(cell))}"} if "runs" in cell else {}
         for row in _csv_rows(cell):
-            numbers = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
-            writer.writerow(model | numbers)
+            writer.writerow({column: safe(value) for column, value in (model | row).items()})
     return out.getvalue()
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from zlib import crc32
 
 from eval.cells import Cell
 from eval.compare import LEVEL, NONE_SHOWN
 from eval.stats import Paired
 
+#: What stands in backticks in a note is code.
+CODE = re.compile(r"`([^`\n]+)`")
 #: The row of `sweep.csv` that holds the mean over tasks.
 MEAN = "mean of all tasks"
 #: The column of the smallest difference that a paired test sees with 80 % power.
@@ -28,6 +30,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     #: Whether it goes to `sweep.tex` too.
     in_latex: bool = False
+    #: So many of the first columns say what a row is about.
+    keys: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,3 @@ class Part:
 def shown(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Of the files those that stand in the page and in `sweep.md`."""
     return {name: content for name, content in files.items() if name.endswith(".png")}
-
-
-def file_name(name: str) -> str:
-    """The name as a part of a file's name; of names that would become alike, such as a/b and a-b, each its own."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).lstrip(".")
-    return plain if plain == name else f"{plain}-{crc32(name.encode()):08x}"

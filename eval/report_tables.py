@@ -194,10 +194,14 @@ def _paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
     )
     only = f"{len(shown)} of {len(by_task)} comparisons of two models on one task show a difference"
     return [
-        *([Table("Paired tests", how, TEST_COLUMNS, list(map(_test_row, whole)), in_latex=True)] if whole else []),
+        *(
+            [Table("Paired tests", how, TEST_COLUMNS, list(map(_test_row, whole)), in_latex=True, keys=2)]
+            if whole
+            else []
+        ),
         *(
             [Table("Paired tests by task", f"{only}; {NONE_SHOWN} in the others, which `pairs.csv` lists. {how}",
-                   TEST_COLUMNS, list(map(_test_row, shown)))]
+                   TEST_COLUMNS, list(map(_test_row, shown)), keys=2)]
             if by_task
             else []
         ),

@@ -467,5 +467,5 @@ def test_latex_escapes_what_it_shows_and_keeps_its_columns(reported):
         assert rows and all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in rows)
     assert not re.search(r"(?<!\\)[%#_]", "".join(text.splitlines()[2:]))
     assert escape("50 % of a_b & ±2 – x < y {z} -3.5 (+1.0)") == (
-        r"50 \% of a\_b \& $\pm$2 -- x $<$ y \{z\} $-$3.5 ($+$1.0)"
+        r"50 \% of a\_b \& $\pm$2 \textendash{} x $<$ y \{z\} $-$3.5 ($+$1.0)"
     )

@@ -19,6 +19,7 @@ from eval.compare import LEVEL, NONE_SHOWN
 from eval.journal import clip_of
 from eval.judge.parser import HIGHEST
 from eval.judge.scoring import identity
+from eval.report_csv import safe
 from eval.report_parts import DETECTABLE, Table
 from eval.stats import Estimate, PairedScores, compare_scores_seeds, holm, with_seed_noise
 
@@ -164,7 +165,7 @@ def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
         ]
         for test in found
     ]  # fmt: skip
-    return [Table(f"{name}: paired tests of judged answers", note, TEST_COLUMNS, rows, in_latex=True)]
+    return [Table(f"{name}: paired tests of judged answers", note, TEST_COLUMNS, rows, in_latex=True, keys=2)]
 
 
 def files(benchmark: str, column: Column, found: Sequence[Test]) -> dict[str, bytes]:
@@ -189,8 +190,7 @@ def _csv(column: Column) -> bytes:
         told = judge | run | {"benchmark": scores["benchmark"], "control": scores["control"] or "none"}
         told |= {"served_models": " ".join(judge["served_models"]), "level": f"{run['level']:g}"}
         for aspect, row in scores["aspects"].items():
-            rounded = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
-            writer.writerow(told | rounded | {"aspect": aspect})
+            writer.writerow({name: safe(value) for name, value in (told | dict(row) | {"aspect": aspect}).items()})
     return out.getvalue().encode()
 
 
@@ -200,8 +200,8 @@ def _pairs_csv(found: Sequence[Test]) -> bytes:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["first", "second", "aspect", *(names.get(name, name) for name in numbers), "p_holm", "verdict"])
     for test in found:
-        values = [round(v, 6) if isinstance(v, float) else v for v in (*test.paired, test.adjusted)]
-        writer.writerow([test.first, test.second, test.aspect, *values, test.verdict])
+        told = (test.first, test.second, test.aspect, *test.paired, test.adjusted, test.verdict)
+        writer.writerow(map(safe, told))
     return out.getvalue().encode()
 
 
