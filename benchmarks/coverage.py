@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.clustered import spread
 from eval.seeds import of_differences
-from eval.stats import SeedNoise, compare, compare_scores, compare_seeds, detectable, equivalence, mean_score, share
+from eval.stats import compare, compare_scores, compare_seeds, equivalence, mean_score, share
 
 
 class World(NamedTuple):
@@ -146,7 +145,8 @@ def seeds(repeats: int) -> tuple[list[str], list[list[str]]]:
             shares[lift] = (own, pooled)
         rows.append([
             f"{n:,}", str(per_clip), str(levels), str(count), f"{100 * luck:.0f}",
-            *(_share(hits, repeats, (0, 0.06)) for hits in shares[0.0]), *(_share(hits, repeats) for hits in shares[0.04]),
+            *(_share(hits, repeats, (0, 0.06)) for hits in shares[0.0]),
+            *(_share(hits, repeats) for hits in shares[0.04]),
         ])  # fmt: skip
     return [
         "n", "a clip", "levels", "seeds", "luck (points)", "false alarms, own noise", "pooled", "power, own noise",

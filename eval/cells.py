@@ -47,20 +47,34 @@ def _size(cell: Cell) -> int:
 
 
 def on_common(cells: Sequence[Cell]) -> tuple[list[Cell], int]:
-    """The cells on the questions that all of them have, and how many there are in any.
+    """The cells on the questions that all models with all frames have, and how many there are in any of these.
 
-    Counts of right, failed and all questions, accuracies and intervals are those of the common questions; what else a
-    row says (chance, majority, seconds) stays that of all its questions. Without a common question they stay as
-    they are.
+    A control takes nothing from what the models are compared on: it is given on those of these questions that it was
+    asked with every seed of its model. Counts of right, failed and all questions, accuracies and intervals are those
+    of the questions that stay; what else a row says (chance, majority, seconds) stays that of all its questions.
+    Without a common question cells stay as they are.
     """
-    keys = [correct(cell, None).keys() for cell in cells]
-    common, every = set.intersection(*map(set, keys)), set.union(*map(set, keys))
-    if not common or common == every:
-        return list(cells), len(every)
-    return [_only(cell, common) for cell in cells], len(every)
+    shown = [correct(cell, None).keys() for cell in cells if cell["control"] is None]
+    if not shown:
+        return list(cells), 0
+    common, every = set.intersection(*map(set, shown)), set.union(*map(set, shown))
+    kept = {_model(cell): set(common) for cell in cells}
+    for cell in cells:
+        if cell["control"] is not None:
+            kept[_model(cell)] &= correct(cell, None).keys()
+    return [_only(cell, kept[_model(cell)]) for cell in cells], len(every)
+
+
+def _model(cell: Cell) -> tuple[str, float, str | None]:
+    """What the runs of all its seeds have alike."""
+    return series(cell), cell["level"], cell["control"]
 
 
 def _only(cell: Cell, keys: set[str]) -> Cell:
+    """The cell on these questions; as it is where it has no other, or none of them."""
+    own = correct(cell, None).keys()
+    if own <= keys or not own & keys:
+        return cell
     rows = {}
     for task, row in cell["scores"]["tasks"].items():
         kept = {key: right for key, right in row["correct"].items() if key in keys}
@@ -83,11 +97,11 @@ def over_seeds(cells: Sequence[Cell]) -> list[Cell]:
     """
     models: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        models.setdefault((series(cell), cell["level"], cell["control"]), []).append(cell)
+        models.setdefault(_model(cell), []).append(cell)
     peers: dict[tuple, list[list[Cell]]] = {}
-    for (name, _, control), runs in models.items():
-        peers.setdefault((name, control), []).append(runs)
-    return [_merged(runs, peers[name, control]) for (name, _, control), runs in models.items()]
+    for (name, _, *control), runs in models.items():
+        peers.setdefault((name, *control), []).append(runs)
+    return [_merged(runs, peers[name, *control]) for (name, _, *control), runs in models.items()]
 
 
 def _merged(runs: Sequence[Cell], peers: Sequence[Sequence[Cell]]) -> Cell:
@@ -313,7 +327,7 @@ def _noise(
 COSTS: dict[str, Callable[[Cell], float | None]] = {
     "GFLOP a question": lambda cell: _scaled(cell.get("flops"), 1e9),
     "seconds to the first token": lambda cell: cell["scores"]["overall"].get("seconds_to_first_token"),
-    "key-value MB": lambda cell: _scaled(cell.get("kv_bytes"), 1e6),
+    "KV cache (MB)": lambda cell: _scaled(cell.get("kv_bytes"), 1e6),
 }
 
 

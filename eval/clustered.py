@@ -43,6 +43,11 @@ class Spread:
     scale: float
 
     @property
+    def changing(self) -> int:
+        """Clips whose sum is not 0."""
+        return int((abs(self.sums) > 1e-9).sum())
+
+    @property
     def doubt(self) -> float:
         """1 where no clip differs from the others, 0 from TRUSTED_CLIPS on."""
         return max(0.0, 1 - self.differing / TRUSTED_CLIPS) if self.clustered else 0.0

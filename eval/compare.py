@@ -71,9 +71,16 @@ def read_run(path: str | Path) -> Run:
         raise UserError(f"{path} holds no answer yet; finish it with `videogpt-plus answer`")
     beside = meta_path(path)
     meta = read_object(beside, f"move it away; {path} can be compared without it") if beside.is_file() else {}
-    if meta.get("benchmark") and get_benchmark(meta["benchmark"]).scored == "judged":
+    if _are_open(lines, meta):
         return _read_scores(_only_scores(path))
     return _read_lines(path, lines, meta)
+
+
+def _are_open(lines: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> bool:
+    """Whether the answers are to open questions: their benchmark is judged, or no line says right or wrong."""
+    if meta.get("benchmark"):
+        return get_benchmark(meta["benchmark"]).scored == "judged"
+    return all("correct" in line and line["correct"] is None for line in lines.values())
 
 
 def _read_lines(path: Path, lines: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> Run:

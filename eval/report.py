@@ -13,15 +13,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval import plots
 from eval.answer import write_atomically
-from eval.cells import Cell, are_grouped, fullest, groups, in_order, on_common, over_seeds, paired, pairs, tasks
-from eval.compare import NONE_SHOWN
+from eval.cells import (
+    Cell,
+    are_grouped,
+    fullest,
+    groups,
+    in_order,
+    on_common,
+    over_seeds,
+    paired,
+    pairs,
+    runs_of,
+    tasks,
+)
 from eval.latex import tables_in_latex
+from eval.plots import accuracy_vs_tokens, tasks_by_level
+from eval.plots_cost import accuracy_vs_cost
+from eval.plots_differences import differences
 from eval.proof import proof
 from eval.report_csv import pairs_csv, stacked, sweep_csv
 from eval.report_files import markdown, page
-from eval.report_parts import ALL, NOTHING, Part, Section, Table, Test
+from eval.report_layout import file_name
+from eval.report_parts import MEAN, NOTHING, Part, Section, Table, Test
 from eval.report_tables import report_tables
 from eval.stats import holm
 from videogpt_plus.checkpoint import write_bytes
@@ -36,6 +50,7 @@ def write_report(
     title: str = "Pool sweep",
     stamp: str | None = None,
     more: Section = NOTHING,
+    name: str | None = None,
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
@@ -45,25 +60,28 @@ def write_report(
     differ in their seed alone become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` comes last,
-    such as what is said of judged answers; it may be all that there is.
+    such as what is said of judged answers; it may be all that there is. `name` tells the labels of `sweep.tex` from
+    those of other reports, the title where it is not given.
     """
     by_benchmark: dict[str | None, list[Cell]] = {}
     for cell in cells:
         by_benchmark.setdefault(cell.get("benchmark"), []).append(cell)
-    asked = [name for name, several in by_benchmark.items() if any(cell["control"] is None for cell in several)]
+    asked = [
+        benchmark for benchmark, several in by_benchmark.items() if any(cell["control"] is None for cell in several)
+    ]
     if not asked and not more.tables:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
     out_dir = Path(out_dir)
-    parts = [_part(by_benchmark[name], name if len(asked) > 1 else None) for name in asked]
+    parts = [_part(by_benchmark[one], one if len(asked) > 1 else None) for one in asked]
     tables = [*(table for part in parts for table in part.tables), *more.tables]
-    pictures = {name: picture for part in (*parts, more) for name, picture in part.pictures.items()}
-    for name, content in {**pictures, **more.files}.items():
-        write_bytes(out_dir / name, content)
+    pictures = [file for part in (*parts, more) for file in part.pictures]
+    for file, content in [item for part in (*parts, more) for item in part.files.items()]:
+        write_bytes(out_dir / file, content)
     if parts:
         write_atomically(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
         write_atomically(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
-    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, list(pictures)))
-    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp))
+    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
+    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
     write_atomically(out_dir / "index.html", page(title, stamp, parts, more))
     return out_dir / "index.html"
 
@@ -74,35 +92,48 @@ def _part(cells: Sequence[Cell], name: str | None) -> Part:
     common, every = on_common(runs)
     models = in_order(over_seeds(common))
     tests = _tests(models)
-    heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.verdict != NONE_SHOWN) for t in tests}
+    heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.shown) for t in tests}
     pictures = {
-        "accuracy_vs_tokens.png": plots.accuracy_vs_tokens(models),
-        "accuracy_vs_cost.png": plots.accuracy_vs_cost(models),
-        "differences.png": plots.differences(models, heat, ALL),
-        "tasks_by_level.png": plots.tasks_by_level(models),
+        "accuracy_vs_tokens": accuracy_vs_tokens(models),
+        "accuracy_vs_cost": accuracy_vs_cost(models),
+        "differences": differences(models, heat, MEAN),
+        "tasks_by_level": tasks_by_level(models),
     }
     tables = report_tables(models, runs, tests, every)
     if name:
         tables = [replace(table, title=f"{name}: {table.title}") for table in tables]
-    named = {f"{name}_{file}" if name else file: picture for file, picture in pictures.items() if picture}
-    return Part(name, runs, tests, tables, named)
+    before = f"{file_name(name)}_" if name else ""
+    files = {
+        f"{before}{stem}.{ending}": content
+        for stem, picture in pictures.items()
+        for ending, content in (picture or {}).items()
+    }
+    return Part(name, runs, tests, tables, files)
 
 
 def _tests(models: Sequence[Cell]) -> list[Test]:
-    """Every pair over all questions and over each group, one family; and over each task, another."""
+    """Every pair by the mean of tasks and by each group's, one family; and on each task, another."""
     by_group = groups(models) if are_grouped(models) else []
     families = {
-        "questions": [(ALL, None, None), *((group, group, None) for group in by_group)],
+        "questions": [(MEAN, None, None), *((group, group, None) for group in by_group)],
         "tasks": [(task, None, task) for task in tasks(models)],
     }
     tests: list[Test] = []
     for family, parts in families.items():
         found = [
-            Test(family, label, first["experiment"], second["experiment"], name, result)
+            Test(
+                family,
+                label,
+                first["experiment"],
+                second["experiment"],
+                name,
+                *result,
+                (len(runs_of(first)), len(runs_of(second))),
+            )
             for label, first, second in pairs(models)
             for name, group, task in parts
             if (result := paired(first, second, group, task))
         ]
         adjusted = holm([test.paired.p for test in found])
-        tests += [replace(test, adjusted=p) for test, p in zip(found, adjusted, strict=True)]
+        tests += [replace(test, adjusted=p, family_size=len(found)) for test, p in zip(found, adjusted, strict=True)]
     return tests

@@ -1,40 +1,71 @@
-"""A report as one page of HTML and as Markdown."""
+"""A report as one page of HTML and as Markdown: names stand there as they are, and can be neither markup nor links."""
 
 from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 
-from eval.report_parts import Part, Section, Table
+from eval.report_layout import column_blocks, columns
+from eval.report_parts import CODE, Part, Section, Table
+from eval.report_style import STYLE
+
+#: What Markdown would take for markup wherever it stands; an underscore only at the end of a word, as names hold many.
+MARKS = re.compile(
+    r"[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])|<(?=[\w/!?])|&(?=[#\w])|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE
+)
+MAIL = re.compile(r"(?<=[\w+-])@(?=[\w-]+\.)")
+#: A column's letters in pixels, the space beside them, and the room of all.
+LETTER, PADDING, ROOM = 7.4, 17, 1240
+#: A text in words, every second one a space: a unit, a sign before a number and an interval at the end stay whole.
+WORDS = re.compile(r"((?<!^<)[ \n](?!%)(?![^()]{1,20}\)$))")
+NUMBER = re.compile(r"[-–]\d")
+#: Where a long word may be broken, and how long it may be without such a place.
+BREAKS, LONGEST = re.compile(r"(?<=[_/.,:;=\-])(?=[^\s_/.,:;=\-])"), 24
 
 
 def markdown(title: str, stamp: str | None, tables: Sequence[Table], pictures: Sequence[str]) -> str:
-    def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in values) + " |"
-
-    parts = [f"# {title}", *([stamp] if stamp else []), *(f"![{name}]({name})" for name in pictures)]
+    """`sweep.md`: the pictures by the names of their files, then the tables."""
+    head = [f"# {plain_text(title)}", *([plain_text(stamp)] if stamp else [])]
+    parts = [*head, *(f"![{plain_text(name)}]({name})" for name in pictures)]
     for table in tables:
-        rule = "|" + "---|" * len(table.columns)
-        rows = "\n".join([line(table.columns), rule, *map(line, table.rows)])
-        parts += [f"## {table.title}", table.note, rows]
+        rows = "\n".join([_line(table.columns), "|" + "---|" * len(table.columns), *map(_line, table.rows)])
+        parts += [f"## {plain_text(table.title)}", _markdown_note(table.note), rows]
     return "\n\n".join(parts) + "\n"
 
 
+def _line(values: Sequence[str]) -> str:
+    return "| " + " | ".join(map(plain_text, values)) + " |"
+
+
+def plain_text(text: str) -> str:
+    """The text for Markdown, on one line, such that it reads as it is."""
+    escaped = MARKS.sub(lambda found: f"\\{found[0]}", " ".join(text.splitlines()))
+    return MAIL.sub("<!-- -->@", escaped)
+
+
+def _markdown_note(text: str) -> str:
+    """A note, whose backticks are meant as code."""
+    return "".join(f"`{part}`" if i % 2 else plain_text(part) for i, part in enumerate(CODE.split(text)))
+
+
 def page(title: str, stamp: str | None, parts: Sequence[Part], more: Section) -> str:
-    """One file that holds its style and its pictures: it opens anywhere, offline."""
+    """One file that holds its style and its pictures: it opens anywhere, offline, on a narrow screen and a dark one."""
     last = [*_figures(more.pictures), *map(_html_table, more.tables)]
     body = "\n".join([*(section for part in parts for section in _html_part(part)), *last])
     heading = html.escape(title)
     date = f"<p>{html.escape(stamp)}</p>" if stamp else ""
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>\n'
-        f"<style>{STYLE}</style></head>\n<body><h1>{heading}</h1>{date}\n{body}\n</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{heading}</title>\n<style>{STYLE}</style></head>\n"
+        f"<body><h1>{_breakable(title)}</h1>{date}\n{body}\n</body></html>\n"
     )
 
 
 def _html_part(part: Part) -> list[str]:
-    """The answer first: whether the pipe sees, then the curve, then the rest."""
+    """The answer first: the sanity checks, then the curve, then the rest."""
     curve, *panels = _figures(part.pictures)
     sections = [_html_table(table) for table in part.tables]
     first = [sections.pop(0)] if part.tables[0].columns[0] == "claim" else []
@@ -43,38 +74,53 @@ def _html_part(part: Part) -> list[str]:
 
 def _figures(pictures: Mapping[str, bytes]) -> list[str]:
     return [
-        f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
+        f'<figure><img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{_breakable(name)}, also as .svg and .pdf</figcaption></figure>"
         for name, data in pictures.items()
     ]
 
 
 def _html_table(table: Table) -> str:
-    def row(tag: str, values: Sequence[str]) -> str:
-        texts = (html.escape(value).replace(" %", "&nbsp;%") for value in values)
-        marks = map(_mark, values)
-        return "<tr>" + "".join(f"<{tag}{m}>{t}</{tag}>" for m, t in zip(marks, texts, strict=True)) + "</tr>"
-
-    return (
-        f"<section><h2>{html.escape(table.title)}</h2><p>{html.escape(table.note)}</p>"
-        f'<div class="wide"><table><thead>{row("th", table.columns)}</thead>\n<tbody>'
-        + "\n".join(row("td", values) for values in table.rows)
-        + "</tbody></table></div></section>"
-    )
+    """The table with its heading and note; one that is wider than the page in blocks below each other."""
+    cells = zip(table.columns, *table.rows, strict=True)
+    widths = [PADDING + LETTER * max(map(_widest, column)) for column in cells]
+    blocks = [_block(table, kept) for kept in column_blocks(widths, table.keys, ROOM)]
+    note = "".join(f"<code>{html.escape(part)}</code>" if i % 2 else html.escape(part)
+                   for i, part in enumerate(CODE.split(table.note)))  # fmt: skip
+    return f"<section><h2>{_breakable(table.title)}</h2><p>{note}</p>{''.join(blocks)}</section>"
 
 
-def _mark(value: str) -> str:
-    """Verdicts in colour; a number stays with its interval on one line."""
-    number = ' class="number"' if value[:1].isdigit() and len(value) < 24 else ""
-    return {"yes": ' class="yes"', "NO": ' class="no"'}.get(value, number)
+def _block(table: Table, kept: Sequence[int]) -> str:
+    head = "".join(f"<th>{_breakable(table.columns[i])}</th>" for i in kept)
+    rows = ["<tr>" + "".join(_cell(row[i], table.columns[i]) for i in kept) + "</tr>" for row in table.rows]
+    body = "\n".join(rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1280px; margin: 2rem auto; padding: 0
-1rem } h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.2rem; margin: 2.2rem 0 .2rem } p {
-max-width: 52rem; margin: .3rem 0 .7rem; color: #444 } figure { margin: 1.5rem 0 } img { max-width: 100%;
-height: auto } .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric:
-tabular-nums } th, td { padding: .3rem .5rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align:
-top } th { border-bottom: 2px solid #888; vertical-align: bottom } tbody tr:hover { background: #f4f6f8 } .yes
-{ color: #0a6b3d; font-weight: 600 } .no { color: #b00020; font-weight: 700 }
-.number { white-space: nowrap }
-"""
+def _cell(value: str, column: str) -> str:
+    """A cell, which carries the name of its column for narrow screens; verdicts in colour."""
+    mark = {"yes": ' class="yes"', "NO": ' class="no"'}.get(value, "")
+    return f'<td{mark} data-column="{html.escape(column)}">{_breakable(value)}</td>'
+
+
+def _breakable(text: str) -> str:
+    """The text in HTML: a number stays with its sign, unit and interval's end; a long word may be broken."""
+    return "".join(" " if word.isspace() else _word(word) for word in WORDS.split(text))
+
+
+def _word(word: str) -> str:
+    pieces = [html.escape(piece).replace(" ", "&nbsp;") for piece in _pieces(word)]
+    # A browser would break behind a minus or a dash.
+    return f"<span>{pieces[0]}</span>" if NUMBER.search(word) and len(pieces) == 1 else "<wbr>".join(pieces)
+
+
+def _pieces(word: str) -> list[str]:
+    """What must not be broken of a word."""
+    if columns(word) <= LONGEST:
+        return [word]
+    return [part[i : i + LONGEST] for part in BREAKS.split(word) for i in range(0, len(part), LONGEST)]
+
+
+def _widest(text: str) -> int:
+    """How many letters of the text have to stand beside each other."""
+    return max((columns(piece) for word in WORDS.split(text) for piece in _pieces(word)), default=0)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eval.cells import Cell
-from eval.compare import LEVEL, NONE_SHOWN
-from eval.stats import Paired
+from eval.compare import verdict
+from eval.stats import LEVEL, Paired
 
+#: What stands in backticks in a note is code.
+CODE = re.compile(r"`([^`\n]+)`")
 #: The row of `sweep.csv` that holds the mean over tasks.
 MEAN = "mean of all tasks"
-#: What is compared over all tasks, in the tables of tests.
-ALL = "all questions"
+#: The column of the smallest difference that a paired test sees with 80 % power.
+DETECTABLE = "minimum detectable difference (80 % power)"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     #: Whether it goes to `sweep.tex` too.
     in_latex: bool = False
+    #: So many of the first columns say what a row is about.
+    keys: int = 1
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Section:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        return {name: content for name, content in self.files.items() if name.endswith(".png")}
+        return shown(self.files)
 
 
 #: What is added where nobody adds anything.
@@ -45,7 +50,7 @@ NOTHING = Section()
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison of two models; `adjusted` is its p after Holm over all comparisons of its family."""
+    """One comparison of two models; `adjusted` is its p after Holm over all `family_size` comparisons of its family."""
 
     family: str
     label: str
@@ -53,11 +58,29 @@ class Test:
     second: str
     questions: str
     paired: Paired
+    #: The same without the questions that a run failed at; None where none did.
+    readable: Paired | None
+    #: The seeds that were compared, and how many either model has.
+    seeds: tuple[int | None, ...]
+    of_seeds: tuple[int, int]
     adjusted: float = 1.0
+    family_size: int = 1
 
     @property
     def verdict(self) -> str:
-        return NONE_SHOWN if self.adjusted >= LEVEL else "first" if self.paired.difference > 0 else "second"
+        """With one seed it is a run that is better, and not yet a level."""
+        what = "" if self.paired.seeds > 1 else " run"
+        return verdict(self.paired, self.adjusted, (f"first{what} is better", f"second{what} is better"))
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is more than chance."""
+        return self.adjusted < LEVEL
+
+    @property
+    def detectable(self) -> float:
+        """The minimum detectable difference at the level that Holm leaves to the first of the family."""
+        return self.paired.detectable_at(LEVEL / self.family_size)
 
 
 @dataclass(frozen=True)
@@ -69,5 +92,14 @@ class Part:
     runs: Sequence[Cell]
     tests: Sequence[Test]
     tables: Sequence[Table]
-    #: PNG by the name of its file.
-    pictures: Mapping[str, bytes]
+    #: Pictures by the names of their files, each as PNG, SVG and PDF.
+    files: Mapping[str, bytes]
+
+    @property
+    def pictures(self) -> dict[str, bytes]:
+        return shown(self.files)
+
+
+def shown(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Of the files those that stand in the page and in `sweep.md`."""
+    return {name: content for name, content in files.items() if name.endswith(".png")}

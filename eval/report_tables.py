@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from math import floor, log10
-from statistics import median
+from typing import Any
 
 from eval.cells import (
     COSTS,
@@ -17,15 +16,16 @@ from eval.cells import (
     estimate,
     groups,
     mean_of,
+    n_clips,
     rows_of,
     seeds_said,
     tasks,
     with_control,
 )
-from eval.compare import NONE_SHOWN
 from eval.proof import proof
-from eval.report_parts import ALL, MEAN, Table, Test
-from eval.stats import Estimate, margin, resolvable
+from eval.report_parts import DETECTABLE, MEAN, Table, Test
+from eval.report_tests import detectable_of, paired_tables, resolution_table
+from eval.stats import Estimate
 from videogpt_plus.flops import TEXT_TOKENS
 
 #: The controls in the order of the columns, and what the note says of each.
@@ -34,37 +34,33 @@ SHOWN_INSTEAD = {
     "shuffled": "all frames shuffled",
     "blind": "blind, without any visual token",
 }
-#: Shares of questions that change sides between two levels, as they are seen in practice.
-DISCORDANCES = (0.08, 0.15, 0.20)
-
-
-TEST_COLUMNS = [
-    "comparison", "questions", "n", "only first right", "only second right", "difference", "p", "p adjusted", "finds",
-    "shown",
-]  # fmt: skip
 
 
 def report_tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int) -> list[Table]:
     by_series = list(curves(models).items())
     n = len(correct(next(m for m in models if m["control"] is None), None))
-    said = f"{seeds_said(models)} {n:,} of {every:,} questions are in every run; the table is about these."
+    counted = f"{n:,} of {every:,} questions are in every run with all frames; the table is about these."
+    said = f"{seeds_said(models)} {counted}"
     return [
         *_proof_table(models),
         *(_accuracy_table(models, *one, groups(models), tests, said) for one in by_series if are_grouped(models)),
         _cost_table(models),
         *(_accuracy_table(models, *one, None, tests, said) for one in by_series),
-        *_paired_tables(tests, said),
-        _resolution_table(models, tests),
+        *paired_tables(tests, said),
+        resolution_table(models, tests),
         _run_table(runs),
         *_failures_table(runs),
     ]
 
 
 def _proof_table(cells: Sequence[Cell]) -> list[Table]:
-    verdicts = {True: "yes", False: "NO", None: "not measured"}
-    rows = [(claim, measured, verdicts[ok]) for claim, measured, ok in proof(cells)]
-    note = "What a pipe that sees must show on a benchmark whose answers are known by construction."
-    return [Table("Does the pipe see?", note, ["claim", "measured", "holds"], rows)] if rows else []
+    rows = [(claim.claim, claim.measured, claim.holds) for claim in proof(cells)]
+    note = (
+        "What a model that sees its clips must show on a benchmark whose answers are known by construction. Yes: the "
+        "value meets the claim. NO: its 95 % interval lies outside (for claims on each task: intervals that hold for "
+        "all tasks together). Undecided: the value misses the claim and its interval does not."
+    )
+    return [Table("Sanity checks", note, ["claim", "measured", "holds"], rows)] if rows else []
 
 
 def _accuracy_table(
@@ -81,32 +77,32 @@ def _accuracy_table(
     shown_instead = f"Controls: {'; '.join(asked)}. " if asked else ""
     columns = [
         *(["group", "tasks"] if by_group else ["task", "group", "needs level"]),
-        "n", "chance", "majority",
+        "n", "clips", "chance", "majority",
         *(f"level {cell['level']:g}: {cell['visual_tokens']:,} tokens" for cell in curve),
-        *(f"{cell['control'].replace('_', ' ')}, level {cell['level']:g}" for cell in controls),
-        "finds",
+        *(_control_title(cell, curve) for cell in controls),
+        DETECTABLE,
     ]  # fmt: skip
     shown = [*curve, *controls]
     if by_group:
-        rows = [[*_group_row(shown, group), _finds(curve, tests, group or ALL)] for group in [*by_group, None]]
+        rows = [[*_group_row(shown, group), detectable_of(curve, tests, group or MEAN)] for group in [*by_group, None]]
     else:
-        rows = [[*_task_row(shown, task), _finds(curve, tests, task)] for task in tasks(curve)]
-        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], _finds(curve, tests, ALL)])
+        rows = [[*_task_row(shown, task), detectable_of(curve, tests, task)] for task in tasks(curve)]
+        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], detectable_of(curve, tests, MEAN)])
     what = "group of tasks" if by_group else "task"
     note = (
-        "Accuracy in % with its 95 % interval. Unreadable clips and replies without one clear option count as wrong. "
-        f"{shown_instead}"
-        "Finds: the smallest difference in points between two levels that a paired test at 5 % sees with 80 % power, "
-        f"by how many questions change sides between neighbouring levels; smaller ones are not shown. {said}"
+        "Accuracy in % with its 95 % interval: Wilson's, of as many independent questions as the clips are worth. A "
+        "mean is over tasks, each weighing the same. Unreadable clips and replies without one clear option count as "
+        f"wrong. {shown_instead}"
+        "Minimum detectable difference: the smallest one in points between neighbouring levels (their median) that the "
+        f"paired tests below find with 80 % power, after Holm's adjustment. {said}"
     )
     return Table(f"{name}: accuracy by {what}", note, columns, rows, in_latex=True)
 
 
-def _finds(curve: Sequence[Cell], tests: Sequence[Test], questions: str) -> str:
-    """The smallest difference that a test finds, at the median discordance of neighbouring levels."""
-    neighbours = {(fine["experiment"], coarse["experiment"]) for fine, coarse in pairwise(curve)}
-    found = [t.paired.detectable for t in tests if (t.first, t.second) in neighbours and t.questions == questions]
-    return _points(median(found)) if found else ""
+def _control_title(control: Cell, curve: Sequence[Cell]) -> str:
+    """Control and level, with the number of questions where it was asked fewer than the models."""
+    title, asked = f"{control['control'].replace('_', ' ')}, level {control['level']:g}", len(correct(control, None))
+    return title if asked >= len(correct(curve[0], None)) else f"{title}: its {asked:,} questions"
 
 
 def _cost_table(cells: Sequence[Cell]) -> Table:
@@ -114,22 +110,22 @@ def _cost_table(cells: Sequence[Cell]) -> Table:
     rows = [
         [
             cell["experiment"], f"{cell['visual_tokens']:,}", *(_number(cost(cell)) for cost in COSTS.values()),
-            f"{cell['scores']['overall']['seconds_per_question']:.2f}", _interval(estimate(cell, None)),
+            _seconds(cell["scores"]), _interval(estimate(cell, None)),
             *(found["experiment"] if (found := better[name].get(cell["experiment"])) else "" for name in COSTS),
         ]
         for curve in curves(cells).values()
         for cell in curve
     ]  # fmt: skip
     columns = [
-        "experiment", "visual tokens", *COSTS, "seconds a question", MEAN, "by FLOP dominated by",
-        "by seconds dominated by", "by bytes dominated by",
+        "experiment", "visual tokens", *COSTS, "seconds a question", MEAN,
+        *(f"Pareto-dominated ({cost}) by" for cost in ("FLOPs", "seconds", "KV cache")),
     ]  # fmt: skip
     note = (
         "What a question costs and what it buys. FLOP (2 for each multiply-add of a matrix product) of encoders, "
-        f"projectors and prefill, and bytes of the keys and values in bfloat16, are computed for {TEXT_TOKENS} text "
-        "tokens; seconds were measured: to the first token the median, of the whole question the mean. The last three "
-        "columns name a model that is at least as accurate and costs no more; accuracies are taken as measured, the "
-        "paired tests say which differences are more than chance."
+        f"projectors and prefill, and the KV cache in bfloat16, are computed for {TEXT_TOKENS} text "
+        "tokens; seconds were measured: to the first token the median, of the whole question the mean over answers. "
+        "The last three columns name a model that is at least as accurate and costs no more; accuracies are taken as "
+        "measured, the paired tests say which differences are more than chance."
     )
     return Table("Cost of a question", note, columns, rows)
 
@@ -141,6 +137,12 @@ def _number(value: float | None) -> str:
     return f"{value:,.{max(0, 2 - floor(log10(value)))}f}" if value else "0"
 
 
+def _seconds(scores: Mapping[str, Any]) -> str:
+    """The mean over the answers, or that there is none."""
+    seconds = scores["overall"]["seconds_per_question"]
+    return "not measured" if seconds is None else f"{seconds:.2f}"
+
+
 def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
     rows = rows_of(shown[0], group)
     n = sum(row["n"] for row in rows.values())
@@ -148,6 +150,7 @@ def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
         group or MEAN,
         str(len(rows)),
         f"{n:,}",
+        f"{n_clips(shown[0], group):,}",
         _points(mean_of(shown[0], group, "chance")),
         _points(mean_of(shown[0], group, "majority")),
         *(_interval(estimate(cell, group)) if rows_of(cell, group) else "" for cell in shown),
@@ -162,84 +165,11 @@ def _task_row(shown: Sequence[Cell], task: str) -> list[str]:
         row["group"] if row["group"] != task else "",
         "" if row["needs_level"] is None else f"{row['needs_level']:g}",
         f"{row['n']:,}",
+        f"{n_clips(shown[0], None, task):,}",
         _points(row["chance"]),
         _points(row["majority"]),
         *(_interval(Estimate(r["accuracy"], r["ci_low"], r["ci_high"])) if r else "" for r in rows),
     ]
-
-
-def _paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
-    """All pairs over all questions and groups; of the pairs by task, those that show a difference."""
-    whole, by_task = ([t for t in tests if t.family == family] for family in ("questions", "tasks"))
-    shown = [t for t in by_task if t.verdict != NONE_SHOWN]
-    how = (
-        "The same questions, paired; difference in points with its 95 % interval, clips being resampled as a whole. "
-        "p: exact, the questions of a clip changing sides together (McNemar's exact test where a clip has one "
-        "question); of several seeds a t test that holds their noise. The adjusted p (Holm) of one table keeps the "
-        f"chance of any false alarm in it at 5 %. Finds: the smallest difference seen with 80 % power. {said}"
-    )
-    only = f"{len(shown)} of {len(by_task)} comparisons of two models on one task show a difference"
-    return [
-        *([Table("Paired tests", how, TEST_COLUMNS, list(map(_test_row, whole)), in_latex=True)] if whole else []),
-        *(
-            [Table("Paired tests by task", f"{only}; {NONE_SHOWN} in the others, which `pairs.csv` lists. {how}",
-                   TEST_COLUMNS, list(map(_test_row, shown)))]
-            if by_task
-            else []
-        ),
-    ]  # fmt: skip
-
-
-def _test_row(test: Test) -> list[str]:
-    found = test.paired
-    return [
-        test.label, test.questions, f"{found.n:,}", _count(found.only_first), _count(found.only_second),
-        f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})",
-        _p(found.p), _p(test.adjusted), _points(found.detectable),
-        test.verdict if test.verdict == NONE_SHOWN else f"{test.verdict} is better",
-    ]  # fmt: skip
-
-
-def _count(number: float) -> str:
-    """A mean over seeds has a digit behind the point."""
-    return f"{number:,.0f}" if number == int(number) else f"{number:,.1f}"
-
-
-def _resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
-    first = next(cell for cell in cells if cell["control"] is None)
-    kinds = {"all tasks": rows_of(first, None)} | (
-        {group: rows_of(first, group) for group in groups(cells)} if are_grouped(cells) else {}
-    )
-    sizes = {name: sum(row["n"] for row in rows.values()) for name, rows in kinds.items()}
-    smallest = min(rows_of(first, None).values(), key=lambda row: row["n"])
-    sizes["one task (the smallest)"] = smallest["n"]
-    rows = [
-        [
-            name,
-            f"{n:,}",
-            f"±{100 * margin(0.55, n):.1f}",
-            *("too few" if (found := resolvable(n, d)) is None else _points(found) for d in DISCORDANCES),
-        ]
-        for name, n in sizes.items()
-    ]
-    columns = [
-        "questions",
-        "n",
-        "one accuracy of 55 %",
-        *(f"{100 * d:.0f} % change sides" for d in DISCORDANCES),
-    ]
-    note = (
-        "Points. Half the 95 % interval of one accuracy; then the smallest difference between two levels that a paired "
-        "test at 5 % finds with 80 % power, by how many questions change sides between them; too few questions find "
-        "none. "
-        f"{_seen_discordance(tests)}Noise of training is not in these numbers."
-    )
-    return Table("What the benchmark can resolve", note, columns, rows)
-
-
-def _seen_discordance(tests: Sequence[Test]) -> str:
-    shares = [100 * test.paired.discordance for test in tests if test.questions == ALL]
-    return f"Seen in this sweep: {min(shares):.0f} to {max(shares):.0f} %. " if shares else ""
 
 
 def _run_table(cells: Sequence[Cell]) -> Table:
@@ -252,7 +182,7 @@ def _run_table(cells: Sequence[Cell]) -> Table:
             str(total["n_failed"]),
             f"{total['n_unparsed']} ({100 * total['n_unparsed'] / total['n']:.1f} %)",
             _points(total["macro"]["accuracy"]), _points(total["micro"]["accuracy"]),
-            _points(total["reference_rule_accuracy"]), f"{total['seconds_per_question']:.2f}",
+            _points(total["reference_rule_accuracy"]), _seconds(cell["scores"]),
         ])  # fmt: skip
     columns = [
         "experiment", "adapter", "level", "seed", "visual tokens", "control", "n", "unreadable clips",
@@ -273,17 +203,13 @@ def _failures_table(cells: Sequence[Cell]) -> list[Table]:
                 at = (task, failure["video"], failure["error"])
                 found[at] = found.get(at, 0) + 1
     rows = [[*at, str(count)] for at, count in found.items()]
-    note = "Clips that could not be read. Their questions count as wrong in every run."
+    note = "Clips that could not be read, and in how many runs. Their questions count as wrong in these runs."
     return [Table("Unreadable clips", note, ["task", "video", "error", "runs"], rows)] if rows else []
 
 
 def _interval(found: Estimate) -> str:
-    return f"{100 * found.value:.1f} ({100 * found.low:.0f}–{100 * found.high:.0f})"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f}"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

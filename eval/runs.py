@@ -198,5 +198,16 @@ def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path
     if random:
         stamp += f"; the weights are random and the answers mean nothing: {', '.join(sorted(random))}"
     return write_report(
-        cells, root / "report", title or f"Pool sweep: {root.name}", stamp, judged_section(judged, chosen)
+        cells,
+        root / "report",
+        title or f"Pool sweep: {root.name}",
+        stamp,
+        judged_section(judged, chosen),
+        name=_called(root),
     )
+
+
+def _called(root: Path) -> str:
+    """What tells the sweep from others: its folder as seen from here, or the whole path of one that lies elsewhere."""
+    here, there = Path().resolve(), root.resolve()
+    return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.as_posix()

@@ -31,11 +31,12 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
 
     `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
     n_unparsed, n_videos, right, accuracy over all n with its interval by clips (ci_low, ci_high),
-    reference_rule_accuracy, chance, majority, seconds_per_question (mean), seconds_to_first_token (median; None where
-    no answer says it), visual_tokens, the failures, and for paired tests `correct` (key -> bool) and `videos` (key ->
-    clip). `overall` has the mean over tasks, as MVBench reports it (`macro`), and over questions (`micro`). Of clips
-    with labels there is `labels`, too (`eval.labels.label_scores`). The kept replies are parsed anew, so that a better
-    parser needs no new answers. Raises UserError where an answer is missing or belongs to another question.
+    reference_rule_accuracy, chance, majority, seconds_per_question (mean over the answers; None without any),
+    seconds_to_first_token (median; None where no answer says it), visual_tokens, the failures, and for paired tests
+    `correct` (key -> bool) and `videos` (key -> clip). `overall` has the mean over tasks, as MVBench reports it
+    (`macro`), and over questions (`micro`). Of clips with labels there is `labels`, too
+    (`eval.labels.label_scores`). The kept replies are parsed anew, so that a better parser needs no new answers.
+    UserError: an answer is missing or belongs to another question.
     """
     answers_path = Path(answers_path)
     if not examples:
@@ -102,7 +103,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
         "reference_rule_accuracy": sum(bool(reference_verdict(line["reply"], e.reference)) for e, line in asked) / n,
         "chance": sum(1 / len(e.candidates) for e in examples) / n,
         "majority": _majority(examples) / n,
-        "seconds_per_question": sum(line["seconds"] for line in lines) / n,
+        "seconds_per_question": sum(line["seconds"] for _, line in asked) / len(asked) if asked else None,
         **_to_first_token(lines),
         "visual_tokens": sum(line["visual_tokens"] for _, line in asked) / len(asked) if asked else None,
         "failures": [
@@ -141,6 +142,7 @@ def _overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
     return {
         "n": n,
+        "n_videos": len(set(videos.values())),
         "n_answered": sum(row["n_answered"] for row in rows),
         "n_failed": sum(row["n_failed"] for row in rows),
         "n_unparsed": sum(row["n_unparsed"] for row in rows),
@@ -149,5 +151,11 @@ def _overall(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "reference_rule_accuracy": mean("reference_rule_accuracy"),
         "chance": mean("chance"),
         "majority": mean("majority"),
-        "seconds_per_question": sum(row["seconds_per_question"] * row["n"] for row in rows) / n,
+        "seconds_per_question": _mean_seconds(rows),
     }
+
+
+def _mean_seconds(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The mean over all answers; clips that could not be read took no time to answer."""
+    known = [(row["seconds_per_question"], row["n_answered"]) for row in rows if row["n_answered"]]
+    return sum(seconds * n for seconds, n in known) / sum(n for _, n in known) if known else None

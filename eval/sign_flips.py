@@ -39,7 +39,7 @@ class SignFlips:
             return np.inf
         sums, chances = self._sums
         tails = chances[::-1].cumsum()[::-1]
-        found = np.flatnonzero(tails < level)
+        found = np.flatnonzero((tails < level) & (chances > 0))
         return float(sums[found[0]]) if len(found) else np.inf
 
     @cached_property

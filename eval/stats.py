@@ -78,7 +78,7 @@ class Paired:
     method: str
     #: Training seeds of each.
     seeds: int = 1
-    #: Clips that differ.
+    #: Clips whose answers differ between the two in sum.
     n_differing: int = 0
     power: Power | None = field(default=None, repr=False, compare=False)
 
@@ -307,7 +307,7 @@ def compare_seeds(
         detectable=(power := Power(of, None, parts, fmean(_most_of(keys, by_seed, tasks)))).detectable(LEVEL),
         method="t over clips and seeds",
         seeds=seeds,
-        n_differing=of.differing,
+        n_differing=of.changing,
         power=power,
     )
 
@@ -469,7 +469,7 @@ def _agreeing(low: float, high: float, value: float, p: float) -> dict[str, floa
 
 def _tested(of: Spread, flips: SignFlips, parts: Sequence[tuple[float, float]], most: float) -> dict:
     power = Power(of, flips, parts, most)
-    return {"detectable": power.detectable(LEVEL), "n_differing": of.differing, "power": power}
+    return {"detectable": power.detectable(LEVEL), "n_differing": of.changing, "power": power}
 
 
 def _mcnemar(changes: Mapping[str, float]) -> float:

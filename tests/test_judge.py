@@ -27,6 +27,7 @@ from eval.judge.tables import judged_section
 from eval.open_questions import OpenExample
 from eval.reference_format import write_open_files
 from eval.report import write_report
+from eval.report_parts import DETECTABLE
 from eval.stats import compare_scores
 from videogpt_plus import cli
 from videogpt_plus.checkpoint import save_experiment
@@ -598,7 +599,7 @@ def test_the_report_has_a_table_a_judge_and_never_mixes_them(tmp_path):
         table, paired, left = judged_section(alike | waiting).tables
         command = f"videogpt-plus judge {tmp_path}/toy_pool8 --task vcgbench --judge-model MODEL"
         assert list(left.rows) == [["toy_pool8: 26 tokens", command]]
-        assert [row[0] for row in table.rows] == ["toy_pool4: 104 tokens", "toy_pool16: 6 tokens", "finds"]
+        assert [row[0] for row in table.rows] == ["toy_pool4: 104 tokens", "toy_pool16: 6 tokens", DETECTABLE]
         assert "Not judged yet: toy_pool8" in table.note
         assert table.columns[1:3] == ["correctness", "detail"] and "loopback, answered by" in table.note
         scores = json.loads((tmp_path / "toy_pool4/answers/scores.json").read_text())["aspects"]["correctness"]

@@ -27,9 +27,12 @@ from eval.cells import (
 )
 from eval.compare import NONE_SHOWN
 from eval.latex import escape
-from eval.plots import _apart, _lines, _places, differences
+from eval.plots import _lines, _places
+from eval.plots_cost import _apart
+from eval.plots_differences import differences
 from eval.report import proof, write_report
 from eval.report_csv import CSV_COLUMNS
+from eval.report_parts import DETECTABLE
 from eval.score import score
 from eval.stats import holm
 from eval.task import Example
@@ -59,10 +62,11 @@ def make_cell(
     seconds_first: float | None = None,
     seed: int = 42,
     drop: int = 0,
+    declared: bool = True,
 ) -> dict:
     """A cell whose tasks have exactly the accuracies given, through the real scorer.
 
-    `drop` leaves out so many of the last questions of each task.
+    Tasks with a group declare the level that they need, unless not `declared`. `drop` leaves out so many of the last questions of each task.
     """
     groups = {task: "" for task in accuracy} if groups is None else groups
     experiment = f"{name}_pool{level:g}" + (f"_seed{seed}" if seed != 42 else "")
@@ -70,8 +74,9 @@ def make_cell(
     for task, share in accuracy.items():
         for i in range(n - drop):
             asked = Example(
-                task, Path("/v"), f"{task} {i}.mp4", "?", OPTIONS, OPTIONS[i % 4], group=groups[task] or task
-            )
+                task, Path("/v"), f"{task} {i}.mp4", "?", OPTIONS, OPTIONS[i % 4], group=groups[task] or task,
+                needs_level=1 if declared and groups[task] else None,
+            )  # fmt: skip
             # Which questions are right is shuffled, so that levels disagree on some.
             right = random.Random(f"{experiment}{control}{task}").sample(range(n), round(share * n))
             reply = asked.reference if i in right else f"({'ABCD'[(i + 1) % 4]})"
@@ -131,10 +136,11 @@ def reported(tmp_path_factory):
 
 
 def test_the_report_has_its_files_and_they_hold_no_half_written_part(reported):
-    assert sorted(path.name for path in reported[1].iterdir()) == [
-        "accuracy_vs_cost.png", "accuracy_vs_tokens.png", "differences.png", "index.html", "pairs.csv", "sweep.csv",
-        "sweep.md", "sweep.tex", "tasks_by_level.png",
-    ]  # fmt: skip
+    pictures = ("accuracy_vs_cost", "accuracy_vs_tokens", "differences", "tasks_by_level")
+    assert sorted(path.name for path in reported[1].iterdir()) == sorted([
+        *(f"{name}.{ending}" for name in pictures for ending in ("pdf", "png", "svg")),
+        "index.html", "pairs.csv", "sweep.csv", "sweep.md", "sweep.tex",
+    ])  # fmt: skip
 
 
 def test_the_csv_has_a_row_for_every_cell_and_task_and_the_mean(reported):
@@ -159,14 +165,14 @@ def test_tables_run_from_the_finest_level_to_the_coarsest_and_show_the_controls(
     places = [line.index(f"level {level}:") for level in (1, 4, 12, 16)] + [line.index("one frame, level 1")]
     assert places == sorted(places) and "blind, level 1" in line
     for heading in (
-        "Does the pipe see?",
+        "Sanity checks",
         "Paired tests",
         "What the benchmark can resolve",
         "Unreadable clips",
     ):
         assert f"## {heading}" in text
     assert "| colour | colour 0.mp4 | file is empty | 6 |" in text
-    assert re.search(r"\| coarse \| 2 \| 80 \| 25\.0 \| 25\.0 \| \d+\.\d \(\d+–\d+\)", text)
+    assert re.search(r"\| coarse \| 2 \| 80 \| 80 \| 25\.0 \| 25\.0 \| \d+\.\d \(\d+\.\d to \d+\.\d\)", text)
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
@@ -208,9 +214,9 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     assert not are_grouped(cells) and groups(cells) == tasks(cells)
     assert list(curves(cells)) == ["qwen1_5b", "qwen1_5b_max"]
     lines = _lines(cells)
-    assert lines[0] is None and len(lines) == 5 and "Task 19" in lines
+    assert list(lines)[0] == "mean of all tasks" and len(lines) == 5 and lines["Task 19"] == "Task 19"
     page = write_report(cells, tmp_path / "report").read_text()
-    assert "level 12: 80 tokens" in page and "Does the pipe see?" not in page
+    assert "level 12: 80 tokens" in page and "Sanity checks" not in page
     compared = [label for label, _, _ in pairs(cells)]
     assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
 
@@ -228,7 +234,7 @@ def test_only_the_controls_that_were_asked_are_explained(asked, said, tmp_path):
     cells = [make_cell(tmp_path, 4, shares, control, groups=TOY_TASKS, n=8) for control in (None, *asked)]
     write_report(cells, tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert (f" {said} Finds:" in text) if said else ("Controls:" not in text)
+    assert (f" {said} Minimum detectable difference:" in text) if said else ("Controls:" not in text)
 
 
 def test_a_sweep_of_one_level_is_reported(tmp_path):
@@ -250,7 +256,25 @@ def test_a_pipe_that_sees_meets_every_claim(tmp_path):
     claims = held(toy_cells(tmp_path))
     assert set(claims.values()) == {True}
     assert "fine tasks together lose at least 25 points from level 1 to level 16" in claims
-    assert "blind is at the majority rate within sampling error at level 1" in claims
+    assert any(claim.startswith("blind answers are neither below chance nor above") for claim in claims)
+
+
+def test_few_questions_leave_a_claim_undecided_and_say_no_to_none_by_chance(tmp_path):
+    """Of 10 questions a task 8 right are no proof against 85 %; of 400 they are."""
+    by_size = {}
+    for n in (10, 400):
+        cells = [make_cell(tmp_path / str(n), level, accuracies(0.8, 0.6, fine, 0.8), groups=TOY_TASKS, n=n)
+                 for level, fine in ((1, 0.9), (16, 0.3))]  # fmt: skip
+        claims = {claim.claim: claim.holds for claim in proof(cells)}
+        by_size[n] = claims["coarse tasks together are above 85 % at every level"]
+        assert claims["fine tasks together lose at least 25 points from level 1 to level 16"] == "yes"
+    assert by_size == {10: "undecided", 400: "NO"}
+
+
+def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothing(tmp_path):
+    cells = [make_cell(tmp_path, 1, accuracies(0.5, 0.5, 0.5, 0.5), groups=TOY_TASKS, declared=False)]
+    assert proof(cells) == []
+    assert "Sanity checks" not in write_report(cells, tmp_path / "report").read_text()
 
 
 @pytest.mark.parametrize(
@@ -261,22 +285,22 @@ def test_a_pipe_that_sees_meets_every_claim(tmp_path):
         ((16, None), (0.95, 0.6, 0.7, 0.75), "fine tasks together lose at least 25 points"),
         ((1, None), (0.975, 0.9, 0.9, 0.7), "temporal tasks together reach 75 %"),
         ((1, "one_frame"), (0.95, 0.9, 0.9, 0.4), "temporal tasks together are within 10 points of chance"),
-        ((1, "blind"), (0.5, 0.5, 0.5, 0.5), "blind is at the majority rate"),
-        ((1, "blind"), (0.25, 0.25, 0.25, 0.6), "blind beats the majority rate in no task"),
+        ((1, "blind"), (0.5, 0.5, 0.5, 0.5), "neither below chance nor above the best constant answer"),
+        ((1, "blind"), (0.25, 0.25, 0.25, 0.6), "above the best constant answer in no task"),
     ],
 )
 def test_each_claim_fails_when_what_it_claims_does(tmp_path, at, values, claim):
-    cells = [cell for cell in toy_cells(tmp_path) if (cell["level"], cell["control"]) != at]
-    cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS))
-    failing = [name for name, ok in held(cells).items() if not ok]
+    cells = [cell for cell in toy_cells(tmp_path, n=400) if (cell["level"], cell["control"]) != at]
+    cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS, n=400))
+    failing = [name for name, ok in held(cells).items() if ok is False]
     assert any(claim in name for name in failing), failing
     assert "NO" in write_report(cells, tmp_path / "report").read_text()
 
 
 def test_a_task_that_fails_shows_although_its_group_holds(tmp_path):
-    cells = [cell for cell in toy_cells(tmp_path) if (cell["level"], cell["control"]) != (16, None)]
-    uneven = accuracies(0.975, 0.6, 0.3, 0.75) | {"shape": 0.9}
-    cells.append(make_cell(tmp_path / "bad", 16, uneven, groups=TOY_TASKS))
+    cells = [cell for cell in toy_cells(tmp_path, n=800) if (cell["level"], cell["control"]) != (16, None)]
+    uneven = accuracies(0.975, 0.6, 0.3, 0.75) | {"shape": 0.88}
+    cells.append(make_cell(tmp_path / "bad", 16, uneven, groups=TOY_TASKS, n=800))
     claims = held(cells)
     claim = "stay within 5 points from level 1 to level 16"
     assert claims[f"coarse tasks together {claim}"] and claims[f"coarse tasks each {claim}"] is False
@@ -287,7 +311,7 @@ def test_what_was_not_asked_is_not_claimed(tmp_path):
     unknown = {claim for claim, ok in held(cells).items() if ok is None}
     assert unknown == {
         "temporal tasks are within 10 points of chance with one frame repeated at level 1",
-        "blind is at the majority rate",
+        "blind answers are worth a guess",
     }
 
 
@@ -298,7 +322,7 @@ def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_pa
     claims = held(cells)
     assert held([*cells, *random_ones]) == {f"toy: {claim}": ok for claim, ok in claims.items()}
     page = write_report(random_ones, tmp_path / "report").read_text()
-    assert "Does the pipe see?" not in page and "accuracy by group" in page
+    assert "Sanity checks" not in page and "accuracy by group" in page
     single = held([cell | {"num_frames": 1} for cell in cells])
     assert single == {claim: ok for claim, ok in claims.items() if "temporal" not in claim} != claims
 
@@ -306,9 +330,11 @@ def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_pa
 def test_what_a_benchmark_is_too_small_to_resolve_is_said_to_be(tmp_path, reported):
     write_report([make_cell(tmp_path, 1, {"a": 0.5}, n=24)], tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert re.search(r"\| all tasks \| 24 \| ±\d+\.\d \| too few \| too few \| too few \|", text)
+    assert re.search(r"\| mean of all tasks \| 24 \| 24 \| 24 \| ±\d+\.\d \| too few \| too few \| too few \|", text)
     text = (reported[1] / "sweep.md").read_text()
-    assert re.search(r"\| all tasks \| 200 \| ±\d+\.\d \| 5\.6 \| 7\.7 \| 8\.9 \|", text)
+    assert re.search(
+        r"\| mean of all tasks \| 200 \| 200 \| 200; 200 \| ±\d+\.\d \| (too few|7\.\d) \| \d+\.\d \| \d+\.\d \|", text
+    )
 
 
 def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
@@ -316,11 +342,11 @@ def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
         return [make_cell(tmp_path, int(level[1:]), {"task": share}) for level, share in accuracy.items()]
 
     found = cells(l1=0.8, l2=0.8, l4=0.7, l8=0.75, l16=0.5)
-    for name in ("GFLOP a question", "key-value MB"):
+    for name in ("GFLOP a question", "KV cache (MB)"):
         better = {name: cell["experiment"] for name, cell in dominated(found, name).items()}
         assert better == {"toy_pool1": "toy_pool2", "toy_pool4": "toy_pool8"}
-    assert dominated(cells(l12=0.6, l16=0.6), "key-value MB") == {}, "equals do not dominate each other"
-    assert list(dominated(cells(l12=0.5, l16=0.6), "key-value MB")) == ["toy_pool12"], "as dear and worse"
+    assert dominated(cells(l12=0.6, l16=0.6), "KV cache (MB)") == {}, "equals do not dominate each other"
+    assert list(dominated(cells(l12=0.5, l16=0.6), "KV cache (MB)")) == ["toy_pool12"], "as dear and worse"
     assert dominated(found, "seconds to the first token") == {}, "what nobody measured dominates nothing"
 
 
@@ -373,19 +399,62 @@ def test_seeds_of_a_model_become_their_mean_and_their_noise_is_in_the_interval(t
     assert [run["seed"] for run in fine["runs"]] == [3, 7, 42]
     row, alone = fine["scores"]["tasks"]["a"], cells[3]["scores"]["tasks"]["a"]
     assert row["accuracy"] == pytest.approx(0.8) and row["n"] == 40
-    assert row["ci_high"] - row["ci_low"] > 1.5 * (alone["ci_high"] - alone["ci_low"])
-    # The mean over the two tasks is the same with every seed: no noise to add.
-    assert estimate(fine, None) == pytest.approx(estimate(cells[3], None))
+    assert row["ci_high"] - row["ci_low"] > 1.3 * (alone["ci_high"] - alone["ci_low"])
     found = paired(fine, coarse)
-    assert found.seeds == 3 and found.mcnemar_p is None and found.difference == pytest.approx(0.4)
+    assert found.seeds == (3, 7, 42) and found.readable is None
+    assert found.paired.seeds == 3 and found.paired.mcnemar_p is None
+    assert found.paired.difference == pytest.approx(0.4)
     other = paired(fine, over_seeds(cells[:1])[0])
-    assert other.seeds == 1 and other.mcnemar_p is not None, "only seed 7 has both levels"
+    assert other.seeds == (7,) and other.paired.mcnemar_p is not None, "only seed 7 has both levels"
+
+
+def test_a_comparison_of_unlike_seeds_says_which_it_used(tmp_path):
+    cells = [cell for cell in seeded_cells(tmp_path) if (cell["level"], cell["seed"]) not in ((16, 3), (16, 42))]
+    write_report(cells, tmp_path / "report")
+    line = next(x for x in (tmp_path / "report/sweep.md").read_text().splitlines() if x.startswith("| toy: level 1 -"))
+    assert "| 7 (of 3 and 1) |" in line
+    rows = list(csv.DictReader((tmp_path / "report/pairs.csv").open()))
+    assert {row["seeds"] for row in rows} == {"7"}
+
+
+def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
+    """One seed was asked 10 questions of a task and the other 40: the mean is of the 10 that both have."""
+    cells = [make_cell(tmp_path, 1, {"a": 0.9}, seed=7), make_cell(tmp_path, 1, {"a": 0.9}, seed=42, drop=30)]
+    row = over_seeds(cells)[0]["scores"]["tasks"]["a"]
+    assert row["n"] == 10 and 0 <= row["right"] <= 10 and 0 <= row["accuracy"] <= 1
+    write_report(cells, tmp_path / "report")
+    for line in csv.DictReader((tmp_path / "report/sweep.csv").open()):
+        assert 0 <= float(line["ci_low"]) <= float(line["accuracy"]) <= float(line["ci_high"]) <= 1
+
+
+def test_the_headline_is_what_is_tested(tmp_path):
+    """A small task that turns over whole moves the mean of tasks more than all questions together."""
+    small = {"large": 0.5, "small": 1.0}, {"large": 0.55, "small": 0.2}
+    cells = []
+    for level, shares in zip((1, 4), small, strict=True):
+        large = make_cell(tmp_path / "l", level, {"large": shares["large"]}, n=400)
+        other = make_cell(tmp_path / "s", level, {"small": shares["small"]}, n=20)
+        tasks = large["scores"]["tasks"] | other["scores"]["tasks"]
+        cells.append(large | {"scores": large["scores"] | {"tasks": tasks}})
+    found = paired(*in_order(over_seeds(cells))).paired
+    assert found.difference == pytest.approx((1.5 - 0.75) / 2) and found.p < 0.001 and found.low > 0
+    assert found.first == pytest.approx(0.75), "the means that the table shows"
+
+
+def test_questions_that_a_run_failed_at_are_left_out_beside_the_test_that_counts_them(tmp_path):
+    cells = [make_cell(tmp_path, 1, {"a": 0.9}, failed=8), make_cell(tmp_path, 4, {"a": 0.9})]
+    found = paired(*in_order(over_seeds(cells)))
+    assert found.paired.n == 40 and found.readable.n == 32
+    write_report(cells, tmp_path / "report")
+    text = (tmp_path / "report/sweep.md").read_text()
+    assert "difference where both read the clip" in text
+    assert "wrong in every run" not in text
 
 
 def test_a_report_over_seeds_says_so_and_lists_every_run(tmp_path):
     write_report(seeded_cells(tmp_path), tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert "mean of 3 seeds of fine-tuning, whose noise is in the intervals" in text
+    assert "mean of 3 seeds of fine-tuning. Their noise is in the intervals" in text
     rows = list(csv.DictReader((tmp_path / "report/sweep.csv").open()))
     assert [row["seed"] for row in rows].count("mean of 3") == 6 and len(rows) == 6 * 3 + 6
     assert {(row["experiment"], row["seed"]) for row in rows} >= {("toy_pool1_seed7", "7"), ("toy_pool1", "mean of 3")}
@@ -399,13 +468,13 @@ def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said
     whole, part = make_cell(tmp_path, 1, {"a": 0.75}), make_cell(tmp_path, 4, {"a": 0.5}, drop=10)
     write_report([whole, part], tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
-    assert "30 of 40 questions are in every run" in text
+    assert "30 of 40 questions are in every run with all frames" in text
     rows = list(csv.DictReader((tmp_path / "report/pairs.csv").open()))
     assert {row["n"] for row in rows} == {"30"}
     right = sum(list(whole["scores"]["tasks"]["a"]["correct"].values())[:30])
     assert float(rows[0]["accuracy_first"]) == pytest.approx(right / 30, abs=1e-6)
     table = next(line for line in text.splitlines() if line.startswith("| a |"))
-    assert f"| 30 | 25.0 | 25.0 | {100 * right / 30:.1f} (" in table
+    assert f"| 30 | 30 | 25.0 | 25.0 | {100 * right / 30:.1f} (" in table
     # Without the run that lacks some, all are there.
     write_report([whole], tmp_path / "alone")
     assert "40 of 40 questions" in (tmp_path / "alone/sweep.md").read_text()
@@ -423,6 +492,7 @@ def test_every_pair_of_levels_is_tested_and_holm_is_over_pairs_and_tasks(reporte
     for group in by_family.values():
         expected = holm([float(row["p"]) for row in group])
         assert [float(row["p_holm"]) for row in group] == pytest.approx(expected, abs=1e-4)
+        assert {int(row["family_size"]) for row in group} == {len(group)}
         assert all((row["verdict"] == NONE_SHOWN) == (float(row["p_holm"]) >= 0.05) for row in group)
     row = next(r for r in rows if (r["first"], r["second"], r["questions"]) == ("toy_pool1", "toy_pool16", "cell"))
     assert float(row["difference"]) == pytest.approx(0.3) and float(row["detectable"]) > 0.1
@@ -430,23 +500,23 @@ def test_every_pair_of_levels_is_tested_and_holm_is_over_pairs_and_tasks(reporte
 
 def test_no_difference_shown_is_said_where_none_is(reported):
     text = (reported[1] / "sweep.md").read_text()
-    line = next(line for line in text.splitlines() if line.startswith("| toy: level 12 - level 16 | all questions"))
+    line = next(line for line in text.splitlines() if line.startswith("| toy: level 12 - level 16 | mean of all"))
     assert line.endswith("| no difference shown |")
-    assert re.search(r"\d+ of 30 comparisons of two models on one task show a difference; no difference shown", text)
+    assert re.search(r"\d+ of 30 comparisons of two models on one task show a difference; the others are listed", text)
 
 
 def test_every_table_of_accuracies_says_what_it_could_find(reported):
     text = (reported[1] / "sweep.md").read_text()
     heads = [line for line in text.splitlines() if line.startswith(("| group | tasks", "| task | group"))]
-    assert len(heads) == 2 and all(head.endswith("| finds |") for head in heads)
+    assert len(heads) == 2 and all(head.endswith(f"| {DETECTABLE} |") for head in heads)
     row = next(line for line in text.splitlines() if line.startswith("| which square | fine |"))
-    assert 0 < float(row.split("|")[-2]) < 100
+    assert row.split("|")[-2].strip() == "none: more than changes" or 0 < float(row.split("|")[-2]) < 100
 
 
 def test_the_heat_map_marks_what_is_more_than_chance(tmp_path):
     cells = [make_cell(tmp_path, level, {"a": share}) for level, share in ((1, 0.9), (4, 0.5))]
     plain, marked, absent = (
-        differences(cells, {} if given is None else {("toy_pool1", "toy_pool4", "a"): (-40.0, given)}, "all")
+        differences(cells, {} if given is None else {("toy_pool1", "toy_pool4", "a"): (-40.0, given)}, "all")["png"]
         for given in (False, True, None)
     )
     assert len({plain, marked, absent}) == 3
@@ -463,5 +533,5 @@ def test_latex_escapes_what_it_shows_and_keeps_its_columns(reported):
         assert rows and all(len(re.findall(r"(?<!\\)&", line)) == columns - 1 for line in rows)
     assert not re.search(r"(?<!\\)[%#_]", "".join(text.splitlines()[2:]))
     assert escape("50 % of a_b & ±2 – x < y {z} -3.5 (+1.0)") == (
-        r"50 \% of a\_b \& $\pm$2 -- x $<$ y \{z\} $-$3.5 ($+$1.0)"
+        r"50 \% of a\_b \& $\pm$2 \textendash{} x $<$ y \{z\} $-$3.5 ($+$1.0)"
     )

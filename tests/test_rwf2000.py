@@ -365,7 +365,7 @@ def test_answers_go_on_and_become_accuracy_f1_and_confusion(tuned, tmp_path, cap
     cli.main(["score", str(run), "--task", "toy_rwf2000"])
     told = capsys.readouterr().out
     assert "what was said" in told and "the label of higher probability" in told and "f1" in told
-    assert "4 questions are too few for a paired test with another run to find anything" in told
+    assert "4 questions are too few for a paired test with another run to show any difference" in told
     scores = json.loads((run / "answers_toy_rwf2000/scores.json").read_text())
     for kind in ("said", "likelier"):
         table = scores["labels"][kind]["confusion"]

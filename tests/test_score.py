@@ -13,7 +13,7 @@ from eval.answer import Target, answer_all
 from eval.score import score, scores_path
 from eval.stats import wilson
 from eval.task import Example, Reply
-from videogpt_plus.commands.ask import _finds
+from videogpt_plus.commands.ask import _detectable
 from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4"}
@@ -130,14 +130,14 @@ def test_scoring_statistics_and_report_import_neither_torch_nor_matplotlib():
 @pytest.mark.parametrize(
     ("n", "of_a_task", "said"),
     [
-        (4000, 200, "finds 1.3 to 2.0 points over all questions (where 8 to 20 % of them change sides), 5.6 to 8.9 "
-         "points on one task (where 8 to 20 % of them change sides)"),
-        (240, 40, "finds 5.1 to 8.1 points over all questions (where 8 to 20 % of them change sides), 19.8 points on "
-         "one task (where 20 % of them change sides)"),
-        (240, 12, "(where 8 to 20 % of them change sides), nothing on one task: 12 questions are too few"),
-        (100, 100, "finds 7.9 to 12.5 points over all questions (where 8 to 20 % of them change sides)"),
-        (24, 2, "24 questions are too few for a paired test with another run to find anything"),
+        (4000, 200, "80 % power): 1.3 to 2.0 points over all questions (with 8 to 20 % discordant pairs), 5.6 to 8.9 "
+         "points on one task (with 8 to 20 % discordant pairs)"),
+        (240, 40, "80 % power): 5.1 to 8.1 points over all questions (with 8 to 20 % discordant pairs), 19.8 points on "
+         "one task (with 20 % discordant pairs)"),
+        (240, 12, "(with 8 to 20 % discordant pairs), nothing on one task: 12 questions are too few"),
+        (100, 100, "80 % power): 7.9 to 12.5 points over all questions (with 8 to 20 % discordant pairs)"),
+        (24, 2, "24 questions are too few for a paired test with another run to show any difference"),
     ],
 )  # fmt: skip
 def test_what_a_comparison_can_show_is_never_more_than_the_questions_that_change_sides(n, of_a_task, said):
-    assert _finds(n, of_a_task).endswith(said)
+    assert _detectable(n, of_a_task).endswith(said)

@@ -19,11 +19,16 @@ def table(*columns: str, title: str) -> Table:
     return made
 
 
+def _console(width: int | None = None) -> Console:
+    """Shows texts as they are: a run may be called `a[1]`, a task `[/red]` and a folder `:smile:`."""
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
 def show(made: Table) -> None:
     """On a terminal the table is as wide as that; in a file or a pipe, which have no width, no cell is broken."""
-    console = Console()
+    console = _console()
     if not console.is_terminal:
-        widest = Console(width=10_000)
+        widest = _console(width=10_000)
         console.width = max(console.width, Measurement.get(widest, widest.options, made).maximum)
     title = made.title.splitlines() if isinstance(made.title, str) else []
     if any(len(line) > Measurement.get(console, console.options, made).maximum for line in title):
@@ -35,9 +40,10 @@ def show(made: Table) -> None:
 @contextmanager
 def progress(title: str) -> Iterator[Callable[..., None]]:
     """A bar on a terminal, a line at every tenth elsewhere; yields advance(done, total, note)."""
-    console, tenth = Console(), 0
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal) as bar:
+    console, tenth = _console(), 0
+    described, noted = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
+    columns = (described, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), noted)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, note="")
 
         def advance(done: int, total: int, note: str = "") -> None:

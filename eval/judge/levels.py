@@ -19,14 +19,15 @@ from eval.compare import verdict
 from eval.journal import clip_of
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.scoring import identity
-from eval.report import Table
+from eval.report_csv import safe
+from eval.report_parts import DETECTABLE, Table
 from eval.seeds import of_differences, of_means
 from eval.stats import LEVEL, Estimate, Paired, SeedNoise, compare_seeds, holm, with_seed_noise
 
 Scores = Mapping[str, Any]
 TEST_COLUMNS = [
-    "comparison", "aspect", "n (clips)", "seeds", "first", "second", "difference", "p", "p adjusted",
-    "minimum detectable difference", "shown",
+    "comparison", "aspect", "n (clips)", "seeds", "first", "second", "difference", "p", "p adjusted", DETECTABLE,
+    "shown",
 ]  # fmt: skip
 CSV_COLUMNS = [
     "benchmark", "judge_model", "served_models", "prompt_hash", "first_date", "last_date", "experiment", "level",
@@ -176,8 +177,8 @@ def _known(scores: Scores, aspect: str) -> dict[str, float]:
     return {key: score for key, score in row["scores"].items() if score is not None}
 
 
-def finds(column: Column, found: Sequence[Test], aspect: str) -> str:
-    """The smallest difference that a test between neighbouring levels finds; the median over these, "" without any."""
+def detectable(column: Column, found: Sequence[Test], aspect: str) -> str:
+    """The minimum detectable difference between neighbouring levels, the median over these; "" without any."""
     all_curves = curves(column.models()).values()
     near = {(fine["experiment"], coarse["experiment"]) for curve in all_curves for fine, coarse in pairwise(curve)}
     of = [test.detectable for test in found if (test.first, test.second) in near and test.aspect == aspect]
@@ -195,11 +196,10 @@ def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
         else "One training seed: the noise of training is not in these numbers, so a difference is one of two runs."
     )
     note = (
-        f"The same questions, paired, judged by {identity(column.first)}; difference of the means in the judge's points "
-        "with its 95 % interval (Student's t over clips). p: sign flips of whole clips' sums (exact, or 100,000 draws). "
-        f"{said} The adjusted p (Holm) keeps the chance of any false alarm among the {len(found)} tests of this table "
-        "at 5 %. Minimum detectable difference: found with 80 % power after that adjustment; none where the scores "
-        "that change could not make one."
+        f"The same questions, paired, judged by {identity(column.first)}; difference of the means in the judge's "
+        "points with its 95 % interval (Student's t over clips). p: sign flips of whole clips' sums (exact, or 100,000 "
+        f"draws). {said} The adjusted p (Holm) keeps the chance of any false alarm among the {len(found)} tests of "
+        f"this table at 5 %. {DETECTABLE}: after that adjustment; none where the scores that change could not make one."
     )
     rows = [
         [
@@ -210,18 +210,19 @@ def test_table(name: str, column: Column, found: Sequence[Test]) -> list[Table]:
         ]
         for test in found
     ]  # fmt: skip
-    return [Table(f"{name}: paired tests of judged answers", note, TEST_COLUMNS, rows, in_latex=True)]
+    return [Table(f"{name}: paired tests of judged answers", note, TEST_COLUMNS, rows, in_latex=True, keys=2)]
 
 
 def files(benchmark: str, column: Column, found: Sequence[Test]) -> dict[str, bytes]:
-    """`BENCHMARK_JUDGE.csv`, a row for each run and aspect; `..._pairs.csv`; `..._score_vs_tokens.png`."""
+    """`BENCHMARK_JUDGE.csv`, a row for each run and aspect; `..._pairs.csv`; `..._score_vs_tokens` .png, .svg, .pdf."""
     stem = f"{benchmark}_{column.name}"
     made = {f"{stem}.csv": _csv(column)}
     if found:
         made[f"{stem}_pairs.csv"] = _pairs_csv(found)
     models = [model for model in column.models() if any(model["aspects"].values())]
     if models:
-        made[f"{stem}_score_vs_tokens.png"] = plots.score_vs_tokens(models, HIGHEST)
+        picture = plots.score_vs_tokens(models, HIGHEST)
+        made |= {f"{stem}_score_vs_tokens.{ending}": content for ending, content in picture.items()}
     return made
 
 
@@ -234,8 +235,7 @@ def _csv(column: Column) -> bytes:
         told = judge | run | {"benchmark": scores["benchmark"], "control": scores["control"] or "none"}
         told |= {"served_models": " ".join(judge["served_models"]), "level": f"{run['level']:g}"}
         for aspect, row in scores["aspects"].items():
-            rounded = {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
-            writer.writerow(told | rounded | {"aspect": aspect})
+            writer.writerow({name: safe(value) for name, value in (told | dict(row) | {"aspect": aspect}).items()})
     return out.getvalue().encode()
 
 
@@ -253,8 +253,7 @@ def _pairs_csv(found: Sequence[Test]) -> bytes:
     for test in found:
         values = [getattr(test.paired, name.removeprefix("score_")) for name in PAIRED_COLUMNS]
         values += [" ".join(map(str, test.seeds)), test.adjusted, test.detectable, test.verdict]
-        rounded = [round(v, 6) if isinstance(v, float) else v for v in values]
-        writer.writerow([test.first, test.second, test.aspect, *rounded])
+        writer.writerow(map(safe, [test.first, test.second, test.aspect, *values]))
     return out.getvalue().encode()
 
 

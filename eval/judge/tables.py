@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.answer import read_meta
-from eval.judge.levels import Column, Run, files, finds, test_table, tests
+from eval.judge.levels import Column, Run, detectable, files, test_table, tests
 from eval.judge.scoring import columns_of, dates_of, fresh_scores, identity
-from eval.report import Section, Table
+from eval.report_parts import DETECTABLE, Section, Table
 
 
 def judged_section(runs: Mapping[Path, Run], chosen: Mapping[str, Path] | None = None) -> Section:
@@ -89,17 +89,14 @@ def _table(
         for path, one in column.scores.items()
     ]
     if found:
-        rows.append(["minimum detectable difference", *(finds(column, found, aspect) for aspect in aspects), ""])
+        rows.append([DETECTABLE, *(detectable(column, found, aspect) for aspect in aspects), ""])
     note = (
         f"Mean score from 0 to 5 with its 95 % interval (Student's t over clips), judged by {identity(first)} "
         f"({first['judge']['wording']} wording), {dates_of(column.scores.values())}. Clips that "
         "cannot be read earn 0; answers that the judge gave no score are left out and counted."
     )
     if found:
-        note += (
-            " Minimum detectable difference: between neighbouring levels, found with 80 % power by the paired tests "
-            "below, after Holm's adjustment."
-        )
+        note += " The last row is of the paired tests between neighbouring levels, after Holm's adjustment."
     if not first["judge"]["comparable"]:
         note += " The lexical judge looks up known facts: comparable with nothing but itself."
     if waiting:

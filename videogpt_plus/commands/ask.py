@@ -119,7 +119,7 @@ def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path) -
         _show_labels(scores["labels"])
     of_all = f"{whole['n_answered']:,} of {whole['n']:,} questions were answered"
     print(f"{of_all}; the {whole['n_failed']:,} that failed count as wrong" if whole["n_failed"] else of_all)
-    print(_finds(whole["n"], min(row["n"] for row in scores["tasks"].values())))
+    print(_detectable(whole["n"], min(row["n"] for row in scores["tasks"].values())))
     print(f"scores: {scores_path(path)}")
 
 
@@ -144,9 +144,9 @@ def _show_labels(labels: dict) -> None:
         print(f"{', '.join(told)}; precision, recall and F1 of {labels['positive']!r}")
 
 
-def _finds(questions: int, of_a_task: int) -> str:
+def _detectable(questions: int, of_a_task: int) -> str:
     """What a comparison with another run can show, before there is one."""
-    from eval.report_tables import DISCORDANCES
+    from eval.report_tests import DISCORDANCES
     from eval.stats import resolvable
 
     def span(values: Iterable[float], form: str) -> str:
@@ -159,13 +159,13 @@ def _finds(questions: int, of_a_task: int) -> str:
     for where, n in parts.items():
         found = {share: points for share in DISCORDANCES if (points := resolvable(n, share)) is not None}
         if found:
-            sides = f"where {span(found, '.0f')} % of them change sides"
+            sides = f"with {span(found, '.0f')} % discordant pairs"
             told.append(f"{span(found.values(), '.1f')} points {where} ({sides})")
         elif not told:
-            return f"{n:,} questions are too few for a paired test with another run to find anything"
+            return f"{n:,} questions are too few for a paired test with another run to show any difference"
         else:
             told.append(f"nothing {where}: {n:,} questions are too few")
-    return f"a paired test with another run finds {', '.join(told)}"
+    return f"minimum detectable difference from another run (paired, 80 % power): {', '.join(told)}"
 
 
 def export(

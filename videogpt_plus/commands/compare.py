@@ -9,10 +9,13 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from eval.compare import A_BETTER, B_BETTER, NONE_SHOWN
+from eval.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.commands.common import answers_of, find_run, named_runs
 from videogpt_plus.types import UserError
+
+#: What is said where only the clips that one run could not read make two runs equivalent, or not.
+UNDECIDED = "unreadable clips decide whether they are equivalent"
 
 
 def compare(
@@ -144,39 +147,50 @@ def _answers(name: str) -> Path:
 
 
 def _show(found: Mapping[str, Any], unit: int) -> None:
+    from eval.report_parts import DETECTABLE
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
 
     kind = "accuracy" if "accuracy_a" in found else "score"
-    columns = (kind, "n", "A", "B", "A - B (95 %)", "p", "finds", "shown")
+    columns = (kind, "n", "clips", "A", "B", "A - B (95 %)", "p", DETECTABLE, "shown")
     table = new_table(*columns, title=f"A = {found['a']}\nB = {found['b']}")
-    for name, row in ({"all": found} | (found["tasks"] if len(found["tasks"]) > 1 else {})).items():
+    rows = {"all questions": found}
+    rows |= {"mean of tasks": found["mean_of_tasks"]} if "mean_of_tasks" in found else {}
+    rows |= found["tasks"] if len(found["tasks"]) > 1 else {}
+    for name, row in rows.items():
         table.add_row(*_cells(name, row, kind, unit))
     show(table)
     print(*_lines(found, kind, unit), sep="\n")
 
 
 def _cells(name: str, row: Mapping[str, Any], kind: str, unit: int) -> list[str]:
-    digits = 1 if unit == 100 else 2
-
-    def points(value: float | None, sign: str = "") -> str:
-        return "unknown" if value is None else f"{unit * value:{sign}.{digits}f}"
-
-    shown = {NONE_SHOWN: "no difference", A_BETTER: "A better", B_BETTER: "B better"}
+    shown = {NONE_SHOWN: "no difference", A_BETTER: "A better", B_BETTER: "B better", TOO_FEW: "too few clips"}
+    finds = row.get("detectable_after_holm", row["detectable_difference"])
     return [
         name,
         str(row["n"]),
-        points(row[f"{kind}_a"]),
-        points(row[f"{kind}_b"]),
-        f"{points(row['difference'], '+')} ({points(row['ci_low'], '+')} to {points(row['ci_high'], '+')})",
+        str(row["n_videos"]),
+        _points(row[f"{kind}_a"], unit),
+        _points(row[f"{kind}_b"], unit),
+        _difference(row, unit),
         _p(row.get("p_holm", row["p"])),
-        points(row["detectable_difference"]),
+        "none" if finds is None else _points(finds, unit),
         shown[row["verdict"]],
     ]
 
 
+def _points(value: float | None, unit: int, sign: str = "") -> str:
+    return "unknown" if value is None else f"{unit * value:{sign}.{1 if unit == 100 else 2}f}"
+
+
+def _difference(row: Mapping[str, Any], unit: int) -> str:
+    low, high = (_points(row[name], unit, "+") for name in ("ci_low", "ci_high"))
+    return f"{_points(row['difference'], unit, '+')} ({low} to {high})"
+
+
 def _lines(found: Mapping[str, Any], kind: str, unit: int) -> list[str]:
     """What the table cannot say."""
+    of_tasks = found.get("mean_of_tasks")
     lines = [
         f"{found['n']} questions about {found['n_videos']} clips are in both; {found['only_a']} only in A, "
         f"{found['only_b']} only in B. Failed and counted as wrong: {found['failed_a']} in A, {found['failed_b']} in B."
@@ -184,32 +198,40 @@ def _lines(found: Mapping[str, Any], kind: str, unit: int) -> list[str]:
         else f"{found['n']} answers about {found['n_videos']} clips have a score in both; {found['only_a']} only in A, "
         f"{found['only_b']} only in B. Left without a score: {found['failed_a']} in A, {found['failed_b']} in B."
     ]
+    for name, row in {"all questions": found, "the mean of tasks": of_tasks or {}}.items():
+        if fair := row.get("readable"):
+            lines.append(
+                f"Where both could read the clip ({fair['n']} questions), {name}: {_difference(fair, unit)}, "
+                f"{_is(fair['p'])}."
+            )
     if found["control_a"] != found["control_b"]:
         names = [name or "all frames" for name in (found["control_a"], found["control_b"])]
         lines.append(f"A was asked with {names[0]}, B with {names[1]}: the difference is also that of what they saw.")
-    if kind == "accuracy":
-        lines.append(
-            f"McNemar's exact test: {_is(found['mcnemar_p'])}; p in the table takes the questions of a clip together. "
-            "The noise of training is not in it: that needs several seeds."
-        )
     lines.append(
-        "finds: the smallest difference that this test sees with 80 % power."
-        + (" p of a task: adjusted for all tasks (Holm)." if len(found["tasks"]) > 1 else "")
+        f"{found['n_differing']} clips differ. p: sign flips of whole clips. The noise of training is not in it: that "
+        "needs several seeds."
     )
+    if kind == "accuracy" and found["n_videos"] < found["n"]:
+        lines.append(
+            f"McNemar's exact test, which takes the questions of a clip for independent: {_is(found['mcnemar_p'])}."
+        )
+    if len(found["tasks"]) > 1:
+        lines.append("p and minimum detectable difference of a task: adjusted for all tasks (Holm).")
     if "verdicts" in found:
         row = found["verdicts"]
         lines.append(
             f"The judge calls right: {100 * row['accuracy_a']:.1f} % in A, {100 * row['accuracy_b']:.1f} % in B, "
-            f"{100 * row['difference']:+.1f} ({100 * row['ci_low']:+.1f} to {100 * row['ci_high']:+.1f}) points, "
-            f"McNemar's exact test: {_is(row['mcnemar_p'])}."
+            f"{_difference(row, 100)} points, {_is(row['p'])}."
         )
+    said = [("over all questions", found), *([("by the mean of tasks", of_tasks)] if of_tasks else [])]
     if "margin" in found:
-        said = "equivalent" if found["equivalent"] else "not shown to be equivalent"
-        lines.append(
-            f"{said} within {unit * found['margin']:g} points (two one-sided tests, {_is(found['equivalence_p'])})"
-        )
-    lines.append(f"{found['verdict']} over all questions ({_is(found['p'])})")
-    return lines
+        whether = {TOO_FEW: f"{TOO_FEW} whether they are equivalent", DECIDED_BY_FAILURES: UNDECIDED}
+        lines += [
+            f"{whether.get(row['equivalence'], row['equivalence'])} within {unit * found['margin']:g} points {where} "
+            f"(two one-sided tests, {_is(row['equivalence_p'])})"
+            for where, row in said
+        ]
+    return lines + [f"{row['verdict']} {where} ({_is(row['p'])})" for where, row in said]
 
 
 def _p(p: float) -> str:

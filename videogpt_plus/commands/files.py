@@ -42,7 +42,7 @@ def tokens(
         levels = (base.level,) if named or base.adapter == "concat" else LEVELS  # which has no other level than 1
     streams = dict(base.streams)
     grids = [f"{name} grid" for name in streams]
-    columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "key-value MB")
+    columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "KV cache (MB)")
     table = new_table(*columns, title=f"{base.name}, {count} frames")
     for level in levels:
         at = at_level(base, level)
@@ -59,7 +59,7 @@ def tokens(
             f"Level {' and '.join(finer)} is below 1: the grid is upsampled, which makes more tokens than the encoder "
             "gives patches, and tells nothing new."
         )
-    print(f"A question: up to the first token, {TEXT_TOKENS} text tokens, keys and values in bfloat16.")
+    print(f"A question: up to the first token, {TEXT_TOKENS} text tokens, KV cache in bfloat16.")
 
 
 def convert(

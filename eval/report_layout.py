@@ -1,0 +1,49 @@
+"""How much room texts take, and what of a table fits beside each other."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from zlib import crc32
+
+
+def columns(text: str) -> int:
+    """How many letters wide the text is: Chinese, Japanese and Korean ones take the place of two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def column_blocks(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:
+    """The columns of a table by their numbers, in as few blocks as fit beside each other, and about as wide.
+
+    The first `keys` columns are in each.
+    """
+    blocks = _filled(widths, keys, room)
+    while len(blocks) > 1 and len(narrower := _filled(widths, keys, room := 0.97 * room)) == len(blocks):
+        blocks = narrower
+    return blocks
+
+
+def _filled(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:
+    """Each block takes what fits, and one column beside the keys that does not."""
+    first = list(range(keys))
+    blocks, used = [first[:]], sum(widths[:keys])
+    for i, width in enumerate(widths[keys:], start=keys):
+        if len(blocks[-1]) > keys and used + width > room:
+            blocks.append(first[:])
+            used = sum(widths[:keys])
+        blocks[-1].append(i)
+        used += width
+    return blocks
+
+
+def slug(text: str) -> str:
+    """Small letters, digits and hyphens; of texts that would become alike, such as a/b and a-b, each its own."""
+    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return plain if plain == text else f"{plain}-{crc32(text.encode()):08x}".lstrip("-")
+
+
+def file_name(name: str) -> str:
+    """The name as a part of a file's name; of names that would become alike, such as a/b and a-b, each its own."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name).lstrip(".")
+    return plain if plain == name else f"{plain}-{crc32(name.encode()):08x}"
