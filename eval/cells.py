@@ -223,9 +223,10 @@ def estimate(cell: Cell, group: str | None) -> Estimate:
     The interval respects clips, those that several tasks share among them, and holds the seeds' noise.
     """
     runs = runs_of(cell)
-    common = set.intersection(*(set(correct(run, group)) for run in runs))
+    answers = [correct(run, group) for run in runs]
+    common = set.intersection(*map(set, answers))
     tasks, clips = _tasks_of(runs[0], group), clips_of(runs[0])
-    right = {key: fmean(correct(run, group)[key] for run in runs) for key in common}
+    right = {key: fmean(run[key] for run in answers) for key in common}
     found = share(right, clips, tasks)
     if len(runs) < 2:
         return found

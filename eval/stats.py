@@ -473,7 +473,8 @@ def _tested(of: Spread, flips: SignFlips, parts: Sequence[tuple[float, float]], 
 
 
 def _mcnemar(changes: Mapping[str, float]) -> float:
-    from scipy.stats import binomtest
+    """Twice the smaller tail of the binomial distribution of the questions that differ."""
+    from scipy.special import bdtr
 
     up, down = (sum(sign * change > 0 for change in changes.values()) for sign in (1, -1))
-    return float(binomtest(up, up + down).pvalue) if up + down else 1.0
+    return min(1.0, 2 * float(bdtr(min(up, down), up + down, 0.5)))

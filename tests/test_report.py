@@ -16,7 +16,6 @@ from eval.cells import (
     are_grouped,
     curves,
     dominated,
-    estimate,
     fullest,
     groups,
     in_order,
@@ -66,7 +65,8 @@ def make_cell(
 ) -> dict:
     """A cell whose tasks have exactly the accuracies given, through the real scorer.
 
-    Tasks with a group declare the level that they need, unless not `declared`. `drop` leaves out so many of the last questions of each task.
+    Tasks with a group declare the level that they need, unless not `declared`. `drop` leaves out so many of the last
+    questions of each task.
     """
     groups = {task: "" for task in accuracy} if groups is None else groups
     experiment = f"{name}_pool{level:g}" + (f"_seed{seed}" if seed != 42 else "")
