@@ -43,7 +43,7 @@ class Components(NamedTuple):
     def detectable(self, seeds: int, questions: int) -> float:
         """The smallest difference of two levels that a 5 % test finds with 80 % power, from so many of both.
 
-        The luck is pooled over as many levels as were measured, as `contrast` does.
+        Two seeds at least. The luck is pooled over as many levels as were measured, as `contrast` does.
         """
         turns, lucky = self.of_turns / seeds / questions, self.of_luck / seeds
         parts = (self.of_questions / questions + turns, lucky + turns, turns)

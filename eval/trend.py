@@ -38,7 +38,7 @@ def trend(values: np.ndarray, clips: Sequence[str], tokens: Sequence[float]) -> 
 
     With one seed p is that of these runs; with several the luck of training is in interval and p.
     """
-    assert len(tokens) == values.shape[1] > 1, "give the visual tokens of each level, of at least two"
+    assert len(tokens) == values.shape[1] and len(set(tokens)) > 1, "give the visual tokens of each level, unlike ones"
     of, halvings = Clips(clips), -np.log2(tokens)
     centred = halvings - halvings.mean()
     weights = centred / (centred**2).sum()
@@ -47,7 +47,9 @@ def trend(values: np.ndarray, clips: Sequence[str], tokens: Sequence[float]) -> 
     p, method = found.p, "t"
     if found.differing < FEWEST_CLIPS:
         sums = of.sums(np.tensordot(weights, values.mean(axis=0), axes=1))
-        low, high, p, method = -np.inf, np.inf, _sign_flips(sums), "sign flips"
+        # Turning clips round does not know the luck of training, which the t test of several seeds does.
+        p = max(_sign_flips(sums), found.p if len(values) > 1 else 0.0)
+        low, high, method = -np.inf, np.inf, "sign flips"
     return Trend(found.value, low, high, p, method, values.shape[1], len(values), values.shape[2], len(of))
 
 
