@@ -56,12 +56,12 @@ def rates(case: Case, repeats: int, test: str) -> list[float]:
 
 
 def with_effect(runs: np.ndarray, rng: np.random.Generator, test: str) -> np.ndarray:
-    """DECIDED of the questions become right with the first two levels and wrong with the others, nine times in ten.
+    """DECIDED of the questions become right down to a level of their own and wrong below it, nine times in ten.
 
-    For the oracle half of the tasks want the last two levels instead: a steady fall would make one level best for all.
+    For the oracle half of the tasks want few tokens instead: a steady fall would make one level best for all.
     """
     chosen = rng.permutation(runs.shape[2])[: int(DECIDED[test] * runs.shape[2])]
-    chance = np.repeat(np.array([0.9, 0.9, 0.1, 0.1])[:, None], len(chosen), axis=1)
+    chance = np.where(np.arange(4)[:, None] <= chosen % 3, 0.9, 0.1)
     if test == "oracle":
         chance = np.where(chosen % 2, chance, chance[::-1])
     runs[:, :, chosen] = rng.random((*runs.shape[:2], len(chosen))) < chance
@@ -73,7 +73,7 @@ def _rule(runs: np.ndarray, case: Case) -> list[bool]:
 
 
 def _agreement(runs: np.ndarray, case: Case) -> list[bool]:
-    found = agreement_beyond_difficulty(runs)
+    found = agreement_beyond_difficulty(runs, shuffles=200)
     return [found is not None and found["p"] < 0.05]
 
 

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval.contrast import FEWEST_CLIPS, Clips, luck
-from eval.stats import Estimate
+from eval.clustered import wilson
+from eval.contrast import Clips, luck
+from eval.stats import FEWEST_DIFFERING, Estimate
 
 #: Draws by which the quantile is found, and the seed that makes them the same each time.
 DRAWS, SEED = 20_000, 20
@@ -39,7 +40,10 @@ def band(right: np.ndarray, clips: Sequence[str], coverage: float = 0.95) -> lis
     # As in `contrast.half`: each part by its own quantile, what is in both taken off.
     of_luck = max(0.0, (runs_quantile / quantile) ** 2 * of_runs - in_both)
     designs = _designs(covariance.diagonal(), alone, of) + of_luck / np.maximum(alone, LEAST_VARIANCE / n)
-    return [_wilson(float(share), n / design, quantile) for share, design in zip(shares, designs, strict=True)]
+    return [
+        Estimate(float(share), *wilson(float(share), n / design, quantile))
+        for share, design in zip(shares, designs, strict=True)
+    ]
 
 
 def _variance(shares: np.ndarray, n: int) -> np.ndarray:
@@ -51,14 +55,14 @@ def _variance(shares: np.ndarray, n: int) -> np.ndarray:
 def _designs(of_clips: np.ndarray, alone: np.ndarray, clips: Clips) -> np.ndarray:
     """The design effect of each level: the variance over clips in units of that of independent questions.
 
-    A few clips do not tell it well: the mean over all levels counts as much as FEWEST_CLIPS clips more. Where no level
-    varies at all, each clip counts as one question.
+    A few clips do not tell it well: the mean over all levels counts as much as FEWEST_DIFFERING clips more. Where no
+    level varies at all, each clip counts as one question.
     """
     if not of_clips.any():
         return np.full(len(of_clips), clips.sizes.mean())
     pooled = of_clips.sum() / alone.sum()
     own = np.where(of_clips > 0, of_clips / alone, pooled)
-    return (len(clips) * own + FEWEST_CLIPS * pooled) / (len(clips) + FEWEST_CLIPS)
+    return (len(clips) * own + FEWEST_DIFFERING * pooled) / (len(clips) + FEWEST_DIFFERING)
 
 
 def _of_runs(right: np.ndarray, clips: Clips) -> tuple[float, float, float]:
@@ -100,9 +104,3 @@ def _largest(correlation: np.ndarray, freedom: float, coverage: float) -> float:
     normal = rng.standard_normal((DRAWS, len(correlation))) @ root.T
     scale = np.sqrt(rng.chisquare(freedom, DRAWS) / freedom)
     return float(np.quantile(np.abs(normal).max(axis=1) / scale, coverage))
-
-
-def _wilson(share: float, n: float, quantile: float) -> Estimate:
-    centre = (share + quantile**2 / (2 * n)) / (1 + quantile**2 / n)
-    half = quantile / (1 + quantile**2 / n) * np.sqrt(share * (1 - share) / n + quantile**2 / (4 * n * n))
-    return Estimate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)))

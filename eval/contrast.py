@@ -16,8 +16,6 @@ import numpy as np
 
 from eval.stats import Estimate
 
-#: With fewer clips that differ from the others, the spread over clips is not known well enough for an interval.
-FEWEST_CLIPS = 10
 #: Makes what is dealt by chance the same each time.
 SEED = 20
 

@@ -10,12 +10,13 @@ Krishen, Journal of Statistical Planning and Inference 99, 2001.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 
-from eval.contrast import FEWEST_CLIPS, Clips, Contrast, contrast, half
+from eval.contrast import Clips, Contrast, contrast, half
+from eval.stats import FEWEST_DIFFERING
+from eval.tango import variance
 
 #: One-sided level of each test.
 ALPHA = 0.05
@@ -68,7 +69,7 @@ def loss(values: np.ndarray, clips: Clips, place: int) -> Loss:
     weights[[0, place]] = 1, -1
     found = contrast(values, clips, weights)
     binary = values.dtype == bool
-    if found.differing < FEWEST_CLIPS:
+    if found.differing < FEWEST_DIFFERING:
         at_most, method = (_exact_bound(values, clips, place) if binary else float("inf")), "exact"
     elif binary:
         at_most, method = _score_bound(found, values, clips, place), "score"
@@ -139,13 +140,6 @@ def _score_bound(found: Contrast, values: np.ndarray, clips: Clips, place: int) 
     design = max(1.0, found.of_clips / (mean.var() / n)) * mean.var() / (lost + won - found.value**2)
 
     def beyond(margin: float) -> float:
-        return margin - found.value - _half(found, design * _tango(lost, won, margin) / n)
+        return margin - found.value - _half(found, design * variance(lost, won, 1, margin) / n)
 
     return brentq(beyond, found.value, 1.0) if beyond(1.0) > 0 else 1.0
-
-
-def _tango(lost: float, won: float, margin: float) -> float:
-    """Variance of one question's change if the loss were `margin`, by the likeliest shares of lost and won then."""
-    b = -lost - won + (2 - lost + won) * margin
-    likeliest = (sqrt(max(0.0, b * b + 8 * won * margin * (1 - margin))) - b) / 4
-    return max(0.0, 2 * likeliest + margin - margin**2)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.contrast import FEWEST_CLIPS, Clips, Contrast, luck, of_changes
+from eval.contrast import Clips, Contrast, luck, of_changes
+from eval.stats import FEWEST_DIFFERING
 
 #: Parts of the clips that the choice by type leaves out in turn. More parts share the clips they choose on, and the
 #: interval no longer knows how uncertain the choice is: with ten it is too narrow by a third, with two by a tenth.
@@ -47,7 +48,7 @@ def oracle(outcomes: np.ndarray, clips: Sequence[str], types: Sequence[str]) -> 
 
 def _estimate(found: Contrast) -> dict[str, float | None]:
     """value, low and high (95 %) and p (two-sided, of the same t); all but value None where too few clips differ."""
-    if found.differing < FEWEST_CLIPS:
+    if found.differing < FEWEST_DIFFERING:
         return {"value": found.value, "low": None, "high": None, "p": None}
     return found.interval()._asdict() | {"p": found.p}
 

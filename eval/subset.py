@@ -129,11 +129,11 @@ def agreement(by_seed: np.ndarray) -> float:
     return (agreed - by_chance) / (1 - by_chance) if len(counts) > 1 else float("nan")
 
 
-def agreement_beyond_difficulty(outcomes: np.ndarray) -> dict[str, float] | None:
+def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) -> dict[str, float] | None:
     """The seeds' agreement on minimal levels beside that of difficulty alone; None for one seed, or one minimal level.
 
     A hard question is right at no level and an easy one at each, with any seed: kappa is far above 0 without any
-    effect of the level. So the runs of each seed are put into orders of their own, SHUFFLES times: what a question's
+    effect of the level. So the runs of each seed are put into orders of their own, `shuffles` times: what a question's
     difficulty and a run's luck do stays, what the level does is gone. kappa; expected, low and high (the 95 % range
     of the orders); and p, of so much or more.
     """
@@ -142,7 +142,7 @@ def agreement_beyond_difficulty(outcomes: np.ndarray) -> dict[str, float] | None
     kappa = agreement(_by_seed(outcomes))
     if np.isnan(kappa):
         return None
-    others = np.array([agreement(_by_seed(shuffled)) for shuffled in reordered(outcomes, SHUFFLES)])
+    others = np.array([agreement(_by_seed(shuffled)) for shuffled in reordered(outcomes, shuffles)])
     others = others[~np.isnan(others)]
     low, high = np.quantile(others, (0.025, 0.975))
     p = (int((others >= kappa - 1e-12).sum()) + 1) / (len(others) + 1)

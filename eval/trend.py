@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.contrast import FEWEST_CLIPS, Clips, contrast
+from eval.contrast import Clips, contrast
+from eval.sign_flips import SignFlips
+from eval.stats import FEWEST_DIFFERING, LEVEL
 
 
 class Trend(NamedTuple):
@@ -25,7 +27,7 @@ class Trend(NamedTuple):
     high: float
     #: Two-sided p of no trend.
     p: float
-    #: "t", or "sign flips" where fewer than FEWEST_CLIPS clips differ.
+    #: "t", or "sign flips" where fewer than FEWEST_DIFFERING clips differ.
     method: str
     levels: int
     seeds: int
@@ -45,10 +47,10 @@ def trend(values: np.ndarray, clips: Sequence[str], tokens: Sequence[float]) -> 
     found = contrast(values, of, weights)
     _, low, high = found.interval()
     p, method = found.p, "t"
-    if found.differing < FEWEST_CLIPS:
+    if found.differing < FEWEST_DIFFERING:
         sums = of.sums(np.tensordot(weights, values.mean(axis=0), axes=1))
         # Turning clips round does not know the luck of training, which the t test of several seeds does.
-        p = max(_sign_flips(sums), found.p if len(values) > 1 else 0.0)
+        p = max(SignFlips(sums).p, found.p if len(values) > 1 else 0.0)
         low, high, method = -np.inf, np.inf, "sign flips"
     return Trend(found.value, low, high, p, method, values.shape[1], len(values), values.shape[2], len(of))
 
@@ -62,13 +64,6 @@ def sentence(found: Trend, unit: str = "points", factor: float = 100) -> str:
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     between = f" ({factor * found.low:+.2f} to {factor * found.high:+.2f})" if np.isfinite(found.low) else ""
     change = f"{factor * found.per_halving:+.2f} {unit}{between} for each halving of the visual tokens, {p}"
-    if found.p >= 0.05:
+    if found.p >= LEVEL:
         return f"No trend over the visual tokens shown: {change} ({tested})."
     return f"Accuracy {'falls' if found.per_halving < 0 else 'rises'} with fewer visual tokens: {change} ({tested})."
-
-
-def _sign_flips(sums: np.ndarray) -> float:
-    """Exact two-sided p of the clips' sum if a coin chose the sign of each; few clips differ from 0."""
-    sums = sums[np.abs(sums) > 1e-12]
-    signs = 1 - 2 * (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums)) & 1)
-    return float((np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9).mean())

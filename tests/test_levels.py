@@ -10,7 +10,7 @@ from scipy.stats import beta, ttest_1samp
 
 from benchmarks import levels_coverage
 from benchmarks.made_up import Case, outcomes
-from eval import budget
+from eval import budget, tango
 from eval import fewest_tokens as fewest
 from eval import trend as trends
 from eval.band import band
@@ -87,7 +87,7 @@ def test_the_bound_of_a_loss_is_tangos_score_bound():
     # Tango, Statistics in Medicine 17, 1998: 12 and 2 of 44 differ; 95 % two-sided from -0.096 to 0.284 is of 9 and 5.
     found = fewest_tokens(with_losses(44, 9, 5), range(44), 0.1).losses[0]
     assert found.value == pytest.approx(4 / 44) and found.method == "score"
-    variance = fewest._tango(9 / 44, 5 / 44, found.at_most) / 44
+    variance = tango.variance(9, 5, 44, found.at_most) / 44**2
     # The bound solves the score equation with Student's quantile of the 14 clips that differ.
     assert (found.at_most - found.value) / variance**0.5 == pytest.approx(1.771 * (44 / 43) ** 0.5, rel=0.002)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from eval.compare import LEVEL
+from eval.stats import LEVEL
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.commands.common import answers_of, named_runs
 from videogpt_plus.types import UserError
