@@ -54,7 +54,7 @@ def null_of_rule(outcomes: np.ndarray) -> dict[str, Any]:
     with many questions make a small p. No p is below 1 / (l!)^seeds: with one seed and 4 levels 1 / 24.
 
     Outcomes "seeds levels questions"; counts are summed over the seeds. Returns observed, share (observed of all),
-    expected, low and high (its 95 % range), p (of so many or more), and least_p.
+    expected, low and high (its 90 % range: above it p is below 0.05), p (of so many or more), and least_p.
     """
     seeds, levels, questions = outcomes.shape
     chances, least_p = np.ones(1), 1.0
@@ -67,8 +67,8 @@ def null_of_rule(outcomes: np.ndarray) -> dict[str, Any]:
         "observed": observed,
         "share": observed / (seeds * questions),
         "expected": float(chances @ np.arange(len(chances))),
-        "low": int(np.searchsorted(cumulated, 0.025)),
-        "high": int(np.searchsorted(cumulated, 0.975)),
+        "low": int(np.searchsorted(cumulated, 0.05)),
+        "high": int(np.searchsorted(cumulated, 0.95 - 1e-12)),
         "p": min(1.0, float(chances[observed:].sum())),
         "least_p": least_p,
     }
@@ -134,8 +134,8 @@ def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) 
 
     A hard question is right at no level and an easy one at each, with any seed: kappa is far above 0 without any
     effect of the level. So the runs of each seed are put into orders of their own, `shuffles` times: what a question's
-    difficulty and a run's luck do stays, what the level does is gone. kappa; expected, low and high (the 95 % range
-    of the orders); and p, of so much or more.
+    difficulty and a run's luck do stays, what the level does is gone. kappa; expected, low and high (the 90 % range
+    of the orders: above it p is below 0.05); and p, of so much or more.
     """
     if len(outcomes) < 2:
         return None
@@ -144,7 +144,7 @@ def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) 
         return None
     others = np.array([agreement(_by_seed(shuffled)) for shuffled in reordered(outcomes, shuffles)])
     others = others[~np.isnan(others)]
-    low, high = np.quantile(others, (0.025, 0.975))
+    low, high = np.quantile(others, (0.05, 0.95))
     p = (int((others >= kappa - 1e-12).sum()) + 1) / (len(others) + 1)
     return {"kappa": kappa, "expected": float(others.mean()), "low": float(low), "high": float(high), "p": p}
 

@@ -96,7 +96,7 @@ def test_the_null_is_every_order_of_each_seeds_runs():
     found = null_of_rule(outcomes)
     assert found["expected"] == pytest.approx(np.mean(counts))
     assert found["p"] == pytest.approx(np.mean(np.array(counts) >= found["observed"]))
-    assert (found["low"], found["high"]) == tuple(np.quantile(counts, (0.025, 0.975), method="inverted_cdf"))
+    assert (found["low"], found["high"]) == tuple(np.quantile(counts, (0.05, 0.95), method="inverted_cdf"))
     assert found["least_p"] == pytest.approx(1 / 24**2)
 
 
@@ -322,3 +322,9 @@ def test_the_command_refuses_two_experiments_and_a_run_twice(folders, tmp_path, 
         with pytest.raises(SystemExit) as stop:
             cli.main(["subset", str(folders[0]), str(second)])
         assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_range_and_the_p_of_the_rule_agree():
+    for seed, needing in product(range(20), (0.0, 0.06)):
+        found = null_of_rule(with_effect((2, 4, 150), needing, seed))
+        assert (found["observed"] > found["high"]) == (found["p"] < 0.05), found

@@ -65,7 +65,7 @@ def _show(made: Mapping[str, Any]) -> None:
 
     levels = " ".join(f"{level:g}" for level in made["rule"]["levels"])
     table = new_table(
-        "seed", "picked", "of", "expected without an effect (95 %)", "p", title=f"Right, then wrong: levels {levels}"
+        "seed", "picked", "of", "expected without an effect (90 %)", "p", title=f"Right, then wrong: levels {levels}"
     )
     rows = made["rule"]["by_seed"] | ({"all": made["rule"]["all_seeds"]} if len(made["seeds"]) > 1 else {})
     for seed, row in rows.items():
@@ -108,7 +108,7 @@ def _of_rule(made: Mapping[str, Any]) -> str:
     )
     least = f"; no p is below {row['least_p']:.3f} with one seed" if seeds == 1 else ""
     return (
-        f"Rule: {over}{row['observed']} picked, {_expected(row)} expected without an effect of the level, "
+        f"Rule: {over}{row['observed']} picked, {_expected(row)} expected without an effect of the level (90 % range), "
         f"{_is(row['p'])} (every order of the {levels} runs of each seed{least}): {verdict}."
     )
 
@@ -119,7 +119,8 @@ def _of_agreement(found: Mapping[str, float] | None) -> list[str]:
     verdict = "the seeds agree beyond it" if found["p"] < LEVEL else "the seeds are not shown to agree beyond it"
     return [
         f"Agreement of the seeds on it (Fleiss' kappa): {found['kappa']:.2f}. The questions' difficulty alone gives "
-        f"{found['expected']:.2f} ({found['low']:.2f} to {found['high']:.2f}), {_is(found['p'])}: {verdict}."
+        f"{found['expected']:.2f} ({found['low']:.2f} to {found['high']:.2f}, 90 % range), {_is(found['p'])}: "
+        f"{verdict}."
     ]
 
 
@@ -169,7 +170,7 @@ def _of_choice(found: Mapping[str, Any]) -> str:
 
 def _between(found: Mapping[str, Any]) -> str:
     """The interval in points; "" where there is none."""
-    return "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
+    return "" if found["low"] is None else f" ({100 * found['low']:+.1f} to {100 * found['high']:+.1f}, 95 %)"
 
 
 def _expected(row: Mapping[str, Any]) -> str:
