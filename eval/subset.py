@@ -7,22 +7,23 @@ of right and wrong, Bool "seeds levels questions", the levels from the most visu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from math import comb, isnan
 from typing import Any
 
 import numpy as np
 
+from eval.band import band
 from eval.journal import clip_of
-from eval.resample import SEED, bootstrap_interval, clips
-from eval.stats import wilson
+from eval.oracle import oracle
 from videogpt_plus.types import UserError
 
 #: The pool levels by which the subset is chosen, from the most visual tokens to the fewest.
 LEVELS = (2, 4, 8, 16)
-#: Orders of runs are tried up to so many levels, and outcomes shuffled so often.
-MOST_ORDERED, SHUFFLES = 6, 1000
+#: Every order of a seed's runs is tried up to so many levels; of more levels so many orders are drawn.
+MOST_ORDERED, DRAWN = 8, 20_000
+#: Orders of all seeds' runs that the seeds' agreement is compared with, and what makes them the same each time.
+SHUFFLES, SEED = 1000, 20
 
 
 def needs_tokens(correct: Sequence[bool], levels: Sequence[float] = LEVELS) -> bool:
@@ -47,49 +48,60 @@ def selected(outcomes: np.ndarray) -> np.ndarray:
 def null_of_rule(outcomes: np.ndarray) -> dict[str, Any]:
     """How many questions the rule picks, and how many it would pick if the level had no effect.
 
-    Without an effect each question has one chance of being right, whatever the level: its outcomes are exchangeable
-    over the levels, and every order of them is as likely as the one that was seen. Of the orders of `k` right ones
-    among `l` the rule takes exactly one, so a question is picked with probability 1 / C(l, k): the count's
-    distribution is known exactly. Outcomes "seeds levels questions"; counts are summed over the seeds.
+    Without an effect the runs of a seed are exchangeable: every order of them is as likely as the one that was seen.
+    The rule's count is taken for all l! orders of each seed's runs apart, and the distribution of the sum over seeds
+    is their convolution, exact. Runs are exchanged as wholes, so neither a run that is luckier than another nor clips
+    with many questions make a small p. No p is below 1 / (l!)^seeds: with one seed and 4 levels 1 / 24.
 
-    Returns observed, share (observed of all), expected, low and high (its 95 % range), and p (of so many or more).
-    `p_orders` is the share of the orders of the levels that pick so many or more with these very runs: it allows for
-    one run being better than another by the luck of its training, and is never below 1 / l!. None above MOST_ORDERED
-    levels.
+    Outcomes "seeds levels questions"; counts are summed over the seeds. Returns observed, share (observed of all),
+    expected, low and high (its 90 % range: above it p is below 0.05), p (of so many or more), and least_p.
     """
     seeds, levels, questions = outcomes.shape
-    right = outcomes.sum(axis=1)
-    chances = np.ones(1)
-    for k in range(1, levels):
-        chances = np.convolve(chances, _binomial(int((right == k).sum()), 1 / comb(levels, k)))
+    chances, least_p = np.ones(1), 1.0
+    for one in outcomes:
+        counts = _counts_of_orders(one)
+        chances = np.convolve(chances, np.bincount(counts) / len(counts))
+        least_p /= len(counts)
     observed, cumulated = int(selected(outcomes).sum()), chances.cumsum()
-    orders = None
-    if levels <= MOST_ORDERED:
-        counts = [selected(outcomes[:, list(order)]).sum() for order in permutations(range(levels))]
-        orders = float(np.mean([count >= observed for count in counts]))
     return {
         "observed": observed,
         "share": observed / (seeds * questions),
         "expected": float(chances @ np.arange(len(chances))),
-        "low": int(np.searchsorted(cumulated, 0.025)),
-        "high": int(np.searchsorted(cumulated, 0.975)),
+        "low": int(np.searchsorted(cumulated, 0.05)),
+        "high": int(np.searchsorted(cumulated, 0.95 - 1e-12)),
         "p": min(1.0, float(chances[observed:].sum())),
-        "p_orders": orders,
+        "least_p": least_p,
     }
 
 
-def cross_fit(outcomes: np.ndarray) -> list[dict[str, Any]]:
+def _counts_of_orders(outcomes: np.ndarray) -> np.ndarray:
+    """How many questions of "levels questions" the rule picks for each order of the levels, the given one first.
+
+    It picks a question whose right levels are just the first ones of the order.
+    """
+    levels = len(outcomes)
+    if levels <= MOST_ORDERED:
+        orders = np.array(list(permutations(range(levels))))
+    else:
+        rest = np.random.default_rng(SEED).permuted(np.tile(np.arange(levels), (DRAWN - 1, 1)), axis=1)
+        orders = np.concatenate([np.arange(levels)[None], rest])
+    patterns = np.bincount((1 << np.arange(levels)) @ outcomes, minlength=1 << levels)
+    return patterns[(1 << orders).cumsum(axis=1)[:, :-1]].sum(axis=1)
+
+
+def cross_fit(outcomes: np.ndarray, clips: Sequence[str]) -> list[dict[str, Any]]:
     """For each pair of seeds: the subset chosen on the first one's runs, its accuracies on the second one's.
 
     On its own runs a subset has 100 % at the first level and 0 % at the last by construction; these have not.
-    Rows of select and score (numbers of the seeds), n, and accuracy (one `Estimate` for each level; [] for n = 0).
+    Rows of select and score (numbers of the seeds), n, and accuracy (one `Estimate` for each level, its interval by
+    clips; [] for n = 0).
     """
-    chosen, rows = selected(outcomes), []
+    chosen, names, rows = selected(outcomes), np.asarray(clips), []
     for one, own in enumerate(chosen):
         for other in range(len(outcomes)):
             if other != one:
-                right, n = outcomes[other][:, own].sum(axis=1), int(own.sum())
-                accuracy = [wilson(int(count), n) for count in right] if n else []
+                runs, n = outcomes[other][:, own], int(own.sum())
+                accuracy = [band(run[None, None], names[own])[0] for run in runs] if n else []
                 rows.append({"select": one, "score": other, "n": n, "accuracy": accuracy})
     return rows
 
@@ -104,77 +116,50 @@ def minimal_levels(outcomes: np.ndarray) -> np.ndarray:
     return np.logical_and.accumulate(enough, axis=0).sum(axis=0) - 1
 
 
-def agreement(by_seed: np.ndarray, levels: int) -> float:
+def agreement(by_seed: np.ndarray) -> float:
     """Fleiss' kappa of the minimal levels that each seed finds alone, Int "seeds questions".
 
     1: the seeds agree on every question; 0: no more than if each seed dealt its levels out at random. NaN where all
     levels are the same.
     """
-    from statsmodels.stats.inter_rater import fleiss_kappa
+    seeds, questions = by_seed.shape
+    counts = np.stack([(by_seed == level).sum(axis=0) for level in np.unique(by_seed)])
+    by_chance = float(((counts.sum(axis=1) / by_seed.size) ** 2).sum())
+    agreed = float((counts * (counts - 1)).sum()) / (questions * seeds * (seeds - 1))
+    return (agreed - by_chance) / (1 - by_chance) if len(counts) > 1 else float("nan")
 
-    table = np.stack([(by_seed == level).sum(axis=0) for level in range(-1, levels)], axis=1)
-    return float(fleiss_kappa(table)) if (table.sum(axis=0) > 0).sum() > 1 else float("nan")
 
+def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) -> dict[str, float] | None:
+    """The seeds' agreement on minimal levels beside that of difficulty alone; None for one seed, or one minimal level.
 
-def oracle(outcomes: np.ndarray, videos: Sequence[str]) -> dict[str, Any]:
-    """What choosing the best level for each question would gain over the best fixed level, and what of it is luck.
-
-    The oracle is right where any level is: it has as many guesses as there are levels, and gains without any effect of
-    the level. `expected` is that gain: outcomes are shuffled within each question over levels and seeds, which
-    are exchangeable if the level has no effect on the question's accuracy; the best fixed level is chosen anew each
-    time. `excess` is the gain above it. `cross_fitted` is what a choice of the level is worth: each question's level
-    and the fixed level are chosen on all other seeds and scored on the one left out; with an interval over clips and
-    the p of the same shuffles. It can be below 0. With one seed excess and cross_fitted are None: a shuffle changes no
-    oracle then, and what suits a question cannot be told from noise.
-    Everything is a mean over seeds, as a share of the questions.
+    A hard question is right at no level and an easy one at each, with any seed: kappa is far above 0 without any
+    effect of the level. So the runs of each seed are put into orders of their own, `shuffles` times: what a question's
+    difficulty and a run's luck do stays, what the level does is gone. kappa; expected, low and high (the 90 % range
+    of the orders: above it p is below 0.05); and p, of so much or more.
     """
-    seeds, levels, questions = outcomes.shape
-    several = seeds > 1
-    gain, crossed = _gain(outcomes), _cross_fitted(outcomes) if several else None
-    rng, cells = np.random.default_rng(SEED), outcomes.reshape(seeds * levels, questions)
-    gains, as_high = [], 0
-    for _ in range(SHUFFLES):
-        shuffled = rng.permuted(cells, axis=0).reshape(outcomes.shape)
-        gains.append(_gain(shuffled))
-        as_high += several and _cross_fitted(shuffled).mean() >= crossed.mean() - 1e-12
-    low, high = np.quantile(gains, (0.025, 0.975))
-    return {
-        "oracle": float(outcomes.any(axis=1).mean()),
-        "best_level": int(outcomes.mean(axis=(0, 2)).argmax()),
-        "best_fixed": float(outcomes.mean(axis=(0, 2)).max()),
-        "gain": gain,
-        "expected": float(np.mean(gains)),
-        "expected_low": float(low),
-        "expected_high": float(high),
-        "excess": gain - float(np.mean(gains)) if several else None,
-        "cross_fitted": _interval(crossed, videos) | {"p": float((as_high + 1) / (SHUFFLES + 1))} if several else None,
-    }
+    if len(outcomes) < 2:
+        return None
+    kappa = agreement(_by_seed(outcomes))
+    if np.isnan(kappa):
+        return None
+    others = np.array([agreement(_by_seed(shuffled)) for shuffled in reordered(outcomes, shuffles)])
+    others = others[~np.isnan(others)]
+    low, high = np.quantile(others, (0.05, 0.95))
+    p = (int((others >= kappa - 1e-12).sum()) + 1) / (len(others) + 1)
+    return {"kappa": kappa, "expected": float(others.mean()), "low": float(low), "high": float(high), "p": p}
 
 
-def _gain(outcomes: np.ndarray) -> float:
-    return float(outcomes.any(axis=1).mean() - outcomes.mean(axis=(0, 2)).max())
+def reordered(outcomes: np.ndarray, times: int) -> Iterator[np.ndarray]:
+    """Yields "seeds levels questions" with the runs of each seed in an order of their own."""
+    rng, seeds = np.random.default_rng(SEED), np.arange(len(outcomes))[:, None]
+    places = np.tile(np.arange(outcomes.shape[1]), (len(outcomes), 1))
+    for _ in range(times):
+        yield outcomes[seeds, rng.permuted(places, axis=1)]
 
 
-def _cross_fitted(outcomes: np.ndarray) -> np.ndarray:
-    """The mean gain of each question, Float "questions". Of equal levels that with fewer tokens is chosen."""
-    gains, order = np.zeros(outcomes.shape[2]), np.arange(outcomes.shape[2])
-    for left_out, scored in enumerate(outcomes):
-        others = np.delete(outcomes, left_out, axis=0).mean(axis=0)
-        chosen = len(others) - 1 - others[::-1].argmax(axis=0)
-        gains += scored[chosen, order].astype(float) - scored[others.mean(axis=1).argmax()]
-    return gains / len(outcomes)
-
-
-def _interval(gains: np.ndarray, videos: Sequence[str]) -> dict[str, float]:
-    keys = [str(i) for i in range(len(gains))]
-    low, high = bootstrap_interval(clips(keys, gains.tolist(), dict(zip(keys, videos, strict=True))))
-    return {"gain": float(gains.mean()), "low": low, "high": high}
-
-
-def _binomial(n: int, p: float) -> np.ndarray:
-    from scipy.stats import binom
-
-    return binom.pmf(np.arange(n + 1), n, p)
+def _by_seed(outcomes: np.ndarray) -> np.ndarray:
+    """The minimal level of each question by each seed alone, Int "seeds questions"; -1 for none."""
+    return np.logical_and.accumulate(outcomes, axis=1).sum(axis=1) - 1
 
 
 def analyse(
@@ -199,11 +184,13 @@ def analyse(
     ruled = list(LEVELS) if published else levels
     outcomes = np.array([[[bool(runs[seed, level][key]) for key in keys] for level in levels] for seed in seeds])
     at_ruled = outcomes[:, [levels.index(level) for level in ruled]]
-    found = oracle(outcomes, [clip_of(about[key]) for key in keys])
+    clips, types = [clip_of(about[key]) for key in keys], [about[key].get("task", "") for key in keys]
+    found = oracle(outcomes, clips, types)
     return {
         "seeds": seeds,
         "levels": levels,
         "n": len(keys),
+        "n_clips": len(set(clips)),
         "n_all": len(set.union(*(set(run) for run in runs.values()))),
         "accuracy": {_level(level): float(outcomes[:, i].mean()) for i, level in enumerate(levels)},
         "rule": {
@@ -212,7 +199,7 @@ def analyse(
             "by_seed": {str(seed): null_of_rule(at_ruled[i : i + 1]) for i, seed in enumerate(seeds)},
             "all_seeds": null_of_rule(at_ruled),
         },
-        "cross_fit": [_named(row, seeds, ruled) for row in cross_fit(at_ruled)],
+        "cross_fit": [_named(row, seeds, ruled) for row in cross_fit(at_ruled, clips)],
         "oracle": found | {"best_level": levels[found["best_level"]]},
         "unknown": _unknown(seeds, published),
         **_by_question(outcomes, selected(at_ruled), keys, seeds, levels, about),
@@ -228,15 +215,13 @@ def _by_question(
     about: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The subset of each seed, every question's minimal level, and how sure the seeds are of it."""
-    own = np.stack([minimal_levels(one[None]) for one in outcomes])
-    pooled, names, several = minimal_levels(outcomes), [*levels, None], len(seeds) > 1
-    kappa = agreement(own, len(levels)) if several else float("nan")
+    own, pooled, names = _by_seed(outcomes), minimal_levels(outcomes), [*levels, None]
     places = {_level(name): i for i, name in enumerate(levels)} | {"none": -1}
     return {
         "minimal_levels": {
             "count": {name: int((pooled == place).sum()) for name, place in places.items()},
-            "kappa": None if isnan(kappa) else kappa,
-            "same_in_all_seeds": float((own == own[0]).all(axis=0).mean()) if several else None,
+            "agreement": agreement_beyond_difficulty(outcomes),
+            "same_in_all_seeds": float((own == own[0]).all(axis=0).mean()) if len(seeds) > 1 else None,
         },
         "subset": {str(seed): [keys[i] for i in np.flatnonzero(row)] for seed, row in zip(seeds, chosen, strict=True)},
         "questions": {
@@ -268,8 +253,8 @@ def _unknown(seeds: Sequence[int], published: bool) -> list[str]:
         return said
     return [
         *said,
-        "With one seed nobody knows which questions of the subset would be in it again: train a second seed.",
+        "With one seed it is not known which questions of the subset would be in it again: train a second seed.",
         "With one seed the accuracies of the subset are 100 % and 0 % by construction, not by measurement.",
-        "With one seed the minimal level of a question is one throw of a coin for each level; its noise is not known.",
-        "With one seed the oracle's gain cannot be told from that of several guesses at the same level.",
+        "With one seed the minimal level of a question rests on one answer at each level; its noise is not known.",
+        "With one seed the oracle's gain cannot be told from that of as many runs of one level.",
     ]

@@ -14,15 +14,20 @@ def score(up: float, down: float, n: float, difference: float) -> float:
     `up` and `down` of `n` questions change for better and for worse; the error is that under `difference`, at the
     likeliest shares. Infinite where it could not be measured at all. Source: Tango, Statistics in Medicine 1998.
     """
+    spread = variance(up, down, n, difference)
+    off = up - down - n * difference
+    if spread <= 1e-12 * n:
+        return 0.0 if abs(off) <= 1e-9 * n else (float("inf") if off > 0 else -float("inf"))
+    return off / sqrt(spread)
+
+
+def variance(up: float, down: float, n: float, difference: float) -> float:
+    """Of `up` - `down` if the true difference of the shares were `difference`, at the likeliest shares then."""
     a = 2 * n
     b = -up - down + (2 * n - up + down) * difference
     c = -down * difference * (1 - difference)
     share = (sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-    variance = n * (2 * share + difference * (1 - difference))
-    off = up - down - n * difference
-    if variance <= 1e-12 * n:
-        return 0.0 if abs(off) <= 1e-9 * n else (float("inf") if off > 0 else -float("inf"))
-    return off / sqrt(variance)
+    return n * (2 * share + difference * (1 - difference))
 
 
 def interval(up: float, down: float, n: float, z: float) -> tuple[float, float]:

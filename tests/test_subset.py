@@ -6,25 +6,30 @@ import json
 import shutil
 import subprocess
 import sys
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from statsmodels.stats.inter_rater import fleiss_kappa
 
+from benchmarks import subset_size
+from benchmarks.made_up import Case
+from eval.contrast import Clips
+from eval.oracle import by_question, by_type, gain, guessing, oracle
 from eval.subset import (
     LEVELS,
     agreement,
+    agreement_beyond_difficulty,
     analyse,
     cross_fit,
     minimal_levels,
     needs_tokens,
     null_of_rule,
-    oracle,
     selected,
 )
 from videogpt_plus import cli
 from videogpt_plus.checkpoint import save_experiment
+from videogpt_plus.commands.subset import sentences
 from videogpt_plus.experiments import TOY, at_level, with_adapter, with_seed
 from videogpt_plus.types import UserError
 
@@ -81,36 +86,59 @@ def test_without_an_effect_the_rule_still_picks_five_to_ten_percent(discordance,
     assert found["expected"] / 100_000 == pytest.approx(share, abs=0.003)
 
 
-def test_without_an_effect_the_p_of_the_rule_is_uniform():
-    ps = [null_of_rule(dealt(0.16, (1, 4, 2000), seed))["p"] for seed in range(200)]
-    assert kstest(ps, "uniform").pvalue > 0.01
-    assert np.mean(np.array(ps) < 0.05) < 0.09
-
-
-def test_the_null_is_what_shuffling_each_question_gives():
-    outcomes, rng = dealt(0.2, (2, 4, 300)), np.random.default_rng(1)
-    counts = [selected(rng.permuted(outcomes, axis=1)).sum() for _ in range(3000)]
+def test_the_null_is_every_order_of_each_seeds_runs():
+    outcomes = dealt(0.2, (2, 4, 60))
+    orders = list(permutations(range(4)))
+    counts = [
+        selected(outcomes[0, list(one)]).sum() + selected(outcomes[1, list(other)]).sum()
+        for one, other in product(orders, orders)
+    ]
     found = null_of_rule(outcomes)
-    assert found["expected"] == pytest.approx(np.mean(counts), abs=0.5)
-    assert (found["low"], found["high"]) == pytest.approx(np.quantile(counts, (0.025, 0.975)), abs=1.5)
-    by_hand = null_of_rule(np.array([[[1, 1], [0, 1], [0, 0], [0, 0]]], dtype=bool))
-    # One of 4 and one of 6 orders: 1/4 + 1/6 expected, both at once 1/24.
-    assert by_hand["expected"] == pytest.approx(1 / 4 + 1 / 6) and by_hand["p"] == pytest.approx(1 / 24)
-    # The two runs that are wrong throughout may change places.
-    assert by_hand["p_orders"] == pytest.approx(2 / 24)
+    assert found["expected"] == pytest.approx(np.mean(counts))
+    assert found["p"] == pytest.approx(np.mean(np.array(counts) >= found["observed"]))
+    assert (found["low"], found["high"]) == tuple(np.quantile(counts, (0.05, 0.95), method="inverted_cdf"))
+    assert found["least_p"] == pytest.approx(1 / 24**2)
 
 
-def test_an_effect_of_the_level_is_found():
+def test_a_null_worked_by_hand():
+    found = null_of_rule(np.array([[[1, 1], [0, 1], [0, 0], [0, 0]]], dtype=bool))
+    # One of 4 and one of 6 orders: 1/4 + 1/6 expected; the two runs that are wrong throughout may change places.
+    assert found["expected"] == pytest.approx(1 / 4 + 1 / 6) and found["p"] == pytest.approx(2 / 24)
+
+
+def test_of_many_levels_orders_are_drawn():
+    rng = np.random.default_rng(0)
+    found = null_of_rule(rng.random((1, 9, 200)) < np.linspace(0.95, 0.05, 9)[None, :, None])
+    assert 0 < found["p"] < 0.01 and found["expected"] < found["observed"]
+
+
+def test_a_lucky_run_or_clips_of_many_questions_make_no_small_p_and_an_effect_does():
+    """Small versions of `python -m benchmarks.subset_size`: 5 %; 8 % is 2 standard errors above."""
+    lucky, clustered = Case(200, 1, 0.0, 0.16, 3, 3.0), Case(200, 20, 0.8, 0.16, 2, 1.0)
+    assert subset_size.rates(lucky, 200, "rule")[0] <= 0.08
+    assert subset_size.rates(clustered, 200, "rule")[0] <= 0.08
+    assert subset_size.rates(Case(1000, 1, 0.0, 0.16, 3, 0.0), 50, "rule")[1] >= 0.9
+
+
+def test_one_seed_cannot_have_a_p_below_that_of_its_orders():
     found = null_of_rule(with_effect((1, 4, 1000), 0.1))
-    assert found["p"] < 1e-6 and found["observed"] > found["high"]
+    assert found["p"] >= found["least_p"] == pytest.approx(1 / 24)
+    found = null_of_rule(with_effect((3, 4, 1000), 0.1))
+    assert found["p"] < 0.005 and found["observed"] > found["high"]
 
 
 def test_the_subset_of_one_seed_is_half_right_on_another_where_there_is_no_effect_and_right_where_there_is():
-    for row in cross_fit(dealt(0.16, (2, 4, 20_000))):
+    for row in cross_fit(dealt(0.16, (2, 4, 20_000)), range(20_000)):
         assert [0.45 < found.value < 0.6 for found in row["accuracy"]] == [True] * 4
-    first, *_, last = cross_fit(with_effect((2, 4, 2000), 0.3))[0]["accuracy"]
+    first, *_, last = cross_fit(with_effect((2, 4, 2000), 0.3), range(2000))[0]["accuracy"]
     assert first.value > 0.9 and last.value < 0.15
-    assert cross_fit(dealt(0.16, (1, 4, 100))) == []
+    assert cross_fit(dealt(0.16, (1, 4, 100)), range(100)) == []
+
+
+def test_the_accuracies_of_a_subset_allow_for_clips():
+    outcomes = np.repeat(with_effect((2, 4, 100), 0.5), 10, axis=2)
+    apart, together = (cross_fit(outcomes, clips)[0]["accuracy"][1] for clips in (range(1000), np.arange(1000) // 10))
+    assert together.value == apart.value and together.high - together.low > 2 * (apart.high - apart.low)
 
 
 def test_a_minimal_level_is_sufficient_itself_and_so_is_every_finer_one():
@@ -122,23 +150,78 @@ def test_a_minimal_level_is_sufficient_itself_and_so_is_every_finer_one():
 
 def test_the_agreement_of_seeds_is_none_by_chance_and_full_where_they_are_equal():
     rng = np.random.default_rng(0)
-    assert abs(agreement(rng.integers(-1, 4, (3, 4000)), 4)) < 0.03
-    assert agreement(np.repeat(rng.integers(-1, 4, (1, 50)), 3, axis=0), 4) == pytest.approx(1)
-    assert np.isnan(agreement(np.zeros((3, 50), int), 4))
+    dealt_out = rng.integers(-1, 4, (3, 4000))
+    assert abs(agreement(dealt_out)) < 0.03
+    table = np.stack([(dealt_out == level).sum(axis=0) for level in range(-1, 4)], axis=1)
+    assert agreement(dealt_out) == pytest.approx(fleiss_kappa(table))
+    assert agreement(np.repeat(rng.integers(-1, 4, (1, 50)), 3, axis=0)) == pytest.approx(1)
+    assert np.isnan(agreement(np.zeros((3, 50), int)))
 
 
-def test_the_oracle_gains_nothing_beyond_chance_without_an_effect_and_something_with_one():
-    videos = [str(i) for i in range(1000)]
-    found = oracle(dealt(0.2, (2, 4, 1000)), videos)
+def test_difficulty_alone_makes_the_seeds_agree_and_the_null_says_so():
+    found = [agreement_beyond_difficulty(dealt(0.16, (3, 4, 300), seed)) for seed in range(5)]
+    assert all(0.4 < one["kappa"] < 0.8 for one in found)
+    assert all(abs(one["kappa"] - one["expected"]) < 0.05 for one in found)
+    assert sum(one["p"] < 0.05 for one in found) <= 1
+    outcomes = dealt(0.16, (3, 4, 300))
+    outcomes[:, :, :90] = np.arange(4)[:, None] <= np.arange(90) % 3
+    beyond = agreement_beyond_difficulty(outcomes)
+    assert beyond["kappa"] > beyond["high"] and beyond["p"] < 0.01
+    assert agreement_beyond_difficulty(dealt(0.16, (1, 4, 300))) is None
+    assert agreement_beyond_difficulty(np.ones((3, 4, 50), bool)) is None
+
+
+def test_guesses_are_right_as_often_as_any_runs_drawn_whatever_their_level():
+    outcomes, rng = dealt(0.3, (2, 4, 5)), np.random.default_rng(0)
+    runs = outcomes.reshape(8, 5)
+    drawn = [runs[rng.permutation(8)[:4]].any(axis=0) for _ in range(4000)]
+    assert guessing(outcomes) == pytest.approx(np.mean(drawn, axis=0), abs=0.03)
+
+
+def suited_by_type(n: int, seeds: int = 2) -> tuple[np.ndarray, list[str]]:
+    """Questions of one type want many tokens, those of the other few; half of all, the rest is `dealt`."""
+    outcomes = dealt(0.1, (seeds, 4, n))
+    outcomes[:, :2, : n // 4], outcomes[:, 2:, : n // 4] = True, False
+    outcomes[:, :2, n // 4 : n // 2], outcomes[:, 2:, n // 4 : n // 2] = False, True
+    return outcomes, ["fine" if i % (n // 2) < n // 4 else "coarse" for i in range(n)]
+
+
+def test_the_oracle_gains_nothing_beyond_guesses_without_an_effect_and_something_with_one():
+    types = ["a", "b"] * 500
+    found = oracle(dealt(0.2, (2, 4, 1000)), range(1000), types)
     assert found["gain"] > 0.15, "several guesses alone gain so much"
-    assert abs(found["excess"]) < 0.02 and found["cross_fitted"]["p"] > 0.01
-    assert found["cross_fitted"]["low"] < 0.005 and abs(found["cross_fitted"]["gain"]) < 0.03
-    # Half of the questions want few tokens, half many.
-    outcomes = dealt(0.02, (2, 4, 1000))
-    outcomes[:, :2, :250], outcomes[:, 2:, :250] = True, False
-    outcomes[:, :2, 250:500], outcomes[:, 2:, 250:500] = False, True
-    found = oracle(outcomes, videos)
-    assert found["cross_fitted"]["low"] > 0.15 and found["cross_fitted"]["p"] < 0.005 and found["excess"] > 0
+    assert found["excess"]["low"] < 0 < found["excess"]["high"] and found["excess"]["p"] > 0.05
+    assert found["by_question"]["low"] < 0.005 and found["by_type"]["low"] < 0.005
+    outcomes, types = suited_by_type(1000)
+    found = oracle(outcomes, range(1000), types)
+    assert found["excess"]["low"] > 0 and found["excess"]["p"] < 0.05
+    assert found["by_question"]["low"] > 0.15 and found["by_type"]["low"] > 0.15
+    assert found["by_type"]["value"] == pytest.approx(0.25, abs=0.05) and found["by_type"]["p"] < 0.01
+
+
+def test_choosing_levels_where_there_is_nothing_to_choose_claims_no_gain():
+    """A small version of `python -m benchmarks.subset_size`: 2.5 % on that side."""
+    claims = np.array(subset_size.rates(Case(300, 3, 0.4, 0.16, 3, 1.0), 120, "oracle")[:3])
+    assert (claims <= 0.08).all()
+
+
+def test_a_level_for_each_question_is_chosen_on_the_other_seeds_alone():
+    # "seeds levels questions": the first question is right at level 1 with seed 0 alone, the second at level 0 alone.
+    outcomes = np.array([[[0, 1], [1, 0]], [[0, 1], [0, 0]]], dtype=bool)
+    # Seed 1 says: level 0 for all, and nothing of the first question, which takes the last level and is right with
+    # seed 0. Seed 0 has both levels right once, so the last for all; the second question takes level 0 and gains.
+    chosen, fixed = by_question(outcomes)
+    assert chosen.tolist() == [[1, 0], [1, 0]] and fixed.tolist() == [[0, 0], [1, 1]]
+    assert gain(outcomes, chosen, fixed, Clips("ab")).value == (1 + 1) / 4
+
+
+def test_a_level_for_each_type_is_not_chosen_on_the_clip_that_it_is_scored_on():
+    """Each clip is right at a level of its own: what suits one clip says nothing of another."""
+    rng = np.random.default_rng(0)
+    best = rng.integers(0, 4, 50)
+    outcomes = np.repeat(np.arange(4)[:, None] == best, 20, axis=1)[None]
+    chosen, fixed = by_type(outcomes, Clips(np.arange(1000) // 20), [f"type {i // 20}" for i in range(1000)])
+    assert (chosen == fixed).all(), "a type of one clip knows no level, and takes the fixed one"
 
 
 def runs_of(outcomes: np.ndarray, levels=(2, 4, 8, 16)) -> tuple[dict, dict]:
@@ -148,14 +231,14 @@ def runs_of(outcomes: np.ndarray, levels=(2, 4, 8, 16)) -> tuple[dict, dict]:
         for seed, block in enumerate(outcomes)
         for level, row in zip(levels, block, strict=True)
     }
-    return runs, {key: {"video": key} for key in keys}
+    return runs, {key: {"video": key, "task": f"task {i % 2}"} for i, key in enumerate(keys)}
 
 
 def test_with_one_seed_it_is_said_what_cannot_be_known():
     found = analyse(*runs_of(dealt(0.2, (1, 4, 100))))
     assert len(found["unknown"]) == 4 and found["cross_fit"] == []
-    assert found["oracle"]["excess"] is None and found["oracle"]["cross_fitted"] is None
-    assert found["minimal_levels"]["kappa"] is None
+    assert found["oracle"]["excess"] is None and found["oracle"]["by_question"] is None
+    assert found["minimal_levels"]["agreement"] is None
     assert analyse(*runs_of(dealt(0.2, (2, 4, 100))))["unknown"] == []
 
 
@@ -185,6 +268,21 @@ def test_runs_that_are_no_grid_are_refused(dropped, said):
         analyse({at: run for at, run in runs.items() if dropped(at)}, about)
 
 
+def test_the_sentences_claim_what_the_numbers_show():
+    outcomes, _ = suited_by_type(1000, seeds=3)
+    said = "\n".join(sentences(analyse(*runs_of(outcomes))))
+    assert "the level matters for some questions; whether choosing it pays is another matter" in said
+    assert "over one level for all" in said and ": a gain." in said
+    said = "\n".join(sentences(analyse(*runs_of(dealt(0.16, (3, 4, 400), 1)))))
+    assert "is not shown to pick more questions than it would if the level had no effect" in said
+    assert "the seeds are not shown to agree beyond it" in said and "are not shown to add anything" in said
+    assert said.count("no gain shown") == 2
+    said = "\n".join(sentences(analyse(*runs_of(dealt(0.16, (1, 4, 400))))))
+    assert "no p is below 0.042 with one seed" in said and "of the same runs, whose luck is in it" in said
+    few = "\n".join(sentences(analyse(*runs_of(dealt(0.16, (2, 4, 9))))))
+    assert few.count("too few clips differ to tell") == 3
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Run folders of two seeds at four levels with their answers."""
@@ -212,7 +310,7 @@ def test_the_command_exports_the_subset_of_run_folders(folders, tmp_path, capsys
         "task": "t", "video": "0.mp4", "right": [2, 2, 0, 0], "minimal_level": 4,
         "minimal_level_by_seed": [4, 4], "in_subset_of": [7, 42],
     }  # fmt: skip
-    assert "by chance" in out and "60 of 60 questions are in all runs" in out
+    assert "without an effect" in out and "60 of 60 questions are in all runs" in out
 
 
 def test_the_command_refuses_two_experiments_and_a_run_twice(folders, tmp_path, capsys):
@@ -224,3 +322,9 @@ def test_the_command_refuses_two_experiments_and_a_run_twice(folders, tmp_path, 
         with pytest.raises(SystemExit) as stop:
             cli.main(["subset", str(folders[0]), str(second)])
         assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_range_and_the_p_of_the_rule_agree():
+    for seed, needing in product(range(20), (0.0, 0.06)):
+        found = null_of_rule(with_effect((2, 4, 150), needing, seed))
+        assert (found["observed"] > found["high"]) == (found["p"] < 0.05), found

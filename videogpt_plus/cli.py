@@ -17,11 +17,12 @@ import tyro
 
 from videogpt_plus.commands.ask import answer, export, predict, report, score
 from videogpt_plus.commands.cinego import cinego
-from videogpt_plus.commands.compare import compare, subset
+from videogpt_plus.commands.compare import compare
 from videogpt_plus.commands.data import data
 from videogpt_plus.commands.doctor import doctor
 from videogpt_plus.commands.files import convert, push, tokens
 from videogpt_plus.commands.judge import judge, rejudge
+from videogpt_plus.commands.subset import subset
 from videogpt_plus.commands.train import pretrain, sweep, take, train
 from videogpt_plus.commands.web import web
 from videogpt_plus.memory import keep_freed

@@ -1,4 +1,4 @@
-"""`compare` and `subset`: what two runs, or runs at several levels, say together."""
+"""`compare`: what two runs say together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from eval.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
-from videogpt_plus.checkpoint import load_experiment
-from videogpt_plus.commands.common import answers_of, find_run, named_runs
+from videogpt_plus.commands.common import answers_of, find_run
 from videogpt_plus.types import UserError
 
 #: What is said where only the clips that one run could not read make two runs equivalent, or not.
@@ -48,92 +47,6 @@ def compare(
         print(json.dumps(found, indent=1, ensure_ascii=False))
         return
     _show(found, unit)
-
-
-def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> None:
-    """The questions that need visual tokens, by the published rule, beside what the rule picks by chance alone.
-
-    Args:
-        runs: Answered runs of one experiment at several levels, best 2, 4, 8 and 16, with one or more seeds;
-            'toy_pool*' is every one that fits.
-        output: JSON file for the subset, every question's minimal level and all the numbers.
-    """
-    from eval.answer import write_atomically
-    from eval.cells import series
-    from eval.compare import read_run
-    from eval.subset import analyse
-
-    if output and not output.absolute().parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
-    found, about, named = {}, {}, {}
-    for folder in named_runs(runs):
-        experiment = load_experiment(folder)
-        named.setdefault(series({"experiment": experiment.name}), folder)
-        if len(named) > 1:
-            raise UserError(f"{' and '.join(map(str, named.values()))} are not one experiment at several levels")
-        at = (experiment.finetune.seed, experiment.level)
-        if at in found:
-            raise UserError(f"{folder} is a second run of level {at[1]:g} with seed {at[0]}: name one series of runs")
-        answers = read_run(answers_of(folder, None, None))
-        if answers.judged:
-            raise UserError(f"{answers.path} holds a judge's scores: the rule is for answers that are right or wrong")
-        found[at] = answers.values
-        tasks = {key: task for task, part in answers.parts.items() for key in part}
-        about |= {key: {"task": tasks[key], "video": video} for key, video in answers.videos.items()}
-    made = analyse(found, about)
-    if output:
-        write_atomically(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    _show_subset(made)
-    if output:
-        print(f"subset: {output}")
-
-
-def _show_subset(made: Mapping[str, Any]) -> None:
-    from videogpt_plus.screen import show
-    from videogpt_plus.screen import table as new_table
-
-    levels = " ".join(f"{level:g}" for level in made["rule"]["levels"])
-    table = new_table("seed", "picked", "of", "by chance (95 %)", "p", title=f"Right, then wrong: levels {levels}")
-    rows = made["rule"]["by_seed"] | ({"all": made["rule"]["all_seeds"]} if len(made["seeds"]) > 1 else {})
-    for seed, row in rows.items():
-        n = made["n"] * (len(made["seeds"]) if seed == "all" else 1)
-        chance = f"{row['expected']:.0f} ({row['low']} to {row['high']})"
-        table.add_row(seed, str(row["observed"]), str(n), chance, _p(row["p"]))
-    show(table)
-    if made["cross_fit"]:
-        levels = list(made["accuracy"])
-        chosen = [level for level in levels if any(level in row["accuracy"] for row in made["cross_fit"])]
-        table = new_table(
-            "chosen by, scored on", "n", *chosen, title="Accuracy of the subset in % on runs it was not chosen by"
-        )
-        for row in made["cross_fit"]:
-            values = [f"{100 * row['accuracy'][level][0]:.1f}" if level in row["accuracy"] else "" for level in chosen]
-            table.add_row(f"seed {row['select']}, seed {row['score']}", str(row["n"]), *values)
-        show(table)
-    print(*_subset_lines(made), sep="\n")
-
-
-def _subset_lines(made: Mapping[str, Any]) -> list[str]:
-    oracle, minimal = made["oracle"], made["minimal_levels"]
-    counts = ", ".join(f"{level}: {count}" for level, count in minimal["count"].items())
-    lines = [
-        f"{made['n']} of {made['n_all']} questions are in all runs.",
-        f"Minimal sufficient level: {counts}."
-        + (
-            f" Agreement of the seeds (Fleiss' kappa, 0 is chance): {minimal['kappa']:.2f}."
-            if minimal["kappa"] is not None
-            else ""
-        ),
-        f"Right at any level: {100 * oracle['oracle']:.1f} %; best level alone ({oracle['best_level']:g}): "
-        f"{100 * oracle['best_fixed']:.1f} %. Gain {100 * oracle['gain']:.1f} points, by chance alone "
-        f"{100 * oracle['expected']:.1f} ({100 * oracle['expected_low']:.1f} to {100 * oracle['expected_high']:.1f}).",
-    ]
-    if crossed := oracle["cross_fitted"]:
-        lines.append(
-            f"Level chosen for each question on other seeds: {100 * crossed['gain']:+.1f} points over the best fixed "
-            f"one ({100 * crossed['low']:+.1f} to {100 * crossed['high']:+.1f}), {_is(crossed['p'])}."
-        )
-    return lines + list(made["unknown"])
 
 
 def _answers(name: str) -> Path:
