@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
 
-from eval.report_layout import column_blocks, columns, slug
+from eval.report_layout import column_blocks, columns, pieces, slug
 from eval.report_parts import CODE, Table
 
 #: A text as LaTeX, character by character. A `[` or `*` behind the end of a row would belong to that end.
@@ -19,7 +19,7 @@ ESCAPED = {
 }  # fmt: skip
 #: Letters that pdflatex knows; others take lualatex or xelatex.
 KNOWN = range(0x180)
-#: So many letters stand beside each other at 0.75 of the size of the text, so many rows below each other on a page.
+#: So many letters stand beside each other at 0.75 of the size of the text, so many lines below each other on a page.
 ROOM, ROWS = 100, 35
 #: A heading is broken into lines of so many letters, and a text.
 HEADING, TEXT = 14, 40
@@ -63,28 +63,39 @@ def _parts(table: Table, label: str) -> Iterator[tuple[Table, str]]:
     widths = [2 + max(map(columns, _broken(head, texts))) for head, *texts in columns_of_texts]
     count = 0
     for kept in column_blocks(widths, table.keys, ROOM):
-        for at in range(0, max(1, len(table.rows)), ROWS):
+        for rows in _pages([[row[i] for i in kept] for row in table.rows]):
             count += 1
-            rows = [[row[i] for i in kept] for row in table.rows[at : at + ROWS]]
             title, note = (f"{table.title} (continued)", "") if count > 1 else (table.title, table.note)
             part = Table(title, note, [table.columns[i] for i in kept], rows)
             yield part, label if count == 1 else f"{label}:{count}"
+
+
+def _pages(rows: Sequence[Sequence[str]]) -> list[list[Sequence[str]]]:
+    """The rows in parts of at most `ROWS` lines; one that is higher alone."""
+    pages, used = [[]], 0
+    for row in rows:
+        lines = max(len(_lines(text, TEXT)) for text in row)
+        if pages[-1] and used + lines > ROWS:
+            pages.append([])
+            used = 0
+        pages[-1].append(row)
+        used += lines
+    return pages
 
 
 def _table(table: Table, label: str) -> str:
     return "\n".join([
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{escape(table.title)}. {_note(table.note)}}}",
+        rf"\caption{{{_prose(table.title)}. {_note(table.note)}}}",
         rf"\label{{{label}}}",
-        r"\sbox{\reportbox}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
+        rf"\sbox{{\reportbox}}{{\begin{{tabular}}{{l{'r' * (len(table.columns) - 1)}}}",
         r"\toprule",
         _row(table.columns, HEADING),
         r"\midrule",
         *(_row(row, TEXT) for row in table.rows),
         r"\bottomrule",
-        r"\end{tabular}}%",
+        r"\end{tabular}}",
         r"\ifdim\wd\reportbox>\textwidth\resizebox{\textwidth}{!}{\usebox{\reportbox}}\else\usebox{\reportbox}\fi",
         r"\end{table}",
         "",
@@ -113,7 +124,12 @@ def _lines(text: str, width: int) -> list[str]:
 def _note(text: str) -> str:
     """The text, what stands in backticks as code."""
     parts = CODE.split(text)  # every second one is code
-    return "".join(rf"\texttt{{{escape(part)}}}" if i % 2 else escape(part) for i, part in enumerate(parts))
+    return "".join(rf"\texttt{{{escape(part)}}}" if i % 2 else _prose(part) for i, part in enumerate(parts))
+
+
+def _prose(text: str) -> str:
+    """The text, whose long words may be broken."""
+    return " ".join(r"\allowbreak{}".join(map(escape, pieces(word))) for word in text.split(" "))
 
 
 def escape(text: str) -> str:

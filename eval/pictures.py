@@ -82,25 +82,27 @@ def _as_written(figure: Figure) -> bool:
         text.set_usetex(False)
         text.set_parse_math(False)
     letters = {letter for text in texts for letter in text.get_text() if letter.isprintable()}
-    families = fonts_for(frozenset(letters))
-    if families:
+    lacking = frozenset(letters - _having(_usual(), letters))
+    if lacking and (families := fonts_for(lacking)):
         for text in texts:
-            text.set_fontfamily([*text.get_fontfamily(), *families])
-    return not families
+            if not lacking.isdisjoint(text.get_text()):
+                text.set_fontfamily([*text.get_fontfamily(), *families])
+    return not lacking
+
+
+def _usual() -> str:
+    """The file of the font that matplotlib draws with."""
+    from matplotlib.font_manager import FontProperties, findfont
+
+    return findfont(FontProperties())
 
 
 @cache
-def fonts_for(letters: frozenset[str]) -> tuple[str, ...]:
-    """The families that have what the usual font lacks of `letters`; what none has is said once."""
-    from matplotlib import font_manager
-
-    usual = font_manager.findfont(font_manager.FontProperties())
-    lacking = letters - _having(usual, letters)
-    if not lacking:
-        return ()
-    families, lacking = choose_fonts(_candidates(), lacking)
-    if lacking:
-        _say_lacking("".join(sorted(lacking)))
+def fonts_for(lacking: frozenset[str]) -> tuple[str, ...]:
+    """The families that have these letters, which the usual one lacks; which letters none has is said once."""
+    families, left = choose_fonts(_candidates(), lacking)
+    if left:
+        _say_lacking("".join(sorted(left)))
     return families
 
 

@@ -107,7 +107,8 @@ def _score_panel(axes: Axes, curve: Sequence[Cell], names: Sequence[str]) -> Non
 
 def tasks_by_level(cells: Sequence[Cell]) -> dict[str, bytes]:
     """A small panel for each task, accuracy over visual tokens, a line for each series; a picture by its ending."""
-    names, all_curves = tasks(cells), curves(cells)
+    all_curves = curves(cells)
+    names = tasks([cell for curve in all_curves.values() for cell in curve])
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     width = (SMALL_PANEL_INCHES + 0.5) * columns + 0.4

@@ -7,7 +7,7 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 
-from eval.report_layout import column_blocks, columns
+from eval.report_layout import column_blocks, columns, pieces
 from eval.report_parts import CODE, Part, Section, Table
 from eval.report_style import STYLE
 
@@ -15,14 +15,14 @@ from eval.report_style import STYLE
 MARKS = re.compile(
     r"[\\`*\[\]|~$#]|(?<![^\W_])_|_(?![^\W_])|<(?=[\w/!?])|&(?=[#\w])|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE
 )
+#: What makes a list, a quotation or a rule at the beginning of a line.
+BEGINNING = re.compile(r"^(\d{0,9})([-+>.)])(?=\s|-|$)")
 MAIL = re.compile(r"(?<=[\w+-])@(?=[\w-]+\.)")
 #: A column's letters in pixels, the space beside them, and the room of all.
 LETTER, PADDING, ROOM = 7.4, 17, 1240
 #: A text in words, every second one a space: a unit, a sign before a number and an interval at the end stay whole.
 WORDS = re.compile(r"((?<!^<)[ \n](?!%)(?![^()]{1,20}\)$))")
 NUMBER = re.compile(r"[-–]\d")
-#: Where a long word may be broken, and how long it may be without such a place.
-BREAKS, LONGEST = re.compile(r"(?<=[_/.,:;=\-])(?=[^\s_/.,:;=\-])"), 24
 
 
 def markdown(title: str, stamp: str | None, tables: Sequence[Table], pictures: Sequence[str]) -> str:
@@ -41,8 +41,8 @@ def _line(values: Sequence[str]) -> str:
 
 def plain_text(text: str) -> str:
     """The text for Markdown, on one line, such that it reads as it is."""
-    escaped = MARKS.sub(lambda found: f"\\{found[0]}", " ".join(text.splitlines()))
-    return MAIL.sub("<!-- -->@", escaped)
+    escaped = MARKS.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
+    return MAIL.sub("<!-- -->@", BEGINNING.sub(r"\1\\\2", escaped))
 
 
 def _markdown_note(text: str) -> str:
@@ -109,18 +109,11 @@ def _breakable(text: str) -> str:
 
 
 def _word(word: str) -> str:
-    pieces = [html.escape(piece).replace(" ", "&nbsp;") for piece in _pieces(word)]
+    escaped = [html.escape(piece).replace(" ", "&nbsp;") for piece in pieces(word)]
     # A browser would break behind a minus or a dash.
-    return f"<span>{pieces[0]}</span>" if NUMBER.search(word) and len(pieces) == 1 else "<wbr>".join(pieces)
-
-
-def _pieces(word: str) -> list[str]:
-    """What must not be broken of a word."""
-    if columns(word) <= LONGEST:
-        return [word]
-    return [part[i : i + LONGEST] for part in BREAKS.split(word) for i in range(0, len(part), LONGEST)]
+    return f"<span>{escaped[0]}</span>" if NUMBER.search(word) and len(escaped) == 1 else "<wbr>".join(escaped)
 
 
 def _widest(text: str) -> int:
     """How many letters of the text have to stand beside each other."""
-    return max((columns(piece) for word in WORDS.split(text) for piece in _pieces(word)), default=0)
+    return max((columns(piece) for word in WORDS.split(text) for piece in pieces(word)), default=0)

@@ -7,10 +7,20 @@ import unicodedata
 from collections.abc import Sequence
 from zlib import crc32
 
+#: Where a long word may be broken, and how long it may be without such a place.
+BREAKS, LONGEST = re.compile(r"(?<=[_/.,:;=\-])(?=[^\s_/.,:;=\-])"), 24
+
 
 def columns(text: str) -> int:
     """How many letters wide the text is: Chinese, Japanese and Korean ones take the place of two."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def pieces(word: str) -> list[str]:
+    """What must not be broken of a word; a short one is one piece."""
+    if columns(word) <= LONGEST:
+        return [word]
+    return [part[i : i + LONGEST] for part in BREAKS.split(word) for i in range(0, len(part), LONGEST)]
 
 
 def column_blocks(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:
@@ -19,9 +29,8 @@ def column_blocks(widths: Sequence[float], keys: int, room: float) -> list[list[
     The first `keys` columns are in each.
     """
     blocks = _filled(widths, keys, room)
-    while len(blocks) > 1 and len(narrower := _filled(widths, keys, room := 0.97 * room)) == len(blocks):
-        blocks = narrower
-    return blocks
+    tighter = (_filled(widths, keys, room * share / 50) for share in range(25, 50))
+    return next((filled for filled in tighter if len(filled) == len(blocks)), blocks)
 
 
 def _filled(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:

@@ -84,7 +84,11 @@ def _accuracy_table(
     ]  # fmt: skip
     shown = [*curve, *controls]
     if by_group:
-        rows = [[*_group_row(shown, group), detectable_of(curve, tests, group or MEAN)] for group in [*by_group, None]]
+        rows = [
+            [*_group_row(shown, group), detectable_of(curve, tests, group or MEAN)]
+            for group in [*by_group, None]
+            if any(rows_of(cell, group) for cell in curve)
+        ]
     else:
         rows = [[*_task_row(shown, task), detectable_of(curve, tests, task)] for task in tasks(curve)]
         rows.append([MEAN, "", "", *_group_row(shown, None)[2:], detectable_of(curve, tests, MEAN)])
@@ -144,15 +148,16 @@ def _seconds(scores: Mapping[str, Any]) -> str:
 
 
 def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
-    rows = rows_of(shown[0], group)
+    first = next(cell for cell in shown if rows_of(cell, group))
+    rows = rows_of(first, group)
     n = sum(row["n"] for row in rows.values())
     return [
         group or MEAN,
         str(len(rows)),
         f"{n:,}",
-        f"{n_clips(shown[0], group):,}",
-        _points(mean_of(shown[0], group, "chance")),
-        _points(mean_of(shown[0], group, "majority")),
+        f"{n_clips(first, group):,}",
+        _points(mean_of(first, group, "chance")),
+        _points(mean_of(first, group, "majority")),
         *(_interval(estimate(cell, group)) if rows_of(cell, group) else "" for cell in shown),
     ]
 

@@ -112,7 +112,7 @@ def resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
     first = next(cell for cell in cells if cell["control"] is None)
     smallest = min(rows_of(first, None), key=lambda task: len(rows_of(first, None)[task]["correct"]))
     parts: list[tuple[str, str, str | None, str | None]] = [("mean of all tasks", MEAN, None, None)]
-    parts += [(group, group, group, None) for group in groups(cells)] if are_grouped(cells) else []
+    parts += [(g, g, g, None) for g in groups(cells) if rows_of(first, g)] if are_grouped(cells) else []
     parts.append(("one task (the smallest)", smallest, None, smallest))
     rows = [_resolution(first, cells, tests, *part) for part in parts]
     columns = [

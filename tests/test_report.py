@@ -19,6 +19,7 @@ from eval.cells import (
     fullest,
     groups,
     in_order,
+    on_common,
     over_seeds,
     paired,
     pairs,
@@ -26,12 +27,13 @@ from eval.cells import (
 )
 from eval.compare import NONE_SHOWN
 from eval.latex import escape
-from eval.plots import _lines, _places
+from eval.plots import _lines, _places, accuracy_vs_tokens, tasks_by_level
 from eval.plots_cost import _apart
 from eval.plots_differences import differences
-from eval.report import proof, write_report
+from eval.report import _tests, proof, write_report
 from eval.report_csv import CSV_COLUMNS
 from eval.report_parts import DETECTABLE
+from eval.report_tables import report_tables
 from eval.score import score
 from eval.stats import holm
 from eval.task import Example
@@ -184,7 +186,7 @@ def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
     ]
     assert not re.search(r'(src|href)="(?!data:)|@import|url\(|<script|http', page)
     assert "<h1>Toy &lt;sweep&gt;</h1>" in page and "seed 42" in page
-    assert page.count("<table>") == (reported[1] / "sweep.md").read_text().count("\n|---")
+    assert page.count("<h2>") == (reported[1] / "sweep.md").read_text().count("\n## ")
 
 
 def test_the_same_cells_give_the_same_bytes_in_whatever_order(reported, tmp_path):
@@ -480,6 +482,88 @@ def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said
     assert "40 of 40 questions" in (tmp_path / "alone/sweep.md").read_text()
 
 
+def test_a_control_that_was_asked_few_questions_takes_none_from_the_models(tmp_path):
+    models = [make_cell(tmp_path, level, {"a": share, "b": 0.5}) for level, share in ((1, 0.75), (4, 0.5))]
+    few = [make_cell(tmp_path, 1, {"a": 0.25, "b": 0.25}, "blind", seed=seed, drop=drop) for seed, drop in ((42, 30),)]
+    common, every = on_common([*models, *few])
+    assert common[:2] == models and every == 80 and common[2] == few[0]
+    tables = {table.title: table for table in report_tables(common, [*models, *few], _tests(common), every)}
+    table = tables["toy: accuracy by task"]
+    assert "blind, level 1: its 20 questions" in table.columns and "80 of 80 questions" in table.note
+    assert table.rows[0][3] == "40" and table.rows[0][6].startswith("75.0 (")
+    right = sum(few[0]["scores"]["tasks"]["a"]["correct"].values())
+    assert table.rows[0][8].startswith(f"{10 * right:.1f} ("), "on its own 10 questions"
+    assert {test.paired.n for test in _tests(common)} == {80, 40}
+    # Where all were asked all, nothing is said.
+    whole = make_cell(tmp_path, 1, {"a": 0.25, "b": 0.25}, "blind")
+    titles = [table.columns for table in report_tables([*models, whole], [], [], 80)[1:2]]
+    assert "blind, level 1" in titles[0]
+
+
+def test_a_control_counts_on_the_questions_of_the_models_and_of_all_its_seeds(tmp_path):
+    models = [make_cell(tmp_path, 1, {"a": 0.75}, seed=seed, drop=4) for seed in (42, 7)]
+    blinds = [make_cell(tmp_path, 1, {"a": 0.25}, "blind", seed=seed, drop=drop) for seed, drop in ((42, 0), (7, 10))]
+    common, every = on_common([*models, *blinds])
+    assert [len(cell["scores"]["tasks"]["a"]["correct"]) for cell in common] == [36, 36, 30, 30] and every == 36
+    merged = next(cell for cell in over_seeds(common) if cell["control"] == "blind")["scores"]["tasks"]["a"]
+    assert merged["n"] == 30 and 0 <= merged["right"] <= 30
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"Cell Of Color": "middle", "Dot In Row": "fine"},
+        {"x": "y", "y": "x"},
+        {"x": "temporal"},
+        {"x": "temporal", "y": "y"},
+    ],
+)
+def test_as_many_groups_as_tasks_are_reported_by_task(names, tmp_path):
+    cells = [
+        make_cell(tmp_path, level, dict.fromkeys(names, share), control, groups=names, n=8)
+        for level, share in ((1, 0.75), (16, 0.5))
+        for control in (None, "one_frame")
+    ]
+    assert not are_grouped(cells) and set(_lines(cells)) == {"mean of all tasks", *names}
+    tests = _tests(cells)
+    tables = report_tables(cells, cells, tests, 8 * len(names))
+    (table,) = (table for table in tables if "accuracy by" in table.title)
+    assert {row[0] for row in table.rows} == {*names, "mean of all tasks"}
+    picture = accuracy_vs_tokens(cells)["svg"].decode()
+    assert all(f"<!-- {name} -->" in picture for name in names)
+
+
+def test_models_of_unlike_questions_are_reported_as_they_are(tmp_path):
+    cells = [
+        make_cell(tmp_path, 1, {"a": 0.5, "b": 0.5}, groups={"a": "g", "b": "g"}, n=4),
+        make_cell(tmp_path, 4, {"c": 0.5, "d": 0.5}, groups={"c": "h", "d": "h"}, n=4),
+        make_cell(tmp_path, 1, {"e": 0.5}, "blind", n=4),
+    ]
+    common, every = on_common(cells)
+    assert common == cells and every == 16
+    assert report_tables(cells, cells, [], 16) and tasks_by_level(cells) and accuracy_vs_tokens(cells)
+
+
+def test_seconds_are_those_of_the_questions_that_were_answered(tmp_path):
+    answered = make_cell(tmp_path, 2, {"a": 0.5, "b": 0.5}, n=4, failed=1)
+    path = tmp_path / "toy_pool2-None/answers.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line, seconds in zip(lines, (99.0, 1.0, 2.0, 3.0, 99.0, 4.0, 4.0, 4.0), strict=True):
+        line["seconds"] = seconds
+    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    examples = [
+        Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
+    ]
+    found = score(path, examples)
+    assert [row["seconds_per_question"] for row in found["tasks"].values()] == [2.0, 4.0]
+    assert found["overall"]["seconds_per_question"] == 3.0
+    assert answered["scores"]["overall"]["seconds_per_question"] == pytest.approx(0.1)
+    none = make_cell(tmp_path / "none", 1, {"a": 0.5}, n=4, failed=4)
+    assert none["scores"]["overall"]["seconds_per_question"] is None
+    (costs,) = (table for table in report_tables([none], [none], [], 4) if table.title == "Cost of a question")
+    assert costs.rows[0][5] == "not measured"
+
+
 def test_of_two_answers_of_one_run_those_to_more_questions_are_reported(tmp_path):
     few = make_cell(tmp_path / "few", 1, {"a": 0.5}, n=8)
     assert fullest([few, whole := make_cell(tmp_path, 1, {"a": 0.75})]) == [whole]
@@ -525,7 +609,8 @@ def test_the_heat_map_marks_what_is_more_than_chance(tmp_path):
 
 def test_latex_escapes_what_it_shows_and_keeps_its_columns(reported):
     text = (reported[1] / "sweep.tex").read_text()
-    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\bottomrule") == 3
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == text.count(r"\bottomrule") >= 3
+    assert len(re.findall(r"\\caption\{(?!.*continued)", text)) == 3
     for table in text.split(r"\begin{tabular}")[1:]:
         columns = len(re.match(r"\{([lr]+)\}", table)[1])
         body = table.split(r"\end{tabular}")[0]
