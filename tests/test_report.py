@@ -284,7 +284,7 @@ def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothi
     [
         ((16, None), (0.85, 0.6, 0.3, 0.75), "coarse tasks together stay within 5 points"),
         ((4, None), (0.8, 0.8, 0.6, 0.8), "coarse tasks together are above 85 %"),
-        ((16, None), (0.95, 0.6, 0.7, 0.75), "fine tasks together lose at least 25 points"),
+        ((16, None), (0.95, 0.6, 0.8, 0.75), "fine tasks together lose at least 25 points"),
         ((1, None), (0.975, 0.9, 0.9, 0.7), "temporal tasks together reach 75 %"),
         ((1, "one_frame"), (0.95, 0.9, 0.9, 0.4), "temporal tasks together are within 10 points of chance"),
         ((1, "blind"), (0.5, 0.5, 0.5, 0.5), "neither below chance nor above the best constant answer"),
@@ -294,9 +294,8 @@ def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothi
 def test_each_claim_fails_when_what_it_claims_does(tmp_path, at, values, claim):
     cells = [cell for cell in toy_cells(tmp_path, n=400) if (cell["level"], cell["control"]) != at]
     cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS, n=400))
-    failing = [name for name, ok in held(cells).items() if ok is False]
+    failing = [one.claim for one in proof(cells) if one.holds == "NO"]
     assert any(claim in name for name in failing), failing
-    assert "NO" in write_report(cells, tmp_path / "report").read_text()
 
 
 def test_a_task_that_fails_shows_although_its_group_holds(tmp_path):
@@ -334,9 +333,8 @@ def test_what_a_benchmark_is_too_small_to_resolve_is_said_to_be(tmp_path, report
     text = (tmp_path / "report/sweep.md").read_text()
     assert re.search(r"\| mean of all tasks \| 24 \| 24 \| 24 \| ±\d+\.\d \| too few \| too few \| too few \|", text)
     text = (reported[1] / "sweep.md").read_text()
-    assert re.search(
-        r"\| mean of all tasks \| 200 \| 200 \| 200; 200 \| ±\d+\.\d \| (too few|7\.\d) \| \d+\.\d \| \d+\.\d \|", text
-    )
+    row = next(line for line in text.splitlines() if line.startswith("| mean of all tasks | 200 | 200 | 200; "))
+    assert row.split(" | ")[5] == "too few" and 0 < float(row.split(" | ")[7].rstrip(" |")) < 30
 
 
 def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
@@ -490,7 +488,7 @@ def test_a_control_that_was_asked_few_questions_takes_none_from_the_models(tmp_p
     tables = {table.title: table for table in report_tables(common, [*models, *few], _tests(common), every)}
     table = tables["toy: accuracy by task"]
     assert "blind, level 1: its 20 questions" in table.columns and "80 of 80 questions" in table.note
-    assert table.rows[0][3] == "40" and table.rows[0][6].startswith("75.0 (")
+    assert table.rows[0][3] == "40" and table.rows[0][7].startswith("75.0 (")
     right = sum(few[0]["scores"]["tasks"]["a"]["correct"].values())
     assert table.rows[0][8].startswith(f"{10 * right:.1f} ("), "on its own 10 questions"
     assert {test.paired.n for test in _tests(common)} == {80, 40}
