@@ -202,7 +202,7 @@ def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _
     examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)
     who = ledger.judge_of(judging, kind)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples))
-    where = ledger.ledger_path(path, who, again)
+    where = ledger.ledger_path(path, who, again, items, retry_unscored)
     expected = ledger.estimate(judging, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)
     return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
