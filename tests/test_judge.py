@@ -707,7 +707,7 @@ def test_judged_levels_are_tested_in_pairs_and_exported(tmp_path):
     section = judged_section(runs)
     assert "Means over 2 seeds" in section.tables[1].note and len(section.tables[1].rows) == 5
     write_report([], tmp_path / "report", more=section)
-    (one,) = (tmp_path / "report").glob("vcgbench_loopback_loopback-2026-11-01_????????.csv")
+    (one,) = (tmp_path / "report").glob("vcgbench_loopback_loopback-2026-11-01_????????_????????.csv")
     rows = list(csv.DictReader(one.open()))
     assert list(rows[0]) == CSV_COLUMNS and len(rows) == 4 * 5
     found = next(r for r in rows if (r["level"], r["seed"], r["aspect"]) == ("16", "2", "detail"))

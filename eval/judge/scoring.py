@@ -80,7 +80,7 @@ def score_judged(
 
 def _hash(answers: Mapping[str, Mapping[str, Any]]) -> str:
     """16 hexadecimal digits of what the answers say; their order, and the seconds that they took, do not count."""
-    return fingerprint.of_value(sorted([key, line["reply"], line["error"]] for key, line in answers.items()))
+    return fingerprint.of_value(sorted([key, line.get("reply"), line.get("error")] for key, line in answers.items()))
 
 
 def is_of_answers(scores: Mapping[str, Any], answers_path: str | Path) -> bool:
@@ -187,9 +187,13 @@ class Identity(NamedTuple):
 
     @property
     def for_files(self) -> str:
-        """A name for files that no other judge has: the model asked for, those that answered, and a hash of it all."""
-        names = (self.judge_model, " ".join(self.served_models))
-        return "_".join([*(fingerprint.for_files(name) for name in names if name), fingerprint.of_value(self)[:8]])
+        """A name for files that no other judge has.
+
+        The model asked for, those that answered for it under other names, the prompts, and a hash of it all.
+        """
+        served = " ".join(self.served_models)
+        names = [self.judge_model, *([served] if served not in ("", self.judge_model) else []), self.prompt_hash[:8]]
+        return "_".join([*map(fingerprint.for_files, names), fingerprint.of_value(self)[:8]])
 
 
 def identity(scores: Mapping[str, Any]) -> Identity:
