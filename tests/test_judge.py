@@ -20,7 +20,7 @@ from test_judge_words import scripts
 from eval.benchmarks import BENCHMARKS
 from eval.compare import read_run
 from eval.journal import meta_path
-from eval.judge import ledger
+from eval.judge import ledger, pace
 from eval.judge.endpoint import Judging
 from eval.judge.levels import CSV_COLUMNS, Run
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
@@ -88,7 +88,8 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in (path.parent / "judged.jsonl").read_text().splitlines()]
 
 
-def test_a_server_that_fails_in_every_way_gives_the_scores_of_one_that_does_not(tmp_path):
+def test_a_server_that_fails_in_every_way_gives_the_scores_of_one_that_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "FIRST_PAUSE", 0.05)
     asked = examples(8)
     with serving() as server:
         answers = write_answers(tmp_path / "clean", asked)

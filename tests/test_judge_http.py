@@ -565,6 +565,18 @@ def test_the_time_limit_is_of_the_whole_call(tmp_path, slow):
     assert any("no reply within 0.5 seconds" in (line["unscored"] or "") for line in lines(tmp_path / "x"))
 
 
+def test_a_first_question_that_hangs_holds_up_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "WAIT_FOR_FIRST", 0.2)
+    asked = examples(4)
+    began, hang = time.monotonic(), lambda handler: time.sleep(4)
+    with serving(reply=lambda b, n: hang if about("x 0")(b) else None) as server:
+        how = judging(server, timeout=3, attempts=1, concurrency=8)
+        done, scores = run(how, write_answers(tmp_path, asked), asked)
+        assert len(server.requests) == 32
+    assert time.monotonic() - began < 7 and done.unscored == 3
+    assert scores["judge"]["sent"]["format"] == "schema"
+
+
 def test_a_server_that_never_answered_anything_leaves_nothing_recorded(tmp_path):
     asked = examples(1)
     with (

@@ -40,6 +40,8 @@ PATIENCE = 5
 #: Statuses of an address that takes no chats.
 NO_SUCH_PLACE = (404, 405, 407, 410, 421, 426)
 AGAIN = (408, 409, 425, 429)
+#: Seconds for which others wait for the first reply, which says what the server takes.
+WAIT_FOR_FIRST = 5.0
 #: Seconds between two tries to connect.
 BETWEEN_TRIES = 0.5
 _NOTHING = "nothing was recorded for what is left, and the same command asks it again"
@@ -128,9 +130,9 @@ class Endpoint:
         self.stop = threading.Event()
         self.pace, self.budget = Pace(judging.rate, self.stop), budget or Budget(judging)
         self._prompts, self._recorded, self._tell_settled = prompts, left_out, settled
-        # What calls go without, None until it is known; one thread finds it out.
+        # What calls go without, None until it is known; one thread finds it out, under the locks.
         self.left_out: LeftOut | None = None
-        self._settling = threading.Lock()
+        self._first, self._settling = threading.Lock(), threading.Lock()
         self._lock, self._in_vain = threading.Lock(), 0
         # Whether the server has ever answered, and since when no connection comes about.
         self._reached, self._gone_since = False, None
@@ -187,30 +189,36 @@ class Endpoint:
         return None, None, ": ".join(part for part in (ended, reason) if part) or "no score in the reply"
 
     def _ask(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
-        """The answer to a question. The first to ask finds out what the server takes, while the others wait."""
+        """The answer to a question. The first to ask finds out what the server takes; others wait for that a while."""
         if self.left_out is None:
-            with self._settling:
-                if self.stop.is_set():
-                    raise Stopped
+            is_first = self._first.acquire(timeout=WAIT_FOR_FIRST)
+            try:
                 if self.left_out is None:
                     return self._ask_first(prompt, messages, with_verdict, tally)
+            finally:
+                if is_first:
+                    self._first.release()
         options = options_of(prompt, with_verdict, self.judging.max_tokens, self.left_out)
         return self._call(messages, options, tally)
 
     def _ask_first(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
         """Asks with every option: a reply says that all are taken. A refusal says nothing: a small question decides."""
         everything, tried = self._with_most(prompt), self._recorded or frozenset()
-        refusal = None
-        if ways(everything) == ways(options_of(prompt, with_verdict, self.judging.max_tokens)):
+        options = options_of(prompt, with_verdict, self.judging.max_tokens)
+        decides, body, refusal = ways(everything) == ways(options), None, None
+        if decides:
             try:
                 body = self._call(messages, options_of(prompt, with_verdict, self.judging.max_tokens, tried), tally)
-                self._settle(tried)
-                return body
             except _Refused as error:
                 refusal = error
-        self._settle(self._find_out(everything, prompt, with_verdict, tally))
+        with self._settling:
+            if self.left_out is None:
+                found = self._find_out(everything, prompt, with_verdict, tally) if body is None else tried
+                self._settle(found)
         if refusal and self.left_out == tried:  # the options are fine, so that the prompt was refused
             raise refusal
+        if body is not None and self.left_out == tried:
+            return body
         options = options_of(prompt, with_verdict, self.judging.max_tokens, self.left_out)
         return self._call(messages, options, tally)
 
@@ -248,10 +256,10 @@ class Endpoint:
         raise UserError(f"{self.judging.server} refuses even a small question, with and without options ({told})")
 
     def _settle(self, left_out: LeftOut) -> None:
+        """From here on every call goes without these options."""
         self._tell_settled(left_out)
-        if self._recorded is None:
-            for told in described(left_out):
-                self.say(f"{self.judging.server} {told}")
+        for told in described(left_out):
+            self.say(f"{self.judging.server} {told}" + (", as so far in this run" if self._recorded else ""))
         self.left_out = left_out
 
     def _call(self, messages: list, options: dict[str, Any], tally: _Tally) -> dict[str, Any]:

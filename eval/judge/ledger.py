@@ -319,8 +319,8 @@ def _asker(
 def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | _Lexical) -> list[Judgement]:
     """`one` of every item, as many at a time as `ask` allows. The first error stops the others and is raised."""
     with ThreadPoolExecutor(ask.workers) as pool:
-        futures = [pool.submit(one, item) for item in items]
         try:
+            futures = [pool.submit(one, item) for item in items]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
             if not errors:
