@@ -266,7 +266,8 @@ def _show(named: Mapping[str, Mapping[str, Any]]) -> None:
         table = new_table(*columns, title=name)
         for aspect, row in scores["aspects"].items():
             mean = "" if row["mean"] is None else f"{row['mean']:.2f}"
-            interval = "" if row["mean"] is None else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+            known = None not in (row["ci_low"], row["ci_high"])  # one clip alone has none
+            interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}" if known else ""
             right = f"{100 * row['accuracy']:.1f}" if "accuracy" in row else ""
             counts = (f"{row['n']} of {row['n_expected']}", str(row["n_failed"]), str(row["n_unscored"]))
             table.add_row(aspect, *counts, mean, interval, right)
