@@ -18,7 +18,7 @@ from typing import Any
 
 KEY = "sk-loopback-1234567890"
 #: What goes wrong in a bad call: name -> what the server does.
-FAULTS = ("busy", "broken", "slow", "nothing", "prose", "scale", "half")
+FAULTS = ("busy", "broken", "slow", "nothing", "prose", "scale", "half", "said", "cut", "filtered", "gone")
 #: Longer than the tests' time limit of a call.
 SLOW = 1.0
 
@@ -85,6 +85,11 @@ class Handler(BaseHTTPRequestHandler):
             own(self)
             self.close_connection = True
             return
+        if fault == "gone":
+            with server.lock:
+                server.now -= 1
+            self.close_connection = True
+            return
         status, headers, text = own or self._answer(body, fault)
         with server.lock:
             server.now -= 1
@@ -104,6 +109,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(SLOW)
         if fault == "nothing":
             return 200, {}, ""
+        if fault == "said":
+            return 200, {}, error("the model is loading", 503)
         prompt = body["messages"][1]["content"]
         said = {"score": score_of(prompt)}
         if "yes or no" in prompt:
@@ -112,8 +119,11 @@ class Handler(BaseHTTPRequestHandler):
             "prose": "The given answer is fine on the whole.",
             "scale": json.dumps({**said, "score": 10 * said["score"] + 60}),
             "half": json.dumps(said)[:-3],
+            "cut": f"Score: {said['score']}"[:-1],
+            "filtered": "",
         }.get(fault, json.dumps(said))
-        return 200, {}, completion(words)
+        finish = {"cut": "length", "filtered": "content_filter"}.get(fault, "stop")
+        return 200, {}, completion(words, finish=finish)
 
 
 def completion(words: str | None, model: str = "loopback-2026-11-01", finish: str = "stop", **message) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from judge_server import KEY, completion, error, score_of, serving
+from judge_server import FAULTS, KEY, completion, error, score_of, serving
 from test_judge_words import scripts
 
 from eval.benchmarks import BENCHMARKS
@@ -90,19 +90,19 @@ def lines(path: Path) -> list[dict]:
 
 def test_a_server_that_fails_in_every_way_gives_the_scores_of_one_that_does_not(tmp_path, monkeypatch):
     monkeypatch.setattr(pace, "FIRST_PAUSE", 0.05)
-    asked = examples(8)
+    asked = examples(12)
     with serving() as server:
         answers = write_answers(tmp_path / "clean", asked)
         done, clean = run(judging(server), answers, asked)
-        assert done[:3] == (64, 0, 0) and len(server.requests) == 64
+        assert done[:3] == (96, 0, 0) and len(server.requests) == 96
     with serving(share=0.3) as server:
         answers = write_answers(tmp_path / "bad", asked)
         done, bad = run(judging(server, timeout=0.3), answers, asked)
-        assert len(server.faults) == 8 and min(server.faults.values()) > 0, server.faults
+        assert server.faults.keys() == {*FAULTS, None}, server.faults
         assert 0.2 < 1 - server.faults[None] / len(server.requests) < 0.4
-    assert done[:3] == (64, 0, 0)
+    assert done[:3] == (96, 0, 0)
     assert without_dates(bad) == without_dates(clean)
-    assert bad["overall"]["n"] == bad["overall"]["n_expected"] == 64
+    assert bad["overall"]["n"] == bad["overall"]["n_expected"] == 96
 
 
 def test_the_score_is_what_the_judge_says_of_question_reference_and_answer(tmp_path):

@@ -28,7 +28,7 @@ from eval.judge.header import left_out_by
 from eval.judge.masking import Mask
 from eval.judge.options import named_option, options_of, ways, without
 from eval.judge.pace import back_off, retry_after
-from eval.judge.prompts import own_prompts
+from eval.judge.prompts import Prompt, own_prompts
 from eval.judge.scoring import check_alike
 from videogpt_plus.fingerprint import for_files
 from videogpt_plus.types import UserError
@@ -232,6 +232,21 @@ def test_a_ledger_of_before_is_read_and_scored_and_never_added_to(tmp_path):
         for path in answers.parent.glob("judged_*"):
             path.unlink()
         assert run(judging(server), other, asked)[0].new == 8
+
+
+def test_a_prompt_that_says_less_than_another_does_not_decide_for_it():
+    """Official scripts may ask some aspects at a temperature and leave it open for others."""
+    open_, cold = (Prompt("You grade.", "Q: ${question}", value, "official") for value in (None, 0.0))
+    with serving(reply=taking("temperature")) as server:
+        one = endpoint.Endpoint(judging(server), KEY, prompts=(open_, cold))
+        try:
+            found = [one.judge(prompt, {"question": "What?"}).score for prompt in (open_, cold)]
+        finally:
+            one.close()
+        assert [told(body) for body in server.requests] == [
+            "Q: What colour is snow?", "Q: What colour is snow?", "Q: What?", "Q: What?",
+        ]  # fmt: skip
+    assert one.left_out == {"temperature"} and found == [score_of("Q: What?")] * 2
 
 
 def test_the_ways_left_after_an_error_that_names_an_option():
