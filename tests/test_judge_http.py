@@ -395,6 +395,16 @@ def test_a_server_that_cannot_be_reached_is_said_within_seconds_and_nothing_reco
         assert run(judging(server), answers, asked)[0][:3] == (8 * count, 0, 0)
 
 
+def test_a_name_server_that_hangs_holds_up_neither_the_message_nor_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(endpoint, "PATIENCE_AT_FIRST", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(10))
+    asked = examples(1)
+    began = time.monotonic()
+    with pytest.raises(NoConnection, match="no connection to judge.example"):
+        run(Judging("x", base_url="http://judge.example/v1", timeout=1), write_answers(tmp_path, asked), asked)
+    assert time.monotonic() - began < 5
+
+
 def test_a_server_that_goes_away_in_the_middle_leaves_what_was_scored_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(endpoint, "PATIENCE_LATER", 1.5)
     asked = examples(4)
