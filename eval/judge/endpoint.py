@@ -40,7 +40,7 @@ PATIENCE = 5
 #: Statuses of an address that takes no chats.
 NO_SUCH_PLACE = (404, 405, 407, 410, 421, 426)
 AGAIN = (408, 409, 425, 429)
-#: Seconds for which others wait for the first reply, which says what the server takes.
+#: Seconds at most for which others wait for the first reply, which says what the server takes.
 WAIT_FOR_FIRST = 5.0
 #: Seconds between two tries to connect.
 BETWEEN_TRIES = 0.5
@@ -191,7 +191,7 @@ class Endpoint:
     def _ask(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
         """The answer to a question. The first to ask finds out what the server takes; others wait for that a while."""
         if self.left_out is None:
-            is_first = self._first.acquire(timeout=WAIT_FOR_FIRST)
+            is_first = self._first.acquire(timeout=min(WAIT_FOR_FIRST, self.judging.timeout / 4))
             try:
                 if self.left_out is None:
                     return self._ask_first(prompt, messages, with_verdict, tally)
