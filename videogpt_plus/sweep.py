@@ -176,7 +176,7 @@ def _judge_cell(answer: Cell) -> Cell:
     """The scores of an answer cell. Another judge has a folder of its own, so that the first one's cells stay."""
     run, judge = answer.needs[0], answer.benchmark.judge["judge_model"]
     command = ("judge", str(run), *_which(answer.benchmark, answer.control, answer.limit), *answer.benchmark.judging)
-    folder = answer.folder / f"judged_by_{''.join(c if c.isalnum() or c in '-.' else '-' for c in judge)}"
+    folder = answer.folder / f"judged_by_{fingerprint.for_files(judge)}"
     return replace(answer, kind="judge", folder=folder, command=command, needs=(answer.folder,))
 
 

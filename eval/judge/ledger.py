@@ -4,8 +4,11 @@ A line is keyed by what was judged (question, reference, answers) and by whom (m
 the calls that are under way, nothing is paid twice, and equal answers are paid once: also those of the same run that
 were asked before (`answers_first20`) or whose folder was moved aside (`answers.old-HASH`).
 
-judged.jsonl        lines {key, aspect, score, verdict, unscored, reply, model, tokens_in, tokens_out, ..., date}
-judged.meta.json    who judges: another judge has a ledger of its own
+judged.jsonl        lines {key, aspect, score, verdict, unscored, reply, model, sent, tokens_in, ..., date}
+judged.meta.json    who judges and how all of it was asked: another judge, or another way, has a ledger of its own
+
+A ledger of before it was written down how the judge was asked has no `left_out` there. It is read and scored as it is;
+no judgement is added to it and none is taken from it.
 """
 
 from __future__ import annotations
@@ -21,19 +24,38 @@ from typing import Any, NamedTuple
 
 from eval.answer import read_answers
 from eval.benchmarks import Benchmark
-from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
-from eval.judge.endpoint import Budget, Endpoint, Judgement, Judging, Stopped
+from eval.journal import append, cut_torn_line, meta_path, open_locked, read_lines
+from eval.judge.endpoint import Budget, Endpoint, Judgement, Judging, NoConnection, Stopped
+from eval.judge.header import (
+    Judge,
+    asked_of,
+    claim,
+    is_of,
+    is_old,
+    judge_of,
+    ledgers_beside,
+    left_out_by,
+    meta_of,
+    write_meta,
+)
 from eval.judge.lexical import LEXICAL, RULE, lexical
-from eval.judge.prompts import PAIRED, VERDICTS, Prompt, combined_hash, official_prompts, own_prompts
+from eval.judge.options import LeftOut
+from eval.judge.prompts import PAIRED, VERDICTS
 from eval.open_questions import OpenExample
 from eval.score import check_complete
-from videogpt_plus.checkpoint import read_object
 from videogpt_plus.types import UserError
+
+__all__ = [
+    "Done", "Estimate", "Item", "Judge", "Judging", "check_facts", "estimate", "finished_answers", "items_of",
+    "judge_all", "judge_of", "ledger_path", "lines_left", "read_judged",
+]  # fmt: skip
 
 #: Bytes of a token and tokens of a reply, for the estimate.
 BYTES_A_TOKEN, REPLY_TOKENS = 4, 12
 #: Seconds that a call takes, for the estimate.
 SECONDS_A_CALL = 1.5
+#: Seconds for which calls under way may end by themselves after no connection came about.
+GRACE = 2.0
 
 
 class Item(NamedTuple):
@@ -47,28 +69,6 @@ class Item(NamedTuple):
     examples: tuple[OpenExample, ...]
     #: What the prompt's $names stand for.
     fields: Mapping[str, str]
-
-
-class Judge(NamedTuple):
-    """Who judges a benchmark, by what prompts."""
-
-    model: str
-    #: Aspect -> prompt; empty for the lexical judge.
-    prompts: Mapping[str, Prompt]
-
-    @property
-    def header(self) -> dict[str, Any]:
-        """What every score of this judge has in common."""
-        if self.model == LEXICAL:
-            return {"judge_model": LEXICAL, "prompt_hash": RULE, "wording": "no"}
-        wording = next(iter(self.prompts.values())).wording
-        return {"judge_model": self.model, "prompt_hash": combined_hash(self.prompts), "wording": wording}
-
-    @property
-    def slug(self) -> str:
-        """A name for files: model and beginning of the prompts' hash."""
-        plain = "".join(c if c.isalnum() or c in "-." else "-" for c in self.model)
-        return f"{plain}_{self.header['prompt_hash'][:8]}"
 
 
 class Estimate(NamedTuple):
@@ -95,16 +95,6 @@ class Done(NamedTuple):
     #: What this call's replies cost by the server's count; 0 without prices.
     cost: float
     torn_bytes: int
-
-
-def judge_of(judging: Judging, benchmark: Benchmark) -> Judge:
-    """The judge of a benchmark, its prompts in our own words or in the official scripts'."""
-    if judging.judge_model == LEXICAL:
-        return Judge(LEXICAL, {})
-    aspects = dict.fromkeys(aspect for several in benchmark.aspects.values() for aspect in several)
-    if judging.official_prompts is not None:
-        return Judge(judging.judge_model, official_prompts(judging.official_prompts, benchmark.files, aspects))
-    return Judge(judging.judge_model, own_prompts(aspects))
 
 
 def items_of(
@@ -169,13 +159,27 @@ def estimate(judging: Judging, judge: Judge, items: Sequence[Item], done: Mappin
     return Estimate(len(left), tokens_in, tokens_out, judging.cost(tokens_in, tokens_out) if priced else None, seconds)
 
 
-def ledger_path(answers_path: str | Path, judge: Judge, again: bool) -> Path:
-    """The ledger beside the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`."""
+def ledger_path(
+    answers_path: str | Path, judge: Judge, again: bool, items: Sequence[Item] = (), retry_unscored: bool = False
+) -> Path:
+    """The ledger beside the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`.
+
+    One of before it was written down how the judge was asked serves as long as nothing of `items` is left to judge.
+    """
     path = Path(answers_path).with_name("judged.jsonl")
     if not again or not path.exists() or not meta_path(path).exists():
         return path
-    same = read_object(meta_path(path), f"move it and {path} away") == judge.header
-    return path if same else path.with_name(f"judged_{judge.slug}.jsonl")
+    for one in (path, *sorted(path.parent.glob("judged_*.jsonl"))):
+        meta = meta_of(one)
+        if is_of(meta, judge) and not (is_old(meta, judge) and _lacks(one, judge, items, retry_unscored)):
+            return one
+    return path.with_name(f"judged_{judge.slug}.jsonl")
+
+
+def _lacks(ledger: Path, judge: Judge, items: Sequence[Item], retry_unscored: bool) -> bool:
+    """Whether something of these items is left to judge."""
+    lines = lines_left(ledger, judge, retry_unscored)
+    return any(item.key is not None and item.key not in lines for item in items)
 
 
 def read_judged(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -191,13 +195,15 @@ def lines_left(path: str | Path, judge: Judge, retry_unscored: bool = False) -> 
 
 
 def _of_other_answers(path: Path, judge: Judge) -> dict[str, dict[str, Any]]:
-    """Scores that the judge gave to other answers of the run. A line's key holds all that its score depends on."""
+    """Scores that the judge gave to other answers of the run, asked in the way that the ledger at `path` is filled in.
+
+    A line's key and that way hold all that its score depends on.
+    """
+    if (asked := asked_of(path, judge)) is None and judge.model != LEXICAL:
+        return {}
     found: dict[str, dict[str, Any]] = {}
-    # RUN/answers_vcgbench/judged.jsonl; a ledger elsewhere belongs to no run.
-    beside = path.parent.parent.glob("answers*/judged*.jsonl") if path.parent.name.startswith("answers") else ()
-    for other in sorted(beside):
-        meta = meta_path(other)
-        if other != path and meta.exists() and read_object(meta, f"move it and {other} away") == judge.header:
+    for other in ledgers_beside(path, judge):
+        if left_out_by(other, judge) == asked:
             found |= {key: line for key, line in read_judged(other).items() if line["score"] is not None}
     return found
 
@@ -232,13 +238,17 @@ def judge_all(
         torn = cut_torn_line(file, path)
         if path.stat().st_size and not meta_path(path).exists():
             raise UserError(f"{meta_path(path)} is missing: nothing says who judged {path}; move the ledger away")
-        _claim(path, judge)
         done, own = lines_left(path, judge, retry_unscored), read_judged(path)
-        append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         left = [item for name, item in unique.items() if name not in done]
+        asked = claim(path, judge, len(left))
+        append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         if not left:  # nobody is called, and no key is needed
             return _done(judging, path, unique, [], torn)
-        ask = _asker(judging, judge, key, say, budget)
+
+        def settled(left_out: LeftOut) -> None:
+            write_meta(path, judge, left_out)
+
+        ask = _asker(judging, judge, key, say, budget, asked, settled)
         lock, finished = threading.Lock(), [len(unique) - len(left)]
 
         def one(item: Item) -> Judgement:
@@ -251,7 +261,7 @@ def judge_all(
                     progress(finished[0], len(unique))
             return judgement
 
-        made = _all(one, left, 1 if judge.model == LEXICAL else judging.concurrency, getattr(ask, "stop", None))
+        made = _all(one, left, ask)
         return _done(judging, path, unique, made, torn)
 
 
@@ -266,49 +276,62 @@ class _Asker:
     """An endpoint as a function of items."""
 
     def __init__(self, endpoint: Endpoint, judge: Judge):
-        self.endpoint, self.judge, self.stop = endpoint, judge, endpoint.stop
+        self.endpoint, self.judge = endpoint, judge
+        self.workers, self.close = endpoint.judging.concurrency, endpoint.close
 
     def __call__(self, item: Item) -> Judgement:
         return self.endpoint.judge(self.judge.prompts[item.aspect], item.fields, item.aspect in VERDICTS)
 
+    def grace(self, error: BaseException) -> float:
+        """Seconds for which calls under way, which are paid, may end by themselves after an error."""
+        return GRACE if isinstance(error, NoConnection) else self.endpoint.judging.timeout
+
+
+class _Lexical:
+    """The lexical judge as a function of items."""
+
+    workers = 1
+
+    def __call__(self, item: Item) -> Judgement:
+        return lexical(item.examples[0].facts, [v for k, v in item.fields.items() if k.startswith("pred")])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def grace(self, error: BaseException) -> float:
+        return 0.0
+
 
 def _asker(
-    judging: Judging, judge: Judge, key: str, say: Callable[[str], None], budget: Budget | None
-) -> Callable[[Item], Judgement]:
+    judging: Judging,
+    judge: Judge,
+    key: str,
+    say: Callable[[str], None],
+    budget: Budget | None,
+    asked: LeftOut | None,
+    settled: Callable[[LeftOut], None],
+) -> _Asker | _Lexical:
     if judge.model == LEXICAL:
-        return lambda item: lexical(item.examples[0].facts, [v for k, v in item.fields.items() if k.startswith("pred")])
-    return _Asker(Endpoint(judging, key, say, budget), judge)
+        return _Lexical()
+    return _Asker(Endpoint(judging, key, say, budget, tuple(judge.prompts.values()), asked, settled), judge)
 
 
-def _all(
-    one: Callable[[Item], Judgement], items: Sequence[Item], workers: int, stop: threading.Event | None
-) -> list[Judgement]:
-    """`one` of every item, so many at a time. The first error stops the others and is raised."""
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(one, item) for item in items]
+def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | _Lexical) -> list[Judgement]:
+    """`one` of every item, as many at a time as `ask` allows. The first error stops the others and is raised."""
+    with ThreadPoolExecutor(ask.workers) as pool:
         try:
+            futures = [pool.submit(one, item) for item in items]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
             if not errors:
                 return [future.result() for future in futures]
-            raise next((e for e in errors if not isinstance(e, Stopped)), errors[0])
-        finally:  # after Ctrl-C as well, no further call goes out
-            if stop:
-                stop.set()
+            error = next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+            pool.shutdown(wait=False, cancel_futures=True)
+            wait([future for future in futures if future.running()], timeout=ask.grace(error))
+            raise error
+        finally:  # after Ctrl-C as well, no further call goes out, and none is waited for
+            ask.close()
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _claim(path: Path, judge: Judge) -> None:
-    try:
-        claim(path, judge.header, "judgements")
-    except UserError as error:
-        found = read_object(meta_path(path), f"move it and {path} away")
-        if found.keys() != judge.header.keys():
-            raise
-        raise UserError(
-            f"{path} holds judgements of {found['judge_model']} (prompts {found['prompt_hash']}), this judge is "
-            f"{judge.model} (prompts {judge.header['prompt_hash']}); `videogpt-plus rejudge` keeps them and judges anew"
-        ) from error
 
 
 def _line(item: Item, judgement: Judgement, judging: Judging) -> dict[str, Any]:
@@ -323,7 +346,8 @@ def _line(item: Item, judgement: Judgement, judging: Judging) -> dict[str, Any]:
         "judge_model": judging.judge_model,
         "model": judgement.model,
         "server": "" if judging.judge_model == LEXICAL else judging.server,
-        "format": judgement.format,
+        "sent": judgement.sent,
+        "format": judgement.sent["format"] if judgement.sent else None,
         "calls": judgement.calls,
         "tokens_in": judgement.tokens_in,
         "tokens_out": judgement.tokens_out,

@@ -85,10 +85,8 @@ class Column(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For files: the judge's model and the beginning of its prompts' hash."""
-        judge = self.first["judge"]
-        plain = "".join(c if c.isalnum() or c in "-." else "-" for c in judge["judge_model"])
-        return f"{plain}_{judge['prompt_hash'][:8]}"
+        """For files: the judge, the models that answered for it, and a hash of what keeps its scores from others."""
+        return identity(self.first).for_files
 
     def models(self) -> list[Cell]:
         """A cell for each level of each series with all frames: its aspects as means over seeds, and its runs."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answer import read_meta, write_atomically
+from eval.answer import read_answers, read_meta, write_atomically
 from eval.benchmarks import Benchmark
+from eval.judge.header import left_out_by
 from eval.judge.ledger import Item, Judge, finished_answers, items_of, read_judged
 from eval.judge.lexical import LEXICAL
+from eval.judge.options import options_of, sent
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
 from eval.open_questions import OpenExample
@@ -66,8 +69,8 @@ def score_judged(
     scores = {
         **read_meta(answers_path),
         "benchmark": name,
-        "answers": fingerprint.of_path(answers_path),
-        "judge": _judge(judge, used),
+        "answers": _hash(answers),
+        "judge": _judge(judge, used, ledger),
         "overall": _overall(aspects, [aspect for aspect in by_aspect]),
         "aspects": aspects,
     }
@@ -75,19 +78,41 @@ def score_judged(
     return scores
 
 
-def _judge(judge: Judge, used: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _hash(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """16 hexadecimal digits of what the answers say; their order, and the seconds that they took, do not count."""
+    return fingerprint.of_value(sorted([key, line.get("reply"), line.get("error")] for key, line in answers.items()))
+
+
+def is_of_answers(scores: Mapping[str, Any], answers_path: str | Path) -> bool:
+    """Whether scores are of the answers that are there now. Those of before hold a hash of the file's bytes."""
+    found = scores.get("answers")
+    return found == _hash(read_answers(answers_path)) or found == fingerprint.of_path(answers_path)
+
+
+def _judge(judge: Judge, used: Sequence[Mapping[str, Any]], ledger: str | Path) -> dict[str, Any]:
     dates = sorted(line["date"] for line in used)
     return {
         **judge.header,
         "prompts": {aspect: prompt.hash for aspect, prompt in judge.prompts.items()},
         "served_models": sorted({line["model"] for line in used if line["model"]}),
         "formats": sorted({line["format"] for line in used if line["format"]}),
+        "sent": _sent(judge, ledger),
         "first_date": dates[0][:10] if dates else None,
         "last_date": dates[-1][:10] if dates else None,
         "tokens_in": sum(line["tokens_in"] for line in used),
         "tokens_out": sum(line["tokens_out"] for line in used),
         "comparable": judge.model != LEXICAL,
     }
+
+
+def _sent(judge: Judge, ledger: str | Path) -> dict[str, Any] | None:
+    """What went with the messages of all prompts; None where there was no reply, or the ledger does not say it."""
+    left_out = left_out_by(ledger, judge)
+    if judge.model == LEXICAL or left_out is None:
+        return None
+    told = [sent(options_of(prompt, False, judge.token_limit, left_out)) for prompt in judge.prompts.values()]
+    temperatures = {one["temperature"] for one in told}
+    return {**told[0], "temperature": sorted(temperatures, key=lambda value: (value is not None, value))}
 
 
 def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_verdict: bool) -> dict[str, Any]:
@@ -151,17 +176,42 @@ class Identity(NamedTuple):
     judge_model: str
     served_models: tuple[str, ...]
     prompt_hash: str
+    #: Temperature, format and token limit as words; "" for the lexical judge.
+    asked: str = ""
 
     def __str__(self) -> str:
         served = [model for model in self.served_models if model != self.judge_model]
         answered = f", answered by {' and '.join(served)}" if served else ""
-        return f"{self.judge_model}{answered}, prompts {self.prompt_hash}"
+        asked = f", {self.asked}" if self.asked else ""
+        return f"{self.judge_model}{answered}, prompts {self.prompt_hash}{asked}"
+
+    @property
+    def for_files(self) -> str:
+        """A name for files that no other judge has.
+
+        The model asked for, those that answered for it under other names, the prompts, and a hash of it all.
+        """
+        served = " ".join(self.served_models)
+        names = [self.judge_model, *([served] if served not in ("", self.judge_model) else []), self.prompt_hash[:8]]
+        return "_".join([*map(fingerprint.for_files, names), fingerprint.of_value(self)[:8]])
 
 
 def identity(scores: Mapping[str, Any]) -> Identity:
     """Who judged these scores. Alias names such as `gpt-3.5-turbo` change their meaning: the server's word counts."""
     judge = scores["judge"]
-    return Identity(judge["judge_model"], tuple(judge["served_models"]), judge["prompt_hash"])
+    return Identity(judge["judge_model"], tuple(judge["served_models"]), judge["prompt_hash"], _asked(judge))
+
+
+def _asked(judge: Mapping[str, Any]) -> str:
+    """How a judge was asked, in words."""
+    if judge["judge_model"] == LEXICAL:
+        return ""
+    how = judge.get("sent")
+    if how is None:
+        return "temperature and token limit not recorded"
+    given = ["the server's own" if value is None else f"{value:g}" for value in how["temperature"]]
+    form = "replies by a schema" if how["format"] == "schema" else "replies in words"
+    return f"temperature {' or '.join(given)}, {form}, at most {how['token_limit']} tokens"
 
 
 def check_alike(named: Mapping[str, Mapping[str, Any]]) -> None:
@@ -179,24 +229,26 @@ def check_alike(named: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def all_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
+def all_scores(answers_path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
     """Every judge's scores of one answers.jsonl, by the name of their file: scores.json, scores_NAME.json.
 
-    UserError: the answers have changed since.
+    Those of answers that have changed since are left out, a line for each to `say` (to standard error without one).
+    UserError: there are no others.
     """
-    found = _scores_beside(answers_path)
-    for name, scores in found.items():
-        if scores["answers"] != fingerprint.of_path(answers_path):
-            raise UserError(
-                f"{Path(answers_path).parent / name} is not of the answers that are there now; {JUDGE_AGAIN}"
-            )
-    return found
+    fresh, old = _fresh_and_old(answers_path)
+    if old and not fresh:
+        raise UserError(f"{_older(answers_path, old[0])}; {JUDGE_AGAIN}")
+    for name in old:
+        (say or _to_stderr)(f"{_older(answers_path, name)} and is left out; {JUDGE_AGAIN}")
+    return fresh
 
 
-def fresh_scores(answers_path: str | Path) -> dict[str, dict[str, Any]]:
-    """`all_scores`, without those of answers that have changed since."""
-    now = fingerprint.of_path(answers_path)
-    return {name: scores for name, scores in _scores_beside(answers_path).items() if scores["answers"] == now}
+def fresh_scores(answers_path: str | Path, say: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
+    """`all_scores`, or {} where there are none."""
+    fresh, old = _fresh_and_old(answers_path)
+    for name in old:
+        (say or _to_stderr)(f"{_older(answers_path, name)} and is left out; {JUDGE_AGAIN}")
+    return fresh
 
 
 def check_numbers(path: str | Path, scores: Mapping[str, Any]) -> None:
@@ -211,13 +263,23 @@ def check_numbers(path: str | Path, scores: Mapping[str, Any]) -> None:
                 )
 
 
-def _scores_beside(answers_path: str | Path) -> dict[str, dict[str, Any]]:
+def _older(answers_path: str | Path, name: str) -> str:
+    return f"{Path(answers_path).parent / name} is not of the answers that are there now"
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _fresh_and_old(answers_path: str | Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Judges' scores of the answers that are there now, by the name of their file; names of those of others."""
     paths = sorted(Path(answers_path).parent.glob("scores*.json"))
-    found = {path.name: read_object(path, JUDGE_AGAIN) for path in paths}
-    judged = {name: scores for name, scores in found.items() if "judge" in scores}
-    for name, scores in judged.items():
+    found = {path.name: scores for path in paths if "judge" in (scores := read_object(path, JUDGE_AGAIN))}
+    old = [name for name, scores in found.items() if not is_of_answers(scores, answers_path)]
+    fresh = {name: scores for name, scores in found.items() if name not in old}
+    for name, scores in fresh.items():
         check_numbers(Path(answers_path).with_name(name), scores)
-    return judged
+    return fresh, old
 
 
 def columns_of(scores: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[dict[Path, Mapping[str, Any]]]:

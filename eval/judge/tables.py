@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,17 @@ def judged_section(runs: Mapping[Path, Run], chosen: Mapping[str, Path] | None =
 
 
 def _section(name: str, runs: Mapping[Path, Run], chosen: Mapping[str, Path]) -> Section:
-    scores = {path: list(fresh_scores(path).values()) for path in runs}
+    older: list[str] = []
+    scores = {path: list(fresh_scores(path, older.append).values()) for path in runs}
+    for line in older:
+        print(line, file=sys.stderr)
     waiting = [path for path, several in scores.items() if not several]
     tables, made = [], {}
     for one in columns_of({path: several for path, several in scores.items() if several}):
         column = Column(one, runs)
         found = tests(column)
         others = {path: scores[path][0] for path in scores if path not in one and path not in waiting}
-        tables += [_table(name, column, found, waiting, others), *test_table(name, column, found)]
+        tables += [_table(name, column, found, waiting, others, older), *test_table(name, column, found)]
         made |= files(name.replace(", ", "_").replace(" ", "_"), column, found)
     if waiting:
         tables.append(_waiting_table(name, {path: runs[path] for path in waiting}, chosen))
@@ -76,7 +80,12 @@ def _waiting_table(name: str, runs: Mapping[Path, Run], chosen: Mapping[str, Pat
 
 
 def _table(
-    name: str, column: Column, found: Sequence[Any], waiting: Sequence[Path], others: Mapping[Path, Mapping[str, Any]]
+    name: str,
+    column: Column,
+    found: Sequence[Any],
+    waiting: Sequence[Path],
+    others: Mapping[Path, Mapping[str, Any]],
+    older: Sequence[str],
 ) -> Table:
     first, runs = column.first, column.runs
     aspects = list(first["aspects"])
@@ -107,6 +116,7 @@ def _table(
             f" Cannot be compared with these and is not in this table: {said}. One column would compare judges, not "
             "models; `videogpt-plus rejudge` scores stored answers again."
         )
+    note += "".join(f" {line}." for line in older)
     return Table(f"{name}: judged answers", note, ["run", *aspects, "unscored"], rows, in_latex=True)
 
 

@@ -202,7 +202,7 @@ def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _
     examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)
     who = ledger.judge_of(judging, kind)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples))
-    where = ledger.ledger_path(path, who, again)
+    where = ledger.ledger_path(path, who, again, items, retry_unscored)
     expected = ledger.estimate(judging, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)
     return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
@@ -266,7 +266,8 @@ def _show(named: Mapping[str, Mapping[str, Any]]) -> None:
         table = new_table(*columns, title=name)
         for aspect, row in scores["aspects"].items():
             mean = "" if row["mean"] is None else f"{row['mean']:.2f}"
-            interval = "" if row["mean"] is None else f"{row['ci_low']:.2f} to {row['ci_high']:.2f}"
+            known = None not in (row["ci_low"], row["ci_high"])  # one clip alone has none
+            interval = f"{row['ci_low']:.2f} to {row['ci_high']:.2f}" if known else ""
             right = f"{100 * row['accuracy']:.1f}" if "accuracy" in row else ""
             counts = (f"{row['n']} of {row['n_expected']}", str(row["n_failed"]), str(row["n_unscored"]))
             table.add_row(aspect, *counts, mean, interval, right)

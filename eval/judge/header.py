@@ -1,0 +1,128 @@
+"""Who judges and how all of it is asked: what stands beside a ledger, and keeps unlike judgements apart.
+
+judged.meta.json    {judge_model, prompt_hash, wording, token_limit, left_out}: the options that calls go without are
+                    known from the first reply on, null before. A ledger of before they were kept has no `left_out`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.benchmarks import Benchmark
+from eval.journal import meta_path
+from eval.judge.lexical import LEXICAL, RULE
+from eval.judge.options import LeftOut
+from eval.judge.prompts import Prompt, combined_hash, official_prompts, own_prompts
+from eval.judge.settings import Judging
+from videogpt_plus import fingerprint
+from videogpt_plus.checkpoint import read_object, write_json
+from videogpt_plus.types import UserError
+
+
+class Judge(NamedTuple):
+    """Who judges a benchmark, by what prompts."""
+
+    model: str
+    #: Aspect -> prompt; empty for the lexical judge.
+    prompts: Mapping[str, Prompt]
+    #: Tokens of a reply at most; None for the lexical judge.
+    token_limit: int | None = None
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What every score of this judge has in common, as it is known before the server is asked."""
+        if self.model == LEXICAL:
+            return {"judge_model": LEXICAL, "prompt_hash": RULE, "wording": "no"}
+        wording = next(iter(self.prompts.values())).wording
+        prompts = {"prompt_hash": combined_hash(self.prompts), "wording": wording}
+        return {"judge_model": self.model, **prompts, "token_limit": self.token_limit}
+
+    @property
+    def slug(self) -> str:
+        """A name for files: the model, and a hash of all that its scores have in common."""
+        return f"{fingerprint.for_files(self.model)}_{fingerprint.of_value(self.header)[:8]}"
+
+
+def judge_of(judging: Judging, benchmark: Benchmark) -> Judge:
+    """The judge of a benchmark, its prompts in our own words or in the official scripts'."""
+    if judging.judge_model == LEXICAL:
+        return Judge(LEXICAL, {})
+    aspects = dict.fromkeys(aspect for several in benchmark.aspects.values() for aspect in several)
+    if judging.official_prompts is not None:
+        prompts = official_prompts(judging.official_prompts, benchmark.files, aspects)
+        return Judge(judging.judge_model, prompts, judging.max_tokens)
+    return Judge(judging.judge_model, own_prompts(aspects), judging.max_tokens)
+
+
+def left_out_by(path: str | Path, judge: Judge) -> LeftOut | None:
+    """The options that the calls of a ledger went without; None where it does not say, or has no reply yet."""
+    meta = meta_of(Path(path))
+    named = meta.get("left_out") if is_of(meta, judge) else None
+    return frozenset(named) if named is not None else None
+
+
+def meta_of(ledger: Path) -> dict[str, Any]:
+    """What a ledger says of its judge; {} without a word."""
+    beside = meta_path(ledger)
+    return read_object(beside, f"move it and {ledger} away") if beside.exists() else {}
+
+
+def is_of(meta: Mapping[str, Any], judge: Judge) -> bool:
+    """Whether a ledger is of this judge. One that says nothing of the token limit may be."""
+    return bool(meta) and all(meta.get(k, v if k == "token_limit" else None) == v for k, v in judge.header.items())
+
+
+def is_old(meta: Mapping[str, Any], judge: Judge) -> bool:
+    """Whether a ledger does not say how its judge was asked."""
+    return judge.model != LEXICAL and "left_out" not in meta
+
+
+def asked_of(path: Path, judge: Judge) -> LeftOut | None:
+    """What calls for the ledger at `path` go without: as before, else as for the run's other ledgers if they agree."""
+    if path.exists() and path.stat().st_size:
+        return left_out_by(path, judge)
+    ways = {way for other in ledgers_beside(path, judge) if (way := left_out_by(other, judge)) is not None}
+    return ways.pop() if len(ways) == 1 else None
+
+
+def ledgers_beside(path: Path, judge: Judge) -> list[Path]:
+    """The judge's ledgers of the same run's other answers."""
+    # RUN/answers_vcgbench/judged.jsonl; a ledger elsewhere belongs to no run.
+    beside = path.parent.parent.glob("answers*/judged*.jsonl") if path.parent.name.startswith("answers") else ()
+    return [other for other in sorted(beside) if other != path and is_of(meta_of(other), judge)]
+
+
+def claim(path: Path, judge: Judge, left: int) -> LeftOut | None:
+    """Keeps beside the ledger who judges; what its calls go without, None if that is not known yet.
+
+    UserError: it is another judge's or another token limit's, or it is of before this was kept and not finished.
+    """
+    if not path.stat().st_size:
+        asked = asked_of(path, judge)
+        write_meta(path, judge, asked)
+        return asked
+    found = meta_of(path)
+    if not is_of(found, judge):
+        raise UserError(
+            f"{path} holds judgements of {_described(found)}, this judge is {_described(judge.header)}; "
+            "`videogpt-plus rejudge` keeps them and judges anew"
+        )
+    if left and is_old(found, judge):
+        raise UserError(
+            f"{path} does not say how its judge was asked (temperature, token limit, format), so that the {left} "
+            "judgements that it lacks cannot be added; `videogpt-plus rejudge` keeps it and judges anew"
+        )
+    return left_out_by(path, judge)
+
+
+def _described(header: Mapping[str, Any]) -> str:
+    limit = f", at most {header['token_limit']} tokens a reply" if header.get("token_limit") else ""
+    return f"{header.get('judge_model')} (prompts {header.get('prompt_hash')}{limit})"
+
+
+def write_meta(path: Path, judge: Judge, left_out: LeftOut | None) -> None:
+    """Keeps beside the ledger at `path` who judges, and what its calls go without."""
+    told = {} if judge.model == LEXICAL else {"left_out": None if left_out is None else sorted(left_out)}
+    write_json(meta_path(path), judge.header | told)
