@@ -197,7 +197,7 @@ def _counted(label: str, asked: Mapping[float, Cell], curve: Sequence[Cell]) -> 
     counts = {len(correct(cell, None)) for cell in asked.values()}
     if not counts or min(counts) >= len(correct(curve[0], None)):
         return label
-    return f"{label} (n\u00a0= {' to '.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))})"
+    return f"{label} (n\u00a0=\u00a0{' to '.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))})"
 
 
 def _chance_lines(axes: Axes, chances: Mapping[str, float]) -> None:

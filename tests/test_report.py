@@ -483,15 +483,16 @@ def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said
 
 def test_a_control_that_was_asked_few_questions_takes_none_from_the_models(tmp_path):
     models = [make_cell(tmp_path, level, {"a": share, "b": 0.5}) for level, share in ((1, 0.75), (4, 0.5))]
-    few = [make_cell(tmp_path, 1, {"a": 0.25, "b": 0.25}, "blind", seed=seed, drop=drop) for seed, drop in ((42, 30),)]
+    few = [make_cell(tmp_path, 1, {"a": 0.25, "b": 0.25}, "blind", drop=30)]
     common, every = on_common([*models, *few])
     assert common[:2] == models and every == 80 and common[2] == few[0]
     tables = {table.title: table for table in report_tables(common, [*models, *few], _tests(common), every)}
     table = tables["toy: accuracy by task"]
     assert "blind, level 1: its 20 questions" in table.columns and "80 of 80 questions" in table.note
-    assert table.rows[0][3] == "40" and table.rows[0][7].startswith("75.0 (")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["n"] == "40" and row["level 1: 1,664 tokens"].startswith("75.0 (")
     right = sum(few[0]["scores"]["tasks"]["a"]["correct"].values())
-    assert table.rows[0][9].startswith(f"{10 * right:.1f} ("), "on its own 10 questions"
+    assert row["blind, level 1: its 20 questions"].startswith(f"{10 * right:.1f} ("), "on its own 10 of this task"
     assert {test.paired.n for test in _tests(common)} == {80, 40}
     # Where all were asked all, nothing is said.
     whole = make_cell(tmp_path, 1, {"a": 0.25, "b": 0.25}, "blind")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -18,6 +19,7 @@ from eval.report import Section, Table, _tests
 from eval.report_csv import pairs_csv, safe, stacked, sweep_csv
 from eval.report_files import markdown, page, plain_text
 from eval.report_layout import column_blocks, file_name, slug
+from eval.runs import _called
 
 NAMES = (
     "run[1]", "[x](http://e.vil)", "![x](y)", "*bold*", "**b**", "_em_", "a_b_c", "__init__", "`code`", "a|b", "a\\|b",
@@ -165,6 +167,12 @@ def test_latex_labels_are_unique_in_a_report_and_over_reports():
     assert len(found) == len(set(found)) == 20
     assert labels("results/a") == found[:5], "a label stays the same when the report is written again"
     assert all(re.fullmatch(r"tab:[a-z0-9:-]+", label) for label in found)
+
+
+def test_a_sweep_is_told_from_others_by_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _called(Path("results/a")) == _called(tmp_path / "results/a") == "results/a"
+    assert _called(Path("..") / "elsewhere") == (tmp_path.parent / "elsewhere").as_posix()
 
 
 def test_latex_tables_are_split_where_a_page_ends():
