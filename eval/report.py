@@ -51,6 +51,7 @@ def write_report(
     stamp: str | None = None,
     more: Section = NOTHING,
     name: str | None = None,
+    margin: float | None = None,
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
@@ -72,7 +73,7 @@ def write_report(
     if not asked and not more.tables:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
     out_dir = Path(out_dir)
-    parts = [_part(by_benchmark[one], one if len(asked) > 1 else None) for one in asked]
+    parts = [_part(by_benchmark[one], one if len(asked) > 1 else None, margin) for one in asked]
     tables = [*(table for part in parts for table in part.tables), *more.tables]
     pictures = [file for part in (*parts, more) for file in part.pictures]
     for file, content in [item for part in (*parts, more) for item in part.files.items()]:
@@ -86,7 +87,7 @@ def write_report(
     return out_dir / "index.html"
 
 
-def _part(cells: Sequence[Cell], name: str | None) -> Part:
+def _part(cells: Sequence[Cell], name: str | None, margin: float | None) -> Part:
     """The section of one benchmark; `name` stands before its tables and pictures where there are several."""
     runs = in_order(fullest(cells))
     common, every = on_common(runs)
@@ -99,7 +100,7 @@ def _part(cells: Sequence[Cell], name: str | None) -> Part:
         "differences": differences(models, heat, MEAN),
         "tasks_by_level": tasks_by_level(models),
     }
-    tables = report_tables(models, runs, tests, every)
+    tables = report_tables(models, runs, tests, every, margin)
     if name:
         tables = [replace(table, title=f"{name}: {table.title}") for table in tables]
     before = f"{file_name(name)}_" if name else ""

@@ -1,4 +1,4 @@
-"""What the levels of one series say together: the fewest tokens, the trend, a band around the curve, the next budget."""
+"""What the levels of a series say together: fewest tokens, trend, a band around the curve, the next budget."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def level_tables(models: Sequence[Cell], margin: float | None) -> list[Table]:
 def _note(together: Outcomes) -> str:
     seeds = ", ".join("-" if seed is None else str(seed) for seed in together.seeds)
     return (
-        f"One test each over all levels, of the {together.right.shape[2]:,} questions about {len(set(together.clips)):,} "
-        f"clips that every level answered (seeds: {seeds}), each question weighing the same; clips are drawn as a whole. "
-        "The methods and how often they err are in docs/statistics.md."
+        f"One test each over all levels, of the {together.right.shape[2]:,} questions about "
+        f"{len(set(together.clips)):,} clips that every level answered (seeds: {seeds}), each question weighing the "
+        "same; clips are drawn as a whole. The methods and how often they err are in docs/statistics.md."
     )
 
 
@@ -107,7 +107,7 @@ def _band(name: str, curve: Sequence[Cell], together: Outcomes) -> Table:
         for cell, one in zip(curve, band(together.right, together.clips), strict=True)
     ]  # fmt: skip
     note = (
-        "Accuracy over all questions in %, with a band that holds the whole curve in 95 % of cases (max-t, by clips and "
-        "seeds); the intervals of the other tables hold one number each."
+        "Accuracy over all questions in %, with a band that holds the whole curve in 95 % of cases (max-t, by clips "
+        "and seeds); the intervals of the other tables hold one number each."
     )
     return Table(f"{name}: simultaneous band", note, ["level", "visual tokens", "accuracy", "band"], rows)

@@ -23,6 +23,7 @@ from eval.cells import (
     with_control,
 )
 from eval.proof import proof
+from eval.report_levels import level_tables
 from eval.report_parts import DETECTABLE, MEAN, Table, Test
 from eval.report_tests import detectable_of, paired_tables, resolution_table
 from eval.stats import Estimate
@@ -36,7 +37,9 @@ SHOWN_INSTEAD = {
 }
 
 
-def report_tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int) -> list[Table]:
+def report_tables(
+    models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int, margin: float | None = None
+) -> list[Table]:
     by_series = list(curves(models).items())
     n = len(correct(next(m for m in models if m["control"] is None), None))
     counted = f"{n:,} of {every:,} questions are in every run with all frames; the table is about these."
@@ -46,6 +49,7 @@ def report_tables(models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[
         *(_accuracy_table(models, *one, groups(models), tests, said) for one in by_series if are_grouped(models)),
         _cost_table(models),
         *(_accuracy_table(models, *one, None, tests, said) for one in by_series),
+        *level_tables(models, margin),
         *paired_tables(tests, said),
         resolution_table(models, tests),
         _run_table(runs),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval.compare import NONE_SHOWN, compare_runs, read_run
-from eval.stats import compare, compare_scores, detectable, equivalence_p, holm
+from eval.stats import compare, compare_scores, equivalence, holm
 from videogpt_plus import cli, fingerprint
 from videogpt_plus.types import UserError
 
@@ -70,9 +70,13 @@ def test_the_numbers_are_those_of_the_statistics(tmp_path):
     found = compare_runs(a, b, margin=0.1)
     paired = compare(a.values, b.values, a.videos)
     assert (found["ci_low"], found["ci_high"], found["p"]) == (paired.low, paired.high, paired.p)
-    discordance = (found["only_a_right"] + found["only_b_right"]) / found["n"]
-    assert found["detectable_difference"] == detectable(300, discordance)
-    assert found["equivalence_p"] == equivalence_p(a.values, b.values, 0.1, a.videos) and found["equivalent"] is False
+    assert found["detectable_difference"] == paired.detectable
+    said = equivalence(a.values, b.values, 0.1, a.videos)
+    assert (found["equivalence_p"], found["equivalent"]) == (said.p, said.shown) and said.shown is False
+    tasks = {key: task for task, part in a.parts.items() for key in part}
+    of_tasks = compare(a.values, b.values, a.videos, tasks)
+    assert found["mean_of_tasks"]["difference"] == of_tasks.difference and found["mean_of_tasks"]["p"] == of_tasks.p
+    assert found["mean_of_tasks"]["equivalent"] is False
     rows = found["tasks"].values()
     assert [row["p_holm"] for row in rows] == holm([row["p"] for row in rows]) and len(rows) == 3
     assert sum(row["n"] for row in rows) == found["n"] == 300 and found["n_videos"] == 150
@@ -103,6 +107,56 @@ def test_the_command_prints_one_json_object_with_the_promised_names(tmp_path, ca
     cli.main(["compare", str(a.parent), str(b.parent), "--margin", "40"])
     out = capsys.readouterr().out
     assert "equivalent within 40 points" in out and "A is better" in out and "task 2" in out
+
+
+def test_the_mean_of_tasks_is_tested_beside_all_questions(tmp_path, capsys):
+    """A small task that one run loses decides the mean of tasks, and is lost among all questions."""
+    rng = random.Random(3)
+    sides = []
+    for small in (True, False):
+        large = [line(f"l{i}", rng.random() < 0.6, "large") for i in range(400)]
+        sides.append([*large, *(line(f"s{i}", small, "small") for i in range(12))])
+    a, b = pair(tmp_path, *sides)
+    found = compare_runs(read_run(a), read_run(b))
+    assert found["verdict"] == NONE_SHOWN and found["mean_of_tasks"]["verdict"] == "A is better"
+    assert found["mean_of_tasks"]["ci_low"] > 0
+    cli.main(["compare", str(a), str(b)])
+    out = capsys.readouterr().out
+    assert "no difference shown over all questions" in out and "A is better by the mean of tasks" in out
+
+
+def test_equivalence_that_unreadable_clips_decide_is_refused(tmp_path, capsys):
+    """60 clips that one run alone could read make the difference; where both could, they are equal."""
+    first, _ = many(0.7, 0.7, n=900)
+    second = [one | ({"error": "file is empty"} if i < 60 else {}) for i, one in enumerate(first)]
+    a, b = pair(tmp_path, first, second)
+    found = compare_runs(read_run(a), read_run(b), margin=0.03)
+    assert found["difference"] > 0.03 and found["readable"]["difference"] == 0 and found["readable"]["n"] == 840
+    assert found["equivalent"] is None and found["equivalence"] == "unreadable clips decide it"
+    cli.main(["compare", str(a), str(b), "--margin", "3"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "unreadable clips decide whether they are equivalent within 3 points" in out
+    assert "Where both could read the clip (840 questions)" in out
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "7", "true", '"4"'])
+def test_a_score_that_is_no_score_is_refused_by_name(tmp_path, value):
+    folder = judged(tmp_path / "a", {"detail": {"q1": 3, "q2": 4}})
+    text = (folder / "scores.json").read_text().replace('"q2/detail": 4', f'"q2/detail": {value}')
+    (folder / "scores.json").write_text(text)
+    with pytest.raises(UserError, match="scores.json: the score of q2/detail .* is no number from 0 to 5"):
+        read_run(folder / "answers.jsonl")
+
+
+def test_few_clips_are_told_to_be_few(tmp_path, capsys):
+    """8 clips of 25 questions, two of which turn over whole, one each way."""
+    sides = [[line(f"q{i:03}", i // 25 != wrong, video=f"v{i // 25}") for i in range(200)] for wrong in (0, 1)]
+    a, b = pair(tmp_path, *sides)
+    found = compare_runs(read_run(a), read_run(b), margin=0.1)
+    assert found["equivalent"] is None and found["equivalence"] == "too few clips to tell"
+    assert found["n_videos"] == 8 and found["n_differing"] == 2 and found["ci_low"] < -0.1
+    cli.main(["compare", str(a), str(b), "--margin", "10"])
+    assert "too few clips to tell whether they are equivalent within 10 points" in capsys.readouterr().out
 
 
 def test_no_difference_is_said_in_words(tmp_path, capsys):
@@ -175,7 +229,7 @@ def test_scores_of_a_judge_are_compared_by_aspect_and_unscored_answers_are_count
     found = compare_runs(read_run(first / "answers.jsonl"), read_run(second / "scores.json"), margin=1.0)
     detail = found["tasks"]["detail"]
     expected = compare_scores(better, base)
-    assert (detail["difference"], detail["wilcoxon_p"]) == pytest.approx((0.5, expected.wilcoxon_p))
+    assert (detail["difference"], detail["p"]) == pytest.approx((0.5, expected.p))
     assert found["tasks"]["context"]["n"] == 59 and (found["only_a"], found["failed_b"]) == (1, 1)
     assert found["tasks"]["context"]["verdict"] == NONE_SHOWN and detail["verdict"] == "A is better"
     assert found["equivalent"] is True and found["verdicts"]["n"] == 120
