@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
-from eval.option_words import AFTER_LETTER, BEFORE_LETTER, english, key
+from eval import option_words as known
 from eval.replies import Token, plain, spelt_out, tokens
 
 QUOTES = frozenset("\"'“”„‟«»‹›「」『』´`‘’")
@@ -76,9 +77,12 @@ class Options:
         """What a reply's plain text says, sentence by sentence."""
         found: list[Sentence] = []
         sentence: list[Symbol] = []
-        for symbol in _Reply(_without_quotes(text), self).symbols():
+        symbols = list(_Reply(_without_quotes(text), self).symbols())
+        for symbol, following in zip_longest(symbols, symbols[1:]):
             if symbol.kind != "mark" or symbol.text not in ENDS:
                 sentence.append(symbol)
+            elif sentence and _goes_on(sentence[-1], symbol, following):
+                sentence.append(symbol._replace(text=":"))
             elif sentence:
                 found.append(Sentence(tuple(sentence), symbol.text.strip()))
                 sentence = []
@@ -104,7 +108,7 @@ class _Reply:
                 characters += token.text
                 at += 1
                 continue
-            yield from (Symbol("word", word) for word in english(characters))
+            yield from (Symbol("word", word) for word in known.english(characters))
             characters = ""
             if text:
                 yield Symbol("text", "", text.options)
@@ -115,7 +119,7 @@ class _Reply:
             if found[-1].kind == "text":
                 return
             at += 1
-        yield from (Symbol("word", word) for word in english(characters))
+        yield from (Symbol("word", word) for word in known.english(characters))
 
     def _symbols(self, at: int) -> Iterator[Symbol]:
         """What one token is; a letter before a text that was cut off, which ends the reply, with that text."""
@@ -190,7 +194,7 @@ class _Reply:
             return None
         if not _is_word(after) or (token.text.isupper() and token.text not in "AI"):
             return symbol
-        named = after.text.casefold() in AFTER_LETTER if after.kind == "word" else token.text.isupper()
+        named = after.text.casefold() in known.AFTER_LETTER if after.kind == "word" else token.text.isupper()
         return symbol if named and token.text not in "Ii" else None
 
     def _may_follow(self, at: int) -> bool:
@@ -199,11 +203,13 @@ class _Reply:
         if before is None or not _is_word(before) or at in self.behind_texts:
             return True
         if before.kind == "word":
-            return len(before.text) == 1 or spelt_out(before.text)[-1] in BEFORE_LETTER
+            return len(before.text) == 1 or spelt_out(before.text)[-1] in known.BEFORE_LETTER
         run = at - 1
         while run and self.said[run - 1].kind == "cjk" and at - run < 8:
             run -= 1
-        return before.kind == "cjk" and list(english("".join(t.text for t in self.said[run:at])))[-1:] != [before.text]
+        return before.kind == "cjk" and list(known.english("".join(t.text for t in self.said[run:at])))[-1:] != [
+            before.text
+        ]
 
     def _is_hyphenated(self, at: int) -> bool:
         """Whether a letter is the first of a word such as "T-shirt" in the midst of a sentence."""
@@ -221,6 +227,17 @@ class _Reply:
         return frozenset(begun & letter.options or begun)
 
 
+def _goes_on(last: Symbol, dot: Symbol, following: Symbol | None) -> bool:
+    """Whether a dot ends no sentence: "vs.", "A. is wrong", "C. sat on the bed", "a. / c."."""
+    if dot.text not in (".", "。") or following is None:
+        return False
+    if last.kind != "letter":
+        return last.text in known.ABBREVIATIONS
+    if following.kind == "mark":
+        return following.text not in ENDS
+    return following.kind == "text" or (following.kind == "word" and not following.clear)
+
+
 def content(said: Sequence[Token], drop_articles: bool) -> list[tuple[int, str]]:
     """(token, key) of the words that tell options apart, and of the ends between them."""
     found = []
@@ -236,7 +253,7 @@ def is_article(said: Sequence[Token], at: int) -> bool:
     """Whether a token is an article, or the "to" of "to the left", before a word."""
     word, after = said[at].text.casefold(), _token(said, at + 1)
     if word == "a":
-        return after is not None and after.kind == "word" and after.text.casefold() not in AFTER_LETTER
+        return after is not None and after.kind == "word" and after.text.casefold() not in known.AFTER_LETTER
     return word in _ARTICLES and _is_word(after)
 
 
@@ -258,7 +275,7 @@ def _signed(said: Sequence[Token], at: int) -> str:
     signed = said[at].kind == "number" and said[at].close and sign and sign.text in ("-", "−", "+")
     if signed and not (sign.close and _is_word(before)):
         return f"{sign.text}{said[at].text}"
-    return key(said[at].text)
+    return known.key(said[at].text)
 
 
 def _is_word(token: Token | None) -> bool:

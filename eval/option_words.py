@@ -42,8 +42,8 @@ AFTERTHOUGHTS = _words("or and also no wait actually alternatively rather maybe 
 #: Openings that end with a comma: "Based on the video, ...".
 OPENERS = _words("based according in from looking given considering after")
 NEGATIONS = _words("not no never nor neither without hardly doubt except excluding anything cannot none")
-NEGATIONS |= _words("exclude excluded eliminate eliminated reject rejected")
-WRONG = _words("wrong incorrect false impossible unlikely inaccurate excluded eliminated ruled invalid")
+NEGATIONS |= _words("exclude eliminate reject")
+WRONG = _words("wrong incorrect false impossible unlikely inaccurate excluded eliminated rejected ruled invalid")
 RIGHT = _words("correct right true best accurate appropriate answer likely suitable fits matches works")
 HEDGES = _words("maybe perhaps possibly may might could can possible plausible also too either similar")
 #: A doubt that may stand behind a comma: "C, maybe".
@@ -52,11 +52,13 @@ DOUBTS = _words("maybe perhaps possibly")
 ASSURANCES = _words("definitely certainly obviously clearly surely probably likely only option choice")
 CONDITIONS = _words("if whether unless suppose supposing")
 #: What begins a reason: options that follow are what it is about.
-CAUSES = _words("because since as given due for whereas although reason explanation")
+CAUSES = _words("because since as given due for whereas although though reason explanation")
 REASONS = CAUSES | _words("while where who after before when")
 #: Options behind these are those that were not chosen.
 CONTRASTS = (("rather", "than"), ("instead", "of"), ("opposed", "to"), ("than",), ("over",), ("unlike",))
 CONTRASTS += (("not",), ("not", "option"), ("nor",), ("neither",), ("not", "the"))
+#: Dots behind these end no sentence.
+ABBREVIATIONS = _words("vs v mr mrs ms dr e.g i.e eg ie")
 #: What joins the options of a list.
 JOINERS = _words("or and nor vs versus to through plus also maybe perhaps possibly option choice both either")
 #: What may follow an option's text.
@@ -67,7 +69,7 @@ AUXILIARIES = _words("is are was were does do did has have can will")
 COMPARISONS = _words("more less fewer least most than about around almost nearly half as")
 #: What may follow the letter A or a small letter; before anything else they are words, such as an article.
 AFTER_LETTER = _words("is are was the not rather instead over unlike seems looks would must should could may")
-AFTER_LETTER |= _words("because since as due given and or nor vs versus to through but")
+AFTER_LETTER |= _words("because since as due given and or nor vs versus to through but although though whereas")
 #: A letter behind any other word is part of a name: "person C".
 BEFORE_LETTER = (
     PRELUDE
@@ -77,7 +79,10 @@ BEFORE_LETTER = (
     | CONDITIONS
     | REASONS
     | JOINERS
-    | _words("than over unlike of but between in now wait instead rather both all are if")
+    | _words(
+        "than over unlike of but between in now wait instead rather both all are if however alternatively "
+        "otherwise else still yet actually even just only"
+    )
 )
 #: A model that says one of these has not answered.
 REFUSALS = (

@@ -38,7 +38,7 @@ def parse_option(reply: str, candidates: Sequence[str]) -> str | None:
     text = (plain(reply) or "").replace("\\n", "\n").strip()
     if not text or not candidates:
         return None
-    options = Options(candidates)
+    options = Options(candidates[: len(string.ascii_uppercase)])
     sentences = options.sentences(text)
     if not sentences or _refuses(sentences):
         return None
@@ -152,10 +152,11 @@ def _read(
     lead, own = _lead(before), claim.own
     clause = list(takewhile(lambda word: word != ",", reversed(said)))
     reason = bool(own) and bool((known.REASONS if claim.letters else known.CAUSES) & set(said))
-    if verdict == "wrong" or _is_contrast(said) or known.NEGATIONS & set(clause) or lead == "wrong":
-        claim.denied |= group.options
-    elif known.CONDITIONS & set(said):
+    if known.CONDITIONS & set(said):
         claim.mentioned |= group.options
+        claim.unclear |= bool(own)
+    elif verdict == "wrong" or _is_contrast(said) or known.NEGATIONS & set(clause) or lead == "wrong":
+        claim.denied |= group.options
     elif verdict == "perhaps" or known.HEDGES & set(clause):
         claim.unclear = True
     elif verdict == "right" or lead == "right":
@@ -224,8 +225,9 @@ def _is_joiner(symbol: Symbol) -> bool:
 
 def _verdict(after: Sequence[Symbol]) -> tuple[str | None, int]:
     """What the words behind an option say of it ("right", "wrong", "perhaps"), and how many symbols that takes."""
-    if len(after) > 1 and after[0].text == "," and after[1].text in known.DOUBTS:
-        return "perhaps", 2
+    marks = len(list(takewhile(lambda symbol: symbol.kind == "mark", after)))
+    if after[marks - 1 : marks] and after[marks - 1].text == "," and {s.text for s in after[marks:][:1]} & known.DOUBTS:
+        return "perhaps", marks + 1
     start = 0
     while start < len(after) and (
         (after[start].kind == "mark" and start == 0 and after[start].text in _SEPARATORS | CLOSING)
@@ -310,8 +312,11 @@ def _may_end(after: Sequence[Symbol]) -> bool:
         return True
     first = after[0]
     if first.kind == "mark":  # "(A) not the cup" may be said of A, "A, not B" may not
-        denied = first.text not in (",", "(") and len(after) > 1 and after[1].text in known.NEGATIONS
-        return first.text in _BEHIND and not denied
+        denied = first.text not in (",", "(") and len(after) > 1 and after[1].text in ("not", "never")
+        judged = (
+            first.text in CLOSING | {":"} and len(after) > 1 and after[1].text in known.IS
+        )  # in a way that is not known
+        return first.text in _BEHIND and not denied and not judged
     contrast = any(first.text == end[0] for end in known.CONTRASTS)
     contrast |= first.text == "but" and [s.text for s in after[1:2]] == ["not"]
     return first.kind == "word" and (first.clear or first.text in known.REASONS | known.ASSURANCES or contrast)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from eval.judge.objects import Object, objects
 from eval.judge.statements import (
     HIGHEST,
+    LOWEST,
     NO_NUMBER,
     SCALE,
     UNCLEAR,
@@ -30,6 +31,7 @@ from eval.judge.statements import (
 )
 from eval.replies import plain
 
+__all__ = ["HIGHEST", "LOWEST", "Verdict", "parse"]
 SEVERAL = "several different scores in the reply"
 #: Fields beside a score that say what it is of.
 _LIMITS = ("max_score", "maxscore", "max score", "out_of", "maximum", "scale")
