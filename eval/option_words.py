@@ -35,6 +35,9 @@ FRAME = PRELUDE | _words(
     "facing happens happened did does do of which what where finally just mostly actually see both in on here "
     "exactly"
 )
+#: Behind these an answer may begin, whatever was said before: "He sits down, so C".
+CONCLUSIONS = _words("so therefore thus hence")
+CHOICES = _words("choose select pick")
 #: What may stand before the right option where a wrong one was named before it: "not A but C".
 CORRECTIONS = _words("but rather instead and then")
 #: A letter behind these alone is a second answer: "C. Or A."

@@ -23,7 +23,7 @@ from eval.replies import plain
 
 #: Marks that may stand before an option that is named, behind one, and between two of a list.
 _BEFORE = OPENING | frozenset(":,-–—•·|=>→✓✔✅☑👉➡")
-_BEHIND = frozenset(",:-–—|/\\…、") | OPENING | CLOSING
+_BEHIND = frozenset(",:-–—|/\\…、✓✔✅☑") | OPENING | CLOSING
 _BETWEEN = _BEHIND | frozenset("&~")
 _SEPARATORS = frozenset(":-–—=→>】]") | OPENING
 
@@ -160,7 +160,7 @@ def _read(
     elif verdict == "perhaps" or known.HEDGES & set(clause):
         claim.unclear = True
     elif verdict == "right" or lead == "right":
-        _choose(claim, group, options)
+        _choose(claim, group, options, outright=lead == "right")
     elif _contradicts(after, group, options):
         claim.unclear = True
     elif own:
@@ -173,11 +173,13 @@ def _read(
 
 def _begin(claim: _Claim, group: _Group, before: Sequence[Symbol], after: Sequence[Symbol], options: Options) -> None:
     """Adds the first option of a sentence, where nothing but its place says that it is the answer."""
+    so = max((i for i, symbol in enumerate(before) if symbol.text in known.CONCLUSIONS), default=-1)
+    before = before[so + 1 :]  # "He sits down, so C"
     opening = _all_of(before, known.PRELUDE | known.CORRECTIONS if claim.denied else known.PRELUDE)
     frame = opening or _is_frame(before)
     ends = _may_end(after) if group.letters and not group.has_text else True
     if group.letters and opening and ends:
-        _choose(claim, group, options)
+        _choose(claim, group, options, outright=any(symbol.text in known.CHOICES for symbol in before))
     elif group.letters or not frame or not _may_follow_text(before, after, group, options):
         claim.mentioned |= group.options
         second = bool(group.letters) and ends and _all_of(before, known.FRAME | known.AFTERTHOUGHTS)
@@ -190,10 +192,11 @@ def _begin(claim: _Claim, group: _Group, before: Sequence[Symbol], after: Sequen
         claim.unclear = True
 
 
-def _choose(claim: _Claim, group: _Group, options: Options) -> None:
+def _choose(claim: _Claim, group: _Group, options: Options, outright: bool = False) -> None:
+    """Takes a group for the answer; beside others that were mentioned only where it is called that `outright`."""
     if not options.same(group.options) or not options.same(claim.own | group.options):
         claim.unclear = True
-    claim.unclear |= bool(claim.mentioned - group.options)
+    claim.unclear |= bool(claim.mentioned - group.options) and not outright
     claim.chosen |= group.options
     claim.letters |= group.letters
 

@@ -131,6 +131,10 @@ TABLE = [
     ("评分：4（满分5分）", 4),
     ("评分：8（满分10分）", None),
     ("评分：3到4", None),
+    ("I would give a score of 4 because it names 3 of the 4 objects.", 4),
+    ("Score: 4, since 1 detail is missing", 4),
+    ("Score: 4, 1 detail is missing", None),
+    ("Score: 4 out of a total of 10", None),
     # a label that holds digits
     ("Score (0-5): 4", 4),
     ("Score (0–5): 0", 0),
@@ -197,6 +201,9 @@ TABLE = [
     ("I'd rate this 8 out of 10", None),
     ("Score: 4, minus one", None),
     ("评分：四", 4),
+    ("Score: 4; 5", None),
+    ("Score: 4 to five", None),
+    ("I give it at least 4", None),
     # denied, refused, not asked for
     ("Unable to give a score of 4", None),
     ("I refuse to give a score: 4", None),
@@ -270,6 +277,7 @@ TABLE = [
     ('{"reason": "{\'score\': 4}"}', None),
     ("{'reason': 'he's at score: 1', 'score': 4}", None),
     ('{"score": 3, 4}', None),
+    ('{"score": 3, maybe 4}', None),
     ("{reason: a score: 3, score: 4}", None),
     ('{"score": "4."}', 4),
     ('<json>{"score": 4}</json>', 4),

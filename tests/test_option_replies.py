@@ -132,6 +132,12 @@ TABLE = [
     ("Not A but C", ACTIONS, "C"),
     ("A: wrong. B: wrong. C: correct.", ACTIONS, "C"),
     ("(C) yes. There is no doubt.", ("perhaps", "no", "yes"), "C"),
+    ("The video shows a man who eats, so C.", ACTIONS, "C"),
+    ("Between A and C, I choose C.", ACTIONS, "C"),
+    ("Between A and C, the answer is C.", ACTIONS, "C"),
+    ("A shows a shoe, C", ACTIONS, None),
+    ("If he eats, so C", ACTIONS, None),
+    ("C (ate the sandwich), not A (put on the shoe)", ACTIONS, "C"),
     # denied, doubted, two or none
     ("Not C", ACTIONS, None),
     ("C is wrong", ACTIONS, None),

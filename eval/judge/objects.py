@@ -11,9 +11,10 @@ _SEPARATOR = re.compile(r"\s*(?::|=>?)")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"|\'((?:[^\'\\]|\\.)*)\'', re.S)
 _BARE_NAME = re.compile(r"[A-Za-z_][\w ()/-]{0,60}")
 _BARE_VALUE = re.compile(r"[^,{}\[\]\n\":=]*(?![:=])")
-#: What names a field in an object that is broken: `{''score': 4}`. The whole value follows, up to a comma or an end.
+#: A field of an object that is broken: `{''score': 4}`. Its whole value, up to another field or an end.
+_NEXT_FIELD = r",\s{0,3}[\"']{0,2}[\w ]{1,40}[\"']{0,2}\s{0,3}[:=]"
 _BROKEN_FIELD = re.compile(
-    r"(?<!\w)(score|pred)[\"'\s]{0,4}[:=]\s{0,3}([^,}\n]{0,200}(?:,\s{0,3}\d[^,}\n]{0,200})?)", re.I
+    rf"(?<!\w)(score|pred)[\"'\s]{{0,4}}[:=]\s{{0,3}}((?:[^,}}\n]|(?!{_NEXT_FIELD}),){{0,200}})", re.I
 )
 
 

@@ -24,6 +24,9 @@ JUDGED = _words(
     "answer response prediction reply caption output description candidate model one pair this it correctness "
     "detail context consistency accuracy"
 )
+DETERMINERS = _words("the your that my its their given above")
+#: What may stand between "I give" and the number, beside what is judged.
+BETWEEN = _words("a an as of to with only predicted generated solid full total overall")
 SEPARATORS = frozenset(":=-–—→|([{*\"'“”")
 CLOSING = frozenset(")]}|\"'“”")
 UNITS = _words("point points pt pts star stars mark marks 分 星 ★ ⭐")
@@ -32,6 +35,8 @@ GIVERS, GIVING = _words("i we 我"), _words("give rate score assign award say �
 VERBS = GIVING | _words("deserves gets earns merits receives scores")
 #: Words that may follow a score: what comes then says why, or what it is of.
 ABOUT = _words("for to on in since because as due given based overall here considering reflecting 因 由")
+#: Numbers behind these are not about the score.
+REASONS = _words("because since due given 因")
 CONTRASTS = (("not",), ("rather", "than"), ("instead", "of"), ("不", "是"))
 #: Words behind a comma that put the score in doubt.
 DOUBTS = _words("or and to maybe perhaps possibly plus minus")

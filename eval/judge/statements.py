@@ -96,9 +96,11 @@ def _is_negative(said: Sequence[Token], at: int) -> bool:
 
 
 def _ends_sentence(said: Sequence[Token], at: int) -> bool:
-    """Whether a mark or a line ends a sentence; the dots of "3..4" do not."""
-    if at == len(said) or said[at].kind == "line" or said[at].text != ".":
+    """Whether a mark or a line ends a sentence; those of "3..4" and "3; 4" do not."""
+    if at == len(said) or said[at].kind == "line" or said[at].text not in ".;":
         return at == len(said) or said[at].text in known.ENDS
+    if said[at].text == ";":
+        return at + 1 == len(said) or said[at + 1].kind != "number"
     while at < len(said) and said[at].text == ".":
         at += 1
     return at == len(said) or not said[at].close or said[at].kind != "number"
@@ -211,7 +213,10 @@ def _separated(said: Sequence[Token], at: int, end: int, behind: int) -> int:
 
 def _about(said: Sequence[Token], at: int, end: int) -> int:
     """The place behind "for this answer"; `at` where a label is followed by something else."""
-    return max((i + 1 for i in range(at + 1, min(at + 4, end)) if said[i].text.casefold() in known.JUDGED), default=at)
+    behind = at + 1
+    while behind < min(at + 4, end) and said[behind].text.casefold() in known.JUDGED | known.DETERMINERS:
+        behind += 1
+    return behind if said[behind - 1].text.casefold() in known.JUDGED else at
 
 
 def _line_end(said: Sequence[Token], at: int) -> int:
@@ -237,7 +242,7 @@ def _given(said: Sequence[Token], begin: int, end: int) -> Stated | None:
         if _number(said[at], in_words=False) is not None:
             asked = end < len(said) and said[end].text == "?"
             return Stated(None, UNCLEAR) if asked else _value(said, at, end)
-        if said[at].kind == "mark" or _label(said, at) or known.DENIALS & set(spelt_out(said[at].text)):
+        if _label(said, at) or said[at].text.casefold() not in known.JUDGED | known.DETERMINERS | known.BETWEEN:
             return None
     return None
 
@@ -303,7 +308,18 @@ def _scale(said: Sequence[Token], at: int, end: int) -> tuple[float | None, int]
         i += 1
     elif words[i : i + 2] == ["out", "of"] or words[i : i + 2] == ["满", "分"]:
         i += 2
-        while words[i : i + 1] and words[i] in ("a", "the", "possible", "maximum", "max", "total", "为", "是", ":"):
+        while words[i : i + 1] and words[i] in (
+            "a",
+            "the",
+            "possible",
+            "maximum",
+            "max",
+            "total",
+            "of",
+            "为",
+            "是",
+            ":",
+        ):
             i += 1
     elif words[i : i + 1] == ["of"]:
         i += 1
@@ -343,9 +359,10 @@ def _ends_well(said: Sequence[Token], at: int, end: int, whole_line: bool) -> bo
         fits = fits and not is_grade and following not in known.DOUBTS and following not in known.NUMBERS
     else:
         word = spelt_out(said[at].text)[0]
-        contrast = any(word == one[0] for one in known.CONTRASTS)
-        fits = word in known.ABOUT or contrast or following == ":"  # "Score: 4 Reason: ..."
-    numbers = [i for i in range(at, end) if said[i].kind == "number"]
+        fits = word in known.ABOUT and following not in known.NUMBERS  # "4 to five"
+        fits = fits or following == ":" or any(word == one[0] for one in known.CONTRASTS)  # "Score: 4 Reason: ..."
+    because = next((i for i in range(at, min(at + 3, end)) if said[i].text.casefold() in known.REASONS), end)
+    numbers = [i for i in range(at, because) if said[i].kind == "number"]
     asked = whole_line and any(token.text == "?" for token in said[at:end])
     return fits and not asked and all(_is_another(said, i) for i in numbers)
 
