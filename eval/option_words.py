@@ -67,6 +67,8 @@ JOINERS = _words("or and nor vs versus to through plus also maybe perhaps possib
 #: What may follow an option's text.
 PLACES = _words("side in on at from with to by into onto during near of there")
 PRONOUNS = _words("it he she they there this that i")
+#: Who a question asks about, behind its verb: "Is it C".
+ASKED = _words("it he she they this that the there i")
 AUXILIARIES = _words("is are was were does do did has have can will")
 #: What comparisons of numbers are made of.
 COMPARISONS = _words("more less fewer least most than about around almost nearly half as")

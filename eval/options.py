@@ -135,7 +135,8 @@ def _claim(sentence: Sentence, options: Options) -> _Claim:
         at = group.end + used
     claim.mentions_letters = any(group.letters for group in groups)
     claim.bare = bool(claim.letters) and len(groups) == 1 and not groups[0].has_text and groups[0].end == len(symbols)
-    claim.unclear |= sentence.end == "?" and bool(claim.own)
+    asks = len(symbols) > 1 and symbols[0].text in known.IS and symbols[1].text in known.ASKED
+    claim.unclear |= (sentence.end == "?" or asks) and bool(claim.own)
     return claim
 
 
@@ -155,7 +156,7 @@ def _read(
     if known.CONDITIONS & set(said):
         claim.mentioned |= group.options
         claim.unclear |= bool(own)
-    elif verdict == "wrong" or _is_contrast(said) or known.NEGATIONS & set(clause) or lead == "wrong":
+    elif verdict == "wrong" or _is_contrast(said) or lead == "wrong" or (known.NEGATIONS | known.WRONG) & set(clause):
         claim.denied |= group.options
     elif verdict == "perhaps" or known.HEDGES & set(clause):
         claim.unclear = True
@@ -182,7 +183,7 @@ def _begin(claim: _Claim, group: _Group, before: Sequence[Symbol], after: Sequen
         _choose(claim, group, options, outright=any(symbol.text in known.CHOICES for symbol in before))
     elif group.letters or not frame or not _may_follow_text(before, after, group, options):
         claim.mentioned |= group.options
-        second = bool(group.letters) and ends and _all_of(before, known.FRAME | known.AFTERTHOUGHTS)
+        second = ends and _all_of(before, known.AFTERTHOUGHTS | (known.FRAME if group.letters else frozenset()))
         claim.unclear |= second or (len(group.options) > 1 and frame and not options.same(group.options))
     elif opening and not any(symbol.text in known.IS for symbol in before):
         _choose(claim, group, options)
@@ -228,6 +229,8 @@ def _is_joiner(symbol: Symbol) -> bool:
 
 def _verdict(after: Sequence[Symbol]) -> tuple[str | None, int]:
     """What the words behind an option say of it ("right", "wrong", "perhaps"), and how many symbols that takes."""
+    if after and after[0].text == "or":  # something that is no option
+        return "perhaps", 1
     marks = len(list(takewhile(lambda symbol: symbol.kind == "mark", after)))
     if after[marks - 1 : marks] and after[marks - 1].text == "," and {s.text for s in after[marks:][:1]} & known.DOUBTS:
         return "perhaps", marks + 1
@@ -332,7 +335,7 @@ def _may_follow_text(before: Sequence[Symbol], after: Sequence[Symbol], group: _
     if is_number and before and before[-1].text in ("option", "choice", "number", "answer"):
         return False  # the second option, or the option that says 2
     said = [symbol.text for symbol in after]
-    if not after or (after[0].kind == "mark" and after[0].text in _BEHIND) or _is_contrast(said):
+    if not after or (after[0].kind == "mark" and after[0].text in _BEHIND) or (said[0] != "or" and _is_contrast(said)):
         return True
     if kinds == {("no",)}:  # as an article, it is one only in "there is no such object"
         return (

@@ -197,6 +197,10 @@ TABLE = [
     ("Yes, it does not", YES, None),
     ("That's right", SIDES, None),
     ("left rather than right", SIDES, "A"),
+    ("Is it C", ACTIONS, None),
+    ("The answer is unlikely to be C", ACTIONS, None),
+    ("ate the sandwich or not", ACTIONS, None),
+    ("ate the sandwich. Or washed the cup.", ACTIONS, None),
     # refusals
     ("I cannot tell.", ACTIONS, None),
     ("I don't know", ACTIONS, None),
