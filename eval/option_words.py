@@ -24,7 +24,7 @@ PRELUDE = (
     | IS
     | _words(
         "the my i we it its this that think believe guess say choose select pick go with so therefore thus hence "
-        "then ok okay sure well yes certainly definitely clearly obviously probably letter to be because_of have"
+        "then ok okay sure well yes certainly definitely clearly obviously probably letter to have one"
     )
 )
 #: What may stand before an option's text beside that: whoever or whatever the question is about, and its verb.
@@ -47,7 +47,7 @@ OPENERS = _words("based according in from looking given considering after")
 NEGATIONS = _words("not no never nor neither without hardly doubt except excluding anything cannot none")
 NEGATIONS |= _words("exclude eliminate reject")
 WRONG = _words("wrong incorrect false impossible unlikely inaccurate excluded eliminated rejected ruled invalid")
-RIGHT = _words("correct right true best accurate appropriate answer likely suitable fits matches works")
+RIGHT = _words("correct right true best closest accurate appropriate answer likely suitable fits matches works")
 HEDGES = _words("maybe perhaps possibly may might could can possible plausible also too either similar")
 #: A doubt that may stand behind a comma: "C, maybe".
 DOUBTS = _words("maybe perhaps possibly")

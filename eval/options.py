@@ -88,6 +88,8 @@ class _Claim:
     texts: set[int] = field(default_factory=set)
     #: Options that it mentions without saying whether they are the answer.
     mentioned: set[int] = field(default_factory=set)
+    #: Whether it says that they are "the answer".
+    outright: bool = False
     #: More than one option, a doubt, or a question.
     unclear: bool = False
     #: Nothing follows the letter, so that the next sentence may be its text.
@@ -102,6 +104,7 @@ class _Claim:
 
 def _together(claims: Sequence[_Claim], options: Options) -> int | None:
     """The one option that all sentences agree on."""
+    claims = _without_list(claims, options)
     first = next((i for i, claim in enumerate(claims) if claim.chosen), len(claims) - 1)
     following = claims[first + 1] if first + 1 < len(claims) and claims[first].bare else _Claim()
     own_text = claims[first].chosen <= following.texts and not following.mentions_letters
@@ -117,6 +120,14 @@ def _together(claims: Sequence[_Claim], options: Options) -> int | None:
         if texts and not any(options.same({next(iter(chosen)), option}) for option in texts):
             return None
     return min({option for claim in claims for option in claim.letters} or chosen)
+
+
+def _without_list(claims: Sequence[_Claim], options: Options) -> Sequence[_Claim]:
+    """The claims without a list of all options that precedes "the answer is": such a list chooses none."""
+    answers = [claim for claim in claims if claim.outright]
+    listed = {option for claim in claims if not claim.outright for option in claim.letters}
+    begins = answers and claims.index(answers[0]) >= len(options) > 1
+    return claims if not begins or listed != set(range(len(options))) else claims[claims.index(answers[0]) :]
 
 
 def _claim(sentence: Sentence, options: Options) -> _Claim:
@@ -198,6 +209,7 @@ def _choose(claim: _Claim, group: _Group, options: Options, outright: bool = Fal
     if not options.same(group.options) or not options.same(claim.own | group.options):
         claim.unclear = True
     claim.unclear |= bool(claim.mentioned - group.options) and not outright
+    claim.outright |= outright
     claim.chosen |= group.options
     claim.letters |= group.letters
 

@@ -12,6 +12,7 @@ import pytest
 from eval.options import parse_option
 
 ACTIONS = ("put on the shoe.", "threw the pillow.", "ate the sandwich.", "washed the cup.")
+LIST = "A. put on the shoe.\nB. threw the pillow.\nC. ate the sandwich.\nD. washed the cup."
 THINGS = ("The green ball", "A wooden box", "An orange", "None of the above")
 MOTION = ("rotating", "still")
 SIDES = ("left", "right", "left and right")
@@ -138,6 +139,11 @@ TABLE = [
     ("A shows a shoe, C", ACTIONS, None),
     ("If he eats, so C", ACTIONS, None),
     ("C (ate the sandwich), not A (put on the shoe)", ACTIONS, "C"),
+    (f"The options:\n{LIST}\nThe answer is C.", ACTIONS, "C"),
+    (LIST, ACTIONS, None),
+    ("A. put on the shoe.\nC. ate the sandwich.\nThe answer is C.", ACTIONS, None),
+    ("The right one is (C)", ACTIONS, "C"),
+    ("C is the closest match", ACTIONS, "C"),
     # denied, doubted, two or none
     ("Not C", ACTIONS, None),
     ("C is wrong", ACTIONS, None),
