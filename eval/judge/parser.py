@@ -17,18 +17,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from eval.judge.objects import Object, objects
-from eval.judge.statements import (
-    HIGHEST,
-    LOWEST,
-    NO_NUMBER,
-    SCALE,
-    UNCLEAR,
-    Stated,
-    limit_of,
-    stated,
-    value_of,
-    verdicts_of,
-)
+from eval.judge.scales import HIGHEST, LOWEST
+from eval.judge.statements import NO_NUMBER, SCALE, UNCLEAR, Stated, limit_of, stated, value_of, verdicts_of
 from eval.replies import plain
 
 __all__ = ["HIGHEST", "LOWEST", "Verdict", "parse"]

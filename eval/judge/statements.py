@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from eval.judge import score_words as known
+from eval.judge.scales import HIGHEST, LOWEST, number_of, without_scales
 from eval.replies import Token, spelt_out, tokens
 
-LOWEST, HIGHEST = 0, 5
 #: What may be wrong with a score; each begins the reason that is recorded.
 SCALE = f"another scale than {LOWEST} to {HIGHEST}"
 UNCLEAR = "no single score"
@@ -24,7 +24,7 @@ class Stated(NamedTuple):
 
 def stated(text: str) -> Iterator[Stated]:
     """Every score that the sentences of a plain text state."""
-    said, other = _without_scales(tokens(text))
+    said, other = without_scales(tokens(text))
     if other:
         yield Stated(None, SCALE)
     sentences = list(_sentences(said))
@@ -52,7 +52,7 @@ def limit_of(name: str) -> Stated | None:
     said = tokens(name)
     if not said or said[0].text.casefold() != "score":
         return None
-    numbers = [number for token in said[1:] if (number := _number(token)) is not None]
+    numbers = [number for token in said[1:] if (number := number_of(token)) is not None]
     if not numbers:
         return None if len(said) > 1 else Stated(HIGHEST)
     return Stated(HIGHEST) if set(numbers) <= {LOWEST, HIGHEST} and HIGHEST in numbers else Stated(None, SCALE)
@@ -76,15 +76,6 @@ def _yes_or_no(said: Sequence[Token], at: int) -> str:
     following = next((t.text.casefold() for t in said[at + 1 : at + 4] if t.text not in known.CLOSING), "")
     word = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}.get(said[at].text.casefold(), "?")
     return word if following in ("", ",", ".", ";", "\n", "}", "|", "!") else "?"
-
-
-def _number(token: Token, in_words: bool = True) -> float | None:
-    if token.kind == "number" and "," not in token.text and token.text.count(".") < 2:
-        return float(token.text)
-    word = token.text.casefold()
-    if not in_words or not (word in known.NUMBERS or word in known.NUMERALS):
-        return None
-    return float(known.NUMBERS.index(word) if word in known.NUMBERS else known.NUMERALS.index(word))
 
 
 def _is_negative(said: Sequence[Token], at: int) -> bool:
@@ -162,10 +153,10 @@ def _labelled(said: Sequence[Token], at: int, end: int, behind: int) -> Stated |
     start = _separated(said, note_end, end, behind)
     in_brackets = said[note_end - 1].text in (")", "]", "}")
     if note_end > at and (
-        (start == note_end and not in_brackets) or start >= len(said) or _number(said[start]) is None
+        (start == note_end and not in_brackets) or start >= len(said) or number_of(said[start]) is None
     ):
         note_end, other, start = at, False, _separated(said, at, end, behind)
-    if start >= len(said) or _number(said[start]) is None:
+    if start >= len(said) or number_of(said[start]) is None:
         return None
     found = _value(said, start, end if start < end else _line_end(said, start))
     return Stated(None, SCALE) if found and other else found
@@ -179,11 +170,11 @@ def _note(said: Sequence[Token], at: int, end: int) -> tuple[int, bool]:
     else:
         while stop < min(at + known.REACH, end) and said[stop].text.casefold() in (
             ("/", ",", "out", "of", "from", "between", "range", "max", "-", "–", "to", "and", *map(str, range(11)))
-            if said[at].text.casefold() in ("/", ",", "out", "from", "between") or _number(said[at]) is not None
+            if said[at].text.casefold() in ("/", ",", "out", "from", "between") or number_of(said[at]) is not None
             else ()
         ):
             stop += 1
-    numbers = [number for token in said[at:stop] if (number := _number(token)) is not None]
+    numbers = [number for token in said[at:stop] if (number := number_of(token)) is not None]
     if stop > at and said[stop - 1].text in ("-", "–", ","):
         stop -= 1
     ours = not numbers or (set(numbers) <= {LOWEST, HIGHEST} and HIGHEST in numbers)
@@ -239,7 +230,7 @@ def _given(said: Sequence[Token], begin: int, end: int) -> Stated | None:
     if _denied(said, begin, begin + verb, False):
         return None
     for at in range(begin + verb + 1, min(begin + verb + 8, end)):
-        if _number(said[at], in_words=False) is not None:
+        if number_of(said[at], in_words=False) is not None:
             asked = end < len(said) and said[end].text == "?"
             return Stated(None, UNCLEAR) if asked else _value(said, at, end)
         if _label(said, at) or said[at].text.casefold() not in known.JUDGED | known.DETERMINERS | known.BETWEEN:
@@ -257,14 +248,14 @@ def _lines(said: Sequence[Token], labelled: bool) -> Iterator[Stated]:
         start = begin
         while start < at and said[start].text in "([{|\"'“":
             start += 1
-        if start < at and _number(said[start]) is not None:
+        if start < at and number_of(said[start]) is not None:
             number, behind = _scaled(said, start, at)
             while behind < at and (said[behind].text in known.CLOSING or said[behind].text in ".!。"):
                 behind += 1
             if behind == at:
                 yield number
             elif first and not labelled:
-                listed = at + 1 < len(said) and _number(said[at + 1]) is not None  # "1. Good\n2. Bad"
+                listed = at + 1 < len(said) and number_of(said[at + 1]) is not None  # "1. Good\n2. Bad"
                 yield Stated(None, UNCLEAR) if listed else _value(said, start, at, True) or Stated(None, UNCLEAR)
         elif first and not labelled and _is_bounded(said[start : min(start + 3, at)]):
             yield Stated(None, UNCLEAR)
@@ -273,12 +264,12 @@ def _lines(said: Sequence[Token], labelled: bool) -> Iterator[Stated]:
 
 def _is_bounded(begin: Sequence[Token]) -> bool:
     """Whether a line begins with a sign and a number: "-4", "> 4"."""
-    return bool(begin) and begin[0].text in "-−<>~≈≥≤" and any(_number(token) is not None for token in begin)
+    return bool(begin) and begin[0].text in "-−<>~≈≥≤" and any(number_of(token) is not None for token in begin)
 
 
 def _value(said: Sequence[Token], at: int, end: int, whole_line: bool = False) -> Stated | None:
     """The number at `at` with its scale, where nothing up to `end` makes it another one; None where there is none."""
-    if at >= end or _number(said[at]) is None:
+    if at >= end or number_of(said[at]) is None:
         return None
     found, behind = _scaled(said, at, end)
     if found.problem or _ends_well(said, behind, end, whole_line):
@@ -288,7 +279,7 @@ def _value(said: Sequence[Token], at: int, end: int, whole_line: bool = False) -
 
 def _scaled(said: Sequence[Token], at: int, end: int) -> tuple[Stated, int]:
     """(the number at `at`, or another scale; the place behind it, its units and its scale)."""
-    number = _number(said[at])
+    number = number_of(said[at])
     negative = _is_negative(said, at)
     at = _skip(said, at + 1, end, known.UNITS)
     if at < end and (said[at].text == "%" or said[at].text.casefold() in ("percent", "per")):
@@ -325,7 +316,7 @@ def _scale(said: Sequence[Token], at: int, end: int) -> tuple[float | None, int]
         i += 1
     else:
         return None, start
-    if i >= len(words) or (number := _number(said[start + i])) is None:
+    if i >= len(words) or (number := number_of(said[start + i])) is None:
         return None, start
     at = _skip(said, start + i + 1, end, known.UNITS)
     return number, at + 1 if words[0] == "(" and at < end and said[at].text == ")" else at
@@ -374,46 +365,3 @@ def _is_another(said: Sequence[Token], at: int) -> bool:
     if any(words[-len(contrast) :] == contrast for contrast in known.CONTRASTS):
         return True
     return begin == at and len(words) == 2 and words[1] in (":", "=") and said[at - 2].kind == "word"
-
-
-def _without_scales(said: Sequence[Token]) -> tuple[list[Token], bool]:
-    """The tokens without "on a scale of 0 to 5"; whether another scale was named like that."""
-    kept: list[Token] = []
-    other, at = False, 0
-    while at < len(said):
-        if said[at].text.casefold() == "scale":
-            numbers, behind = _bounds(said, at + 1)
-            if not numbers:
-                numbers, begin = _bounds_before(kept)
-                del kept[begin:]
-            if numbers:
-                other |= numbers not in ([LOWEST, HIGHEST], [HIGHEST])
-                while kept and kept[-1].text.casefold() in ("on", "in", "a", "the", "using", ","):
-                    kept.pop()
-                at = behind
-                continue
-        kept.append(said[at])
-        at += 1
-    return kept, other
-
-
-def _bounds(said: Sequence[Token], at: int) -> tuple[list[float], int]:
-    """([lowest, highest] of "of 0 to 5", the place behind it)."""
-    words = [token.text.casefold() for token in said[at : at + 5]]
-    i = 1 if words[:1] in (["of"], ["from"], ["between"], [":"], ["("]) else 0
-    if len(words) < i + 3 or words[i + 1] not in ("to", "-", "–", "and", "through"):
-        single = _number(said[at + i]) if 0 < i < len(words) and words[0] == "of" else None
-        return ([], at) if single is None else ([single], at + i + 1)
-    numbers = [_number(said[at + i]), _number(said[at + i + 2])]
-    return ([n for n in numbers if n is not None], at + i + 3) if None not in numbers else ([], at)
-
-
-def _bounds_before(said: Sequence[Token]) -> tuple[list[float], int]:
-    """The same of "0-5" and "5-point" before the word "scale", and the place where it begins."""
-    words = [token.text.casefold() for token in said[-3:]]
-    if len(words) == 3 and words[1:] in (["-", "point"], ["-", "star"]) and (number := _number(said[-3])) is not None:
-        return [number], len(said) - 3
-    if len(words) == 3 and words[1] in ("to", "-", "–"):
-        numbers = [_number(said[-3]), _number(said[-1])]
-        return ([n for n in numbers if n is not None], len(said) - 3) if None not in numbers else ([], len(said))
-    return [], len(said)
