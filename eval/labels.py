@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.annotations import read_json, shown
+from eval.replies import plain
 from eval.stats import Estimate, wilson
 from eval.task import Example, Task
 from videogpt_plus import rwf2000
@@ -64,9 +64,10 @@ class LabelExample(Example):
 def parse_label(reply: str, labels: Sequence[str]) -> str | None:
     """The label that stands first in `reply`, alone or before a punctuation mark, where no other one follows.
 
-    `1`, `1.`, `Answer: 1`, `输出1。` and `1, there is a fight` are 1; `10`, `1.5`, `1 man` and `1 or 0` are nothing.
+    `1`, `1.`, `**1**`, `Answer: 1`, `输出1。` and `1, there is a fight` are 1; `10`, `1.5`, `1 man`, `1 or 0` and
+    thinking that was cut off are nothing.
     """
-    text = unicodedata.normalize("NFKC", reply).strip(_AROUND)
+    text = (plain(reply) or "").strip(_AROUND)
     text = _LEAD.sub("", text, count=1).strip(_AROUND) if _LEAD.match(text) else text
     for label in labels:
         rest = text.removeprefix(label)

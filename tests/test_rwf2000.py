@@ -480,7 +480,8 @@ def test_what_is_wrong_is_one_line(args, told, tuned, capsys):
     [
         ("1", "1"), ("0", "0"), (" 1.", "1"), ("1。", "1"), ("１", "1"), ('"0"', "0"), ("(1)", "1"), ("Answer: 1", "1"),
         ("The answer is 0.", "0"), ("输出1。", "1"), ("答案是0", "0"), ("1, there is a fight", "1"),
-        ("1。视频中有暴力", "1"),
+        ("1。视频中有暴力", "1"), ("**1**", "1"), ("1<|im_end|>", "1"), ("\\boxed{0}", "0"), ("`0`", "0"),
+        ("<think>0?</think>1", "1"), ("0, no.</think>\n1", "1"), ("<answer>1</answer>", "1"), ("<think>1", None),
         ("", None), ("10", None), ("1.5", None), ("1 man", None), ("1 or 0", None), ("1, not 0", None), ("2", None),
         ("B", None), ("(B)", None), ("yes", None), ("not 1", None), ("视频中包含暴力内容", None), ("1:0", None),
     ],

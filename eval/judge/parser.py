@@ -1,24 +1,33 @@
-"""A judge's reply, in whatever shape, as a score from 0 to 5; or why it is none. Never a guess."""
+"""A judge's reply, in whatever shape, as a score from 0 to 5; or why it is none. Never a guess.
+
+reply     = objects and prose, which together state one score
+object    = {..., "score": value, ...} once, at any depth       JSON, Python, or near to them
+prose     = sentences; those that state a score are
+            label [(scale)] separators value rest               "Score (0-5): 4", "a score of 4 since ..."
+          | I give it value rest                                "I'd rate this 4 out of 5"
+          | value rest                                          a line that is nothing else, or the first one
+value     = number [unit] [scale] [unit]                        "4", "4.0", "4/5", "4 points out of 5"
+rest      = what names no second number
+"""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-import unicodedata
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-LOWEST, HIGHEST = 0, 5
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
-#: `Score: 4`, `score is **4/5**`, `score of 4 out of 5`.
-_SAID = re.compile(
-    rf"\bscore\b[^\w-]{{0,4}}(?:is|of|would be)?[^\w-]{{0,4}}{_NUMBER}(?![\d.]*%)(?:\s*(?:/|out of)\s*(\d+))?", re.I
-)
-#: Nothing but a number, perhaps of so many.
-_ALONE = re.compile(rf"[^\w-]*{_NUMBER}(?:\s*(?:/|out of)\s*(\d+))?\W*")
-#: What stands for `'score': 4` in an object that is neither JSON nor Python, such as `{''score': 4}`.
-_FIELD = re.compile(rf"score[^\w-]{{1,6}}{_NUMBER}(?![\d.])", re.I)
-_PRED = re.compile(r"""pred\W{1,6}?(yes|no)\b""", re.I)
+from eval.judge.objects import Object, objects
+from eval.judge.scales import HIGHEST, LOWEST
+from eval.judge.statements import NO_NUMBER, SCALE, UNCLEAR, Stated, limit_of, stated, value_of, verdicts_of
+from eval.replies import plain
+
+__all__ = ["HIGHEST", "LOWEST", "Verdict", "parse"]
+SEVERAL = "several different scores in the reply"
+#: Fields beside a score that say what it is of.
+_LIMITS = ("max_score", "maxscore", "max score", "out_of", "maximum", "scale")
+_EXAMPLE = re.compile(r"\b(?:example|instance|e\.g|sample|template)s?\b", re.I)
+_DENIAL = re.compile(r"\b(?:not|never|cannot|neither|nor)\b|n't\b", re.I)
+_SENTENCE_END = re.compile(r"(?<!e\.g)[.!?](?:\s|$)|(?<!:)\n")
 
 
 class Verdict(NamedTuple):
@@ -35,72 +44,77 @@ class Verdict(NamedTuple):
 def parse(reply: str | None, with_verdict: bool = False) -> Verdict:
     """The score in a reply: JSON, a Python dict, either of them in prose or a code fence, `Score: 4`, `4`, `4/5`.
 
-    Half an object, several scores that differ, another scale and prose without a score are none. A broken number is
-    cut to a whole one, as the official scripts do. `with_verdict` asks for `pred`, yes or no, as well.
+    A score counts where exactly one number on the asked scale is stated, and what stands behind the number is read,
+    too. Half an object, several scores, another scale, a range, a denied score, thinking that was cut off and prose
+    without a score are none. A broken number is cut to a whole one, as the official scripts do. `with_verdict` asks for
+    `pred`, yes or no, as well.
     """
-    text = unicodedata.normalize("NFKC", reply or "").strip()
+    text = plain(reply)
     if not text:
-        return Verdict(None, reason="an empty reply")
-    readings = set(_objects(text))
-    if not readings and "{" not in text and not with_verdict:
-        said = _SAID.findall(text) or ([alone.groups()] if (alone := _ALONE.fullmatch(text)) else [])
-        if any(scale not in (None, "", str(HIGHEST)) for _, scale in said):
-            return Verdict(None, reason=f"another scale than {LOWEST} to {HIGHEST}: {_shown(text)}")
-        readings = {(number, None) for number, _ in said}
-    if len(readings) != 1:
-        what = "several different scores" if readings else "no score"
-        return Verdict(None, reason=f"{what} in the reply: {_shown(text)}")
-    raw, verdict = readings.pop()
-    score = _number(raw)
-    if score is None:
-        return Verdict(None, reason=f"a score that is no number: {_shown(text)}")
-    if not LOWEST <= score <= HIGHEST:
-        return Verdict(None, reason=f"another scale than {LOWEST} to {HIGHEST}: {_shown(text)}")
-    if with_verdict and verdict is None:
-        return Verdict(None, reason=f"neither yes nor no in the reply: {_shown(text)}")
-    return Verdict(int(score), verdict if with_verdict else None)
+        return Verdict(None, reason="thinking that was cut off" if text is None else "an empty reply")
+    found = list(objects(text))
+    if found and not found[-1].whole:
+        return _none("half an object", text)
+    scores, verdicts = _said(text, found)
+    problem = _problem(scores)
+    if problem:
+        return _none(problem, text)
+    if with_verdict and verdicts not in ({"yes"}, {"no"}):
+        return _none("neither yes nor no in the reply", text)
+    return Verdict(int(float(scores[0].number or 0)), verdicts.pop() if with_verdict else None)
 
 
-def _objects(text: str) -> list[tuple[str, str | None]]:
-    """(score, yes or no) of every innermost `{...}` that holds a score."""
-    found = []
-    for piece in re.findall(r"\{[^{}]*\}", text):
-        value = _literal(piece)
-        if isinstance(value, dict):
-            fields = {str(name).strip().lower(): one for name, one in value.items()}
-            if "score" in fields:
-                found.append((str(fields["score"]).strip(), _yes_or_no(fields.get("pred"))))
-        elif len(scores := _FIELD.findall(piece)) == 1:
-            pred = _PRED.search(piece)
-            found.append((scores[0], pred[1].lower() if pred else None))
-    return found
+def _said(text: str, found: Sequence[Object]) -> tuple[list[Stated], set[str]]:
+    """All scores and verdicts that objects and the prose around them state. An example that is given states none."""
+    scores: list[Stated] = []
+    verdicts: set[str] = set()
+    prose: list[str] = []
+    at = 0
+    for number, one in enumerate(found):
+        before = text[at : one.begin]
+        after = text[one.end : found[number + 1].begin if number + 1 < len(found) else len(text)]
+        prose.append(before)
+        at = one.end
+        around = _SENTENCE_END.split(before)[-1], _SENTENCE_END.split(after, maxsplit=1)[0]
+        if any(_EXAMPLE.search(piece) for piece in around):
+            continue
+        if _DENIAL.search(around[0]):
+            scores.append(Stated(None, UNCLEAR))
+        scores += _scores(one)
+        verdicts |= {_yes_or_no(value) for name, value in one.fields if name.lower().strip() == "pred"}
+    rest = "\n".join([*prose, text[at:]])
+    return scores + list(stated(rest)), verdicts | verdicts_of(rest)
 
 
-def _literal(piece: str) -> Any:
-    """The JSON or Python value that a text writes; None where it is neither. Nothing is run."""
-    try:
-        return json.loads(piece)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(piece)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
+def _scores(one: Object) -> Iterator[Stated]:
+    """The scores that an object states: a second one makes it unclear, even where it is the same."""
+    named = [(limit, value) for name, value in one.fields if (limit := limit_of(name))]
+    for limit, value in named:
+        if len(named) > 1:
+            yield Stated(None, SEVERAL)
+        elif limit.problem:
+            yield limit
+        else:
+            yield Stated(None, NO_NUMBER) if value is None else value_of(value)
+    for name, value in one.fields:
+        if named and name.lower().strip() in _LIMITS and limit_of(f"score {value}") != Stated(HIGHEST):
+            yield Stated(None, SCALE)
 
 
-def _yes_or_no(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    word = re.fullmatch(r"\W*(yes|no|true|false)\W*", str(value), re.I)
-    return {"yes": "yes", "true": "yes", "no": "no", "false": "no"}[word[1].lower()] if word else None
+def _yes_or_no(value: str | None) -> str:
+    """What a verdict's value says; "?" where it is neither."""
+    word = re.fullmatch(r"\W*(yes|no|true|false)\W*", value or "", re.I)
+    return {"yes": "yes", "true": "yes", "no": "no", "false": "no"}[word[1].lower()] if word else "?"
 
 
-def _number(raw: str) -> float | None:
-    """`4`, `4.0`, `4/5`."""
-    match = re.fullmatch(rf"{_NUMBER}(?:\s*/\s*{HIGHEST})?", raw)
-    return float(match[1]) if match else None
+def _problem(scores: Sequence[Stated]) -> str | None:
+    """Why the scores that a reply states are not one."""
+    problem = next((score.problem for score in scores if score.problem), None)
+    if problem:
+        return problem
+    return "no score in the reply" if not scores else SEVERAL if len(set(scores)) > 1 else None
 
 
-def _shown(text: str) -> str:
+def _none(why: str, text: str) -> Verdict:
     text = " ".join(text.split())
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+    return Verdict(None, reason=f"{why}: {text if len(text) <= 60 else text[:57] + '...'!r}")
