@@ -19,6 +19,7 @@ from eval.mvbench import MVBENCH, TaskFolder, open_benchmark, read_task
 from eval.open_questions import OpenExample
 from eval.task import Example
 from videogpt_plus.checkpoint import located
+from videogpt_plus.names import with_ending, without_ending
 from videogpt_plus.types import ClipError, UserError, Visual
 
 if TYPE_CHECKING:
@@ -350,7 +351,8 @@ class _Search:
         absent = [e for e in questions if shelf.size(e.path) is None]
         empty = {view for view in self.views if shelf.size(view.path) == 0}
         self.turned = {v for v in self.views if v.end is not None and v.end <= max(0, v.start or 0)} - empty
-        self.meant = {e.path: shelf.meant(e.path, e.video, section.folder, home) for e in absent}
+        self.fits = {e.path: shelf.fits(e.path, e.video, section.folder, home) for e in absent}
+        self.meant = {path: str(found[0]) if len(found) == 1 else None for path, found in self.fits.items()}
         repeated = [e for e in questions if _repetition(e)]
         self.report = TaskReport(
             section.name,
@@ -428,7 +430,7 @@ class _Search:
                 places[folder, Path(meant).suffix if meant.lower().endswith(MEDIA) else ""] += 1
         best, most = None, self.report.present
         for folder, suffix in places:
-            renamed = {e.video: Path(e.video).with_suffix(suffix) if suffix else Path(e.video) for e in self._examples}
+            renamed = {e.video: Path(with_ending(e.video, suffix) if suffix else e.video) for e in self._examples}
             count = sum((folder / renamed[e.video]).exists() for e in self._examples)
             if count > most:
                 same = all(name == str(path) for name, path in renamed.items())
@@ -442,8 +444,10 @@ class _Search:
         return self.section.examples
 
     def _missing(self, path: Path) -> str:
-        meant = self.meant[path]
-        return f"{path}: there is no such file" + (f", but {meant}" if meant else "")
+        found = [str(one) for one in self.fits[path]]
+        if found[1:]:
+            return f"{path}: there is no such file, and {' and '.join(found)} fit: rename the one that is meant"
+        return f"{path}: there is no such file" + (f", but {found[0]}" if found else "")
 
     def _note(self, kind: str, found: Iterable[tuple[str, str, int, str | None]]) -> None:
         for what, video, questions, meant in found:
@@ -465,12 +469,13 @@ class _Shelf:
             self._sizes[path] = _size(path)
         return self._sizes[path]
 
-    def meant(self, path: Path, video: str, own: Path, home: Path | None) -> str | None:
-        """The file that was probably meant by a missing path: another ending or case, or as it lies in `home`."""
+    def fits(self, path: Path, video: str, own: Path, home: Path | None) -> list[Path]:
+        """The files that may be meant by a missing path: another ending, else another case, else as it is in `home`."""
         found = self.beside(path)
         if not found and home:
             found = [one for one, folder in self.elsewhere(path, video, own) if folder == home]
-        return str(min(found, key=lambda one: (one.name.lower() != path.name.lower(), str(one)))) if found else None
+        name = without_ending(path.name)
+        return sorted([one for one in found if without_ending(one.name) == name] or found)
 
     def beside(self, path: Path) -> list[Path]:
         """What lies in the same folder under the same name with another ending or case."""
@@ -621,5 +626,5 @@ def _bare(name: str) -> str:
 
 def _folder_of(meant: Path, video: str) -> Path | None:
     """The folder in which `video`, but for its ending, is `meant`; None where it is called otherwise."""
-    parts = Path(video).with_suffix(meant.suffix).parts if meant.suffix.lower() in MEDIA else Path(video).parts
+    parts = Path(with_ending(video, meant.suffix) if meant.suffix.lower() in MEDIA else video).parts
     return Path(*meant.parts[: -len(parts)]) if meant.parts[-len(parts) :] == parts else None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from eval.annotations import read_json, shown, text_of
 from eval.task import Example, Task
+from videogpt_plus.names import with_ending
 from videogpt_plus.types import UserError
 
 KINDS = ("video", "gif", "frames")
@@ -229,7 +230,7 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
     if answer not in options:
         raise UserError(f"{where}: the answer {shown(answer)} is not among the candidates {shown(list(options))}")
     start, end = (_second(entry, name, where) if table.bounds else None for name in ("start", "end"))
-    path = root / table.folder / (Path(video).with_suffix(table.suffix) if table.suffix else video)
+    path = root / table.folder / (with_ending(video, table.suffix) if table.suffix else video)
     return Example(
         task,
         path,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ def _examples(entries: Iterable[tuple], clips: _Clips, pairs: bool) -> list[Open
     examples = []
     for number, task, name, entry, where in entries:
         video = text_of(entry, "video_name", where)
-        path = clips.find(video, name)
+        path = clips.find(video, name, where)
         kind = "frames" if path.is_dir() else "gif" if path.suffix.lower() == ".gif" else "video"
         answer, facts = text_of(entry, "A", where), _facts(entry, where)
         for part, field in enumerate(("Q1", "Q2"), 1) if pairs else ((0, "Q"),):
@@ -168,36 +169,77 @@ class _Clips:
     def __init__(self, root: Path, folders: Sequence[str]):
         self.folders = [root / folder for folder in folders if (root / folder).is_dir()]
         self.default = root / folders[0]
-        self.known: dict[Path, dict[str, str]] = {}
+        self.known: dict[Path, dict[str, list[str]]] = {}
 
-    def find(self, video: str, name: int | str | None) -> Path:
-        """The clip, or where it would be. ActivityNet-QA's clips are called by the question's id: `v_X_3` -> `v_X`."""
+    def find(self, video: str, name: int | str | None, where: str) -> Path:
+        """The clip, or where it would be. ActivityNet-QA's clips are called by the question's id: `v_X_3` -> `v_X`.
+
+        What is called as it is written, with each ending, comes before any guess; then what has another ending than
+        the one that is written, and last what is written in other letters. UserError: a guess fits several files.
+        """
         names = [video, f"v_{video}"]
         if isinstance(name, str) and "_" in name:
             names.append(name.rsplit("_", 1)[0])
-        for folder in self.folders:
+        for fit in _FITS:
             for one in names:
-                if found := self._in(folder, one):
-                    return found
+                found = [path for folder in self.folders for path in self._in(folder, one, fit)]
+                if found:
+                    return found[0] if fit == _WRITTEN else _only(found, video, where)
         return (self.folders[0] if self.folders else self.default) / video
 
-    def _in(self, folder: Path, video: str) -> Path | None:
+    def _in(self, folder: Path, video: str, fit: int) -> list[Path]:
+        """What fits the name so well in the folder, in the order of ENDINGS."""
         folder, video = (folder / video).parent, Path(video).name
         if folder not in self.known:
             self.known[folder] = _listed(folder)
-        listed = self.known[folder]
-        if video in listed:
-            return folder / listed[video]
-        stem = Path(video).stem if Path(video).suffix.lower() in ENDINGS else video
-        return next((folder / listed[f] for e in ENDINGS if (f := (stem + e).lower()) in listed), None)
+        there = [name for name in self.known[folder].get(_bare(video).lower(), ()) if _fit(name, video) == fit]
+        return [folder / name for name in sorted(there, key=lambda name: (name != video, _rank(name)))]
 
 
-def _listed(folder: Path) -> dict[str, str]:
-    """The folder's entries by their names, and by their names in lower case."""
-    if not folder.is_dir():
-        return {}
-    names = sorted(path.name for path in folder.iterdir())
-    return {**{name.lower(): name for name in names}, **{name: name for name in names}}
+#: How well a file's name fits a written one: as it is, but for its ending, but for its case of letters.
+_FITS = _WRITTEN, _OTHER_ENDING, _OTHER_CASE = range(3)
+
+
+def _fit(name: str, written: str) -> int:
+    """One of _FITS for two names that are equal but for their endings and their case."""
+    if _bare(name) != _bare(written):
+        return _OTHER_CASE
+    same = _ending(written) in ("", _ending(name))
+    return _WRITTEN if same else _OTHER_ENDING
+
+
+def _ending(name: str) -> str:
+    """The clip's ending in small letters; "" for a folder, or for a name that was written without one."""
+    return low if (low := Path(name).suffix.lower()) in ENDINGS else ""
+
+
+def _bare(name: str) -> str:
+    return name[: len(name) - len(_ending(name))]
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Where its ending stands in ENDINGS, a folder of frames first; small letters before large ones."""
+    ending = _ending(name)
+    return ENDINGS.index(ending) if ending else -1, name.swapcase()
+
+
+def _listed(folder: Path) -> dict[str, list[str]]:
+    """The folder's entries by their names without ending, in small letters."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        found.setdefault(_bare(path.name).lower(), []).append(path.name)
+    return found
+
+
+def _only(found: Sequence[Path], video: str, where: str) -> Path:
+    """The one file that a guess fits. UserError: there are several."""
+    files = {os.path.realpath(path): path for path in found}
+    if len(files) > 1:
+        raise UserError(
+            f"{where}: there is no clip called {shown(video)}, and {' and '.join(map(str, files.values()))} fit but "
+            "for their endings or the case of letters; rename the one that is meant, or write its name as it is"
+        )
+    return found[0]
 
 
 def _root(root: str | Path) -> Path:

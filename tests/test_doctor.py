@@ -126,6 +126,31 @@ def test_another_ending_or_case_is_named_with_the_file_that_was_meant(root, name
     ]
 
 
+def test_two_files_that_may_be_meant_are_both_named_and_neither_is_chosen(root):
+    folder = root / "video/ssv2_video"
+    write_annotation(root, "Action Antonym", [entry("clip.mp4"), entry("1.mp4"), entry("2.mp4")])
+    (folder / "0.mp4").rename(folder / "clip.avi")
+    shutil.copy(folder / "clip.avi", folder / "CLIP.mp4")
+    task = look(root, "none")[0]["Action Antonym"]
+    assert task.findings[0].meant == str(folder / "clip.avi"), "the letters as they are written come first"
+    shutil.copy(folder / "clip.avi", folder / "clip.mkv")
+    task = look(root, "none")[0]["Action Antonym"]
+    assert (task.findings[0].meant, task.renamed) == (None, 0)
+    assert said(task, "missing") == [
+        f"{folder}/clip.mp4: there is no such file, and {folder}/clip.avi and {folder}/clip.mkv fit: rename the one "
+        "that is meant"
+    ]
+
+
+def test_a_row_is_offered_for_clips_with_dots_in_their_names(root):
+    (root / "video/ssv2_video").rename(root / "video/ssv2_repacked")
+    for i in range(COUNT):
+        (root / f"video/ssv2_repacked/{i}.mp4").rename(root / f"video/ssv2_repacked/clip.v1.{i}.mp4")
+    write_annotation(root, "Action Antonym", [entry(f"clip.v1.{i}") for i in range(COUNT)])
+    _, report = look(root, "none")
+    assert report.rows == {"Action Antonym": {"folder": "video/ssv2_repacked", "suffix": ".mp4"}}
+
+
 def test_the_row_that_is_offered_for_a_repacked_folder_finds_every_clip(root, tmp_path):
     (root / "video/ssv2_video").rename(root / "video/ssv2_repacked")
     names = [f"{i}.webm" for i in range(COUNT)]

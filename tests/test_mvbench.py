@@ -155,6 +155,23 @@ def test_a_task_is_left_out_by_null_and_by_nothing_else(tmp_path):
         load_benchmark(root)
 
 
+@pytest.mark.parametrize(
+    ("video", "path"),
+    [
+        ("clip.v1.5", "clip.v1.5.mp4"),
+        ("clip.v1.5.webm", "clip.v1.5.mp4"),
+        ("clip.v1.WEBM", "clip.v1.mp4"),
+        ("sub.2/clip", "sub.2/clip.mp4"),
+        ("clip", "clip.mp4"),
+        ("clip.", "clip..mp4"),
+    ],
+)
+def test_a_dot_in_a_clips_name_is_not_its_ending(tmp_path, video, path):
+    rows = {"colour": {"folder": "video", "suffix": ".mp4"}}
+    (only,) = load_benchmark(bench(tmp_path, [GOOD | {"video": video}], rows))[0].examples()
+    assert only.path == tmp_path / "video" / path and only.video == video
+
+
 def read_names(root: Path) -> list[str]:
     return [name for name in MVBENCH if annotation_of(root, name).exists()]
 

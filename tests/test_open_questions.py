@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,67 @@ def test_clips_are_found_where_copies_of_zero_shot_qa_keep_them(tmp_path, folder
     touch(tmp_path / folder / "tumblr_1.gif")
     (example,) = benchmarks.examples("tgif_qa", tmp_path)
     assert example.path == tmp_path / folder / "tumblr_1.gif" and example.kind == "gif"
+
+
+def clip_called(root: Path, name: str, *files: str) -> str:
+    """The file, from the benchmark's root on, that a question about the clip `name` is asked of."""
+    shutil.rmtree(root, ignore_errors=True)
+    for kind in ("generic", "temporal", "consistency"):
+        asked = {"Q": "What?", "Q1": "What?", "Q2": "Which?", "A": "This.", "video_name": name}
+        write(root / f"Benchmarking_QA/{kind}_qa.json", [asked])
+    touch(*(root / file for file in files))
+    return benchmarks.examples("vcgbench", root)[0].path.relative_to(root).as_posix()
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "found"),
+    [
+        # Names that differ in their case of letters alone are two clips, whatever their endings.
+        ("v_Ab", ("Test_Videos/v_aB.mp4", "Test_Videos/v_Ab.mkv"), "Test_Videos/v_Ab.mkv"),
+        ("v_aB", ("Test_Videos/v_aB.mp4", "Test_Videos/v_Ab.mkv"), "Test_Videos/v_aB.mp4"),
+        ("v_Ab.mp4", ("Test_Videos/v_aB.mp4", "Test_Videos/v_Ab.mkv"), "Test_Videos/v_Ab.mkv"),
+        ("v_ab", ("Test_Videos/V_AB.mp4", "Test_Videos/v_ab.flv"), "Test_Videos/v_ab.flv"),
+        ("v_ab", ("Test_Videos/v_ab.MP4", "Test_Videos/V_ab.mp4"), "Test_Videos/v_ab.MP4"),
+        # Also where the exact one lies in a folder that is looked into later.
+        ("v_Ab", ("Test_Videos/v_aB.mp4", "videos/v_Ab.mp4"), "videos/v_Ab.mp4"),
+        ("x", ("videos/X.mp4", "videos/v_x.mp4"), "videos/v_x.mp4"),
+        # Of several endings the first in the order in which they are tried; small letters first.
+        ("v_a", ("Test_Videos/v_a.mkv", "Test_Videos/v_a.avi"), "Test_Videos/v_a.avi"),
+        ("v_a", ("Test_Videos/v_a.AVI", "Test_Videos/v_a.avi"), "Test_Videos/v_a.avi"),
+        # A dot in a name is no ending.
+        ("v.1.5", ("Test_Videos/v.1.mp4", "Test_Videos/v.1.5.mp4"), "Test_Videos/v.1.5.mp4"),
+        ("v.1.5", ("Test_Videos/v.1.mp4",), "Test_Videos/v.1.5"),
+        # A guess that fits one file is taken.
+        ("v_ab", ("Test_Videos/V_AB.MP4",), "Test_Videos/V_AB.MP4"),
+        ("v_ab.mp4", ("Test_Videos/v_ab.webm",), "Test_Videos/v_ab.webm"),
+        ("v_ab.mp4", ("Test_Videos/v_ab.webm", "Test_Videos/V_AB.avi"), "Test_Videos/v_ab.webm"),
+    ],
+)
+def test_a_clip_is_the_one_that_is_called_as_it_is_written_before_any_guess(tmp_path, name, files, found):
+    assert clip_called(tmp_path / "bench", name, *files) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("v_ab", ("Test_Videos/V_AB.mp4", "Test_Videos/V_ab.mp4")),
+        ("v_ab", ("Test_Videos/V_AB.mp4", "videos/V_ab.mp4")),
+        ("v_ab.mp4", ("Test_Videos/v_ab.mkv", "Test_Videos/v_ab.webm")),
+        ("v_ab.mp4", ("Test_Videos/V_AB.mp4", "Test_Videos/v_AB.mkv")),
+    ],
+)
+def test_a_guess_that_fits_two_clips_is_refused_by_their_names(tmp_path, name, files):
+    with pytest.raises(UserError, match="generic_qa.json, entry 0: there is no clip called") as stop:
+        clip_called(tmp_path / "bench", name, *files)
+    said = str(stop.value)
+    assert f'"{name}"' in said and all(file in said for file in files) and "\n" not in said
+
+
+def test_one_file_under_two_names_is_no_doubt(tmp_path):
+    root = tmp_path / "bench"
+    assert clip_called(root, "v_ab", "Test_Videos/V_AB.mp4") == "Test_Videos/V_AB.mp4"
+    (root / "Test_Videos/V_ab.mp4").symlink_to("V_AB.mp4")
+    assert benchmarks.examples("vcgbench", root)[0].path.resolve().name == "V_AB.mp4"
 
 
 def test_a_missing_clip_keeps_its_question(vcgbench):

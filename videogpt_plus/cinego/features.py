@@ -20,6 +20,7 @@ from videogpt_plus.configs import Experiment
 from videogpt_plus.encoders import load_encoder, sampling
 from videogpt_plus.feeding import Feeder, Job, Preparation
 from videogpt_plus.fingerprint import of_path
+from videogpt_plus.names import with_ending
 from videogpt_plus.types import ClipError, UserError, unreadable
 from videogpt_plus.video import STILLS, VIDEOS
 
@@ -170,7 +171,7 @@ def find_features(media: Iterable[str], folder: str | Path) -> dict[str, str]:
     found: dict[str, str] = {}
     owner: dict[str, str] = {}
     for path in media:
-        own = found[path] = str(Path(folder) / f"{Path(path).stem}{SUFFIX}")
+        own = found[path] = str(Path(folder) / with_ending(Path(path).name, SUFFIX))
         if owner.setdefault(own, path) != path:
             raise UserError(f"{owner[own]} and {path} would both have the features {own}: rename one of them")
     return found
