@@ -205,15 +205,22 @@ def _run_table(cells: Sequence[Cell]) -> Table:
 
 
 def _failures_table(cells: Sequence[Cell]) -> list[Table]:
-    found: dict[tuple[str, str, str], int] = {}
-    for cell in cells:
+    """Which clips some run could not read, how many runs that were, and how many were asked about them."""
+    failed: dict[tuple[str, str, str], set[int]] = {}
+    keys: dict[tuple[str, str, str], set[str]] = {}
+    for number, cell in enumerate(cells):
         for task, row in cell["scores"]["tasks"].items():
             for failure in row["failures"]:
                 at = (task, failure["video"], failure["error"])
-                found[at] = found.get(at, 0) + 1
-    rows = [[*at, str(count)] for at, count in found.items()]
-    note = "Clips that could not be read, and in how many runs. Their questions count as wrong in these runs."
-    return [Table("Unreadable clips", note, ["task", "video", "error", "runs"], rows)] if rows else []
+                failed.setdefault(at, set()).add(number)
+                keys.setdefault(at, set()).add(failure["key"])
+    asked = [correct(cell, None).keys() for cell in cells]
+    counts = {at: (len(runs), sum(not keys[at].isdisjoint(own) for own in asked)) for at, runs in failed.items()}
+    rows = [[*at, *map(str, both)] for at, both in counts.items()]
+    wrong = "in every run" if all(runs == of for runs, of in counts.values()) else "in the runs that could not read it"
+    note = f"Clips that could not be read. A question about such a clip counts as wrong {wrong}."
+    columns = ["task", "video", "error", "runs that failed", "runs that asked"]
+    return [Table("Unreadable clips", note, columns, rows)] if rows else []
 
 
 def _interval(found: Estimate) -> str:

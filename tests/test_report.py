@@ -173,8 +173,17 @@ def test_tables_run_from_the_finest_level_to_the_coarsest_and_show_the_controls(
         "Unreadable clips",
     ):
         assert f"## {heading}" in text
-    assert "| colour | colour 0.mp4 | file is empty | 6 |" in text
+    assert "| colour | colour 0.mp4 | file is empty | 6 | 6 |" in text and "counts as wrong in every run." in text
     assert re.search(r"\| coarse \| 2 \| 80 \| 80 \| 25\.0 \| 25\.0 \| \d+\.\d \(\d+\.\d to \d+\.\d\)", text)
+
+
+def test_a_clip_is_called_wrong_in_every_run_only_where_no_run_could_read_it(tmp_path):
+    """One run of two failed on the clip; the blind control needs no clip and cannot fail."""
+    cells = [make_cell(tmp_path, level, {"colour": 0.5}, failed=failed) for level, failed in ((1, 1), (16, 0))]
+    write_report([*cells, make_cell(tmp_path, 16, {"colour": 0.5}, "blind")], tmp_path / "report")
+    text = (tmp_path / "report" / "sweep.md").read_text()
+    assert "| colour | colour 0.mp4 | file is empty | 1 | 3 |" in text
+    assert "counts as wrong in the runs that could not read it." in text and "wrong in every run" not in text
 
 
 def test_the_page_is_self_contained_and_escapes_what_it_shows(reported):
