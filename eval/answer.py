@@ -6,6 +6,7 @@ answers.meta.json   what the answers depend on: answers of another model never m
 
 from __future__ import annotations
 
+import shlex
 import string
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,12 @@ from typing import Any, NamedTuple
 from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
 from eval.open_questions import OpenExample
 from eval.options import reference_verdict
-from eval.task import Answerer, Example, Question, Reply, check_control
+from eval.task import Answerer, Example, Question, Reply, check_control, fingerprint
 from videogpt_plus.checkpoint import read_object, write_bytes
 from videogpt_plus.types import ClipError, UserError
+
+#: What a meta file says of places: the benchmark's, where it is not the usual one, and the grid store's.
+TOLD = ("root", "store")
 
 
 class Answered(NamedTuple):
@@ -59,7 +63,7 @@ def answer_all(
     """
     check_control(control)
     with ExitStack() as open_files:
-        files = {name: open_files.enter_context(_File(target, control)) for name, target in targets.items()}
+        files = {name: open_files.enter_context(_File(target, control, examples)) for name, target in targets.items()}
         todo = {name: file.left(examples, retry_errors) for name, file in files.items()}
         total, new = len(examples) * len(files), 0
         done = total - sum(map(len, todo.values()))
@@ -87,16 +91,19 @@ def answer_all(
 class _File:
     """A model's answers.jsonl, locked and open at its end."""
 
-    def __init__(self, target: Target, control: str | None):
+    def __init__(self, target: Target, control: str | None, examples: Sequence[Example | OpenExample]):
         self.path, self.header, self.control = Path(target.path), {**target.header, "control": control}, control
+        self.examples = examples
 
     def __enter__(self) -> _File:
         with ExitStack() as opened:
             self.file = opened.enter_context(open_locked(self.path))
             self.torn = cut_torn_line(self.file, self.path)
             found = read_meta(self.path) if self.path.stat().st_size else None
-            claim(self.path, self.header, "answers", found)
+            _check_root(self.path, found or {}, self.header)
             self.lines = read_answers(self.path)
+            grown = found and are_among(self.lines, self.examples, found.get("questions"))
+            claim(self.path, self.header, "answers", found, (*TOLD, "questions") if grown else TOLD)
             opened.pop_all()  # whole: `__exit__` closes it
         return self
 
@@ -117,6 +124,31 @@ class _File:
     def account(self, examples: Sequence[Example | OpenExample]) -> Answered:
         failed = sum(self.lines[example.key]["error"] is not None for example in examples)
         return Answered(len(self.todo), len(examples) - len(self.todo), failed, self.torn)
+
+
+def are_among(
+    lines: Mapping[str, Mapping[str, Any]], examples: Sequence[Example | OpenExample], recorded: str | None
+) -> bool:
+    """Whether these answers are to some or all of these questions, with the same options and the same right answers.
+
+    `recorded` is the fingerprint of what was asked: of a benchmark that has grown since, where all was answered, it is
+    that of the questions with an answer. Open questions have no options, so that their lines alone tell.
+    """
+    known = [example for example in examples if example.key in lines]
+    if recorded in (None, fingerprint(examples), fingerprint(known)):
+        return True
+    is_open = not any(example.candidates for example in examples)
+    return is_open and len(known) == len(lines) and all(lines[e.key]["reference"] == e.reference for e in known)
+
+
+def _check_root(path: Path, found: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+    """UserError: the answers are to another copy of the benchmark, which is still there."""
+    old, new = found.get("root"), header.get("root")
+    if old and new and old != new and Path(old).exists():
+        raise UserError(
+            f"{path} holds answers to the benchmark at {old}, which is still there, and this one lies at {new}: name "
+            f"one of them by itself, such as --task NAME={shlex.quote(new)}, or move the answers away"
+        )
 
 
 def read_answers(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -146,7 +178,8 @@ def _line(
     choice = chosen and example.parse(chosen.text)
     if reply is not None and reply.seconds is not None:
         seconds = reply.seconds
-    likely, margin = _likeliest(reply.option_logprobs if reply else None)
+    logprobs = reply.option_logprobs if reply else None
+    likely, margin = _likeliest(logprobs)
     return {
         "key": example.key,
         "experiment": experiment,
@@ -164,6 +197,8 @@ def _line(
         "visual_tokens": reply and reply.visual_tokens,
         "logprob_choice": likely,
         "logprob_margin": margin,
+        # log P of each option in the order of the options; None where it was not asked for, absent in older files.
+        "option_logprobs": None if logprobs is None else [round(value, 6) for value in logprobs],
         "seconds": round(seconds, 4),
         "seconds_encode": _rounded(reply and reply.seconds_encode),
         "seconds_first": _rounded(reply and reply.seconds_first),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.answer import read_answers
-from eval.benchmarks import get_benchmark
 from eval.journal import clip_of, meta_path
+from eval.places import answer_command, check_place, is_judged, judge_command
 from eval.stats import LEVEL, Paired, compare, compare_scores, equivalence, holm
 from videogpt_plus.checkpoint import read_object
 from videogpt_plus.types import UserError
@@ -65,9 +65,10 @@ def read_run(path: str | Path) -> Run:
         raise UserError(f"{path} does not exist: name an answers.jsonl, or a run that was answered")
     if path.suffix == ".json":
         return _read_scores(path)
+    check_place(path)
     lines = read_answers(path)
     if not lines:
-        raise UserError(f"{path} holds no answer yet; finish it with `videogpt-plus answer`")
+        raise UserError(f"{path} holds no answer yet; finish it with: {answer_command(path)}")
     beside = meta_path(path)
     meta = read_object(beside, f"move it away; {path} can be compared without it") if beside.is_file() else {}
     if _are_open(lines, meta):
@@ -78,7 +79,7 @@ def read_run(path: str | Path) -> Run:
 def _are_open(lines: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]) -> bool:
     """Whether the answers are to open questions: their benchmark is judged, or no line says right or wrong."""
     if meta.get("benchmark"):
-        return get_benchmark(meta["benchmark"]).scored == "judged"
+        return is_judged(meta)
     return all("correct" in line and line["correct"] is None for line in lines.values())
 
 
@@ -109,7 +110,9 @@ def _only_scores(answers: Path) -> Path:
 
     names = list(all_scores(answers))
     if not names:
-        raise UserError(f"{answers} holds open answers that nobody judged yet; run `videogpt-plus judge` on it first")
+        raise UserError(
+            f"{answers} holds open answers that nobody judged yet; judge them first with: {judge_command(answers)}"
+        )
     if len(names) > 1:
         raise UserError(f"{answers} was scored by several judges; name one file of: {', '.join(names)}")
     return answers.with_name(names[0])

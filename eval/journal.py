@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,24 +77,33 @@ def meta_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".meta.json")
 
 
-def claim(path: Path, header: dict[str, Any], what: str, read: Mapping[str, Any] | None = None) -> None:
+def claim(
+    path: Path,
+    header: dict[str, Any],
+    what: str,
+    read: Mapping[str, Any] | None = None,
+    told: Collection[str] = (),
+) -> None:
     """Keeps `header` beside the file, or raises UserError where its lines have another one.
 
-    `read` is the header that was found; without it, it is read from the file beside.
+    `read` is the header that was found; without it, it is read from the file beside. The names in `told` say where
+    things lie: they may differ, and the new ones are kept.
     """
     header = json.loads(json.dumps(header))
-    if not path.stat().st_size:
-        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
-        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
-        return
-    found = read if read is not None else read_object(meta_path(path), f"move it and {path} away")
-    differing = [name for name in sorted(found.keys() | header.keys()) if found.get(name) != header.get(name)]
+    found = dict(header)
+    if path.stat().st_size:
+        found = dict(read) if read is not None else read_object(meta_path(path), f"move it and {path} away")
+    names = sorted((found.keys() | header.keys()) - set(told))
+    differing = [name for name in names if found.get(name) != header.get(name)]
     if differing:
         name = differing[0]
         raise UserError(
             f"{path} holds {what} with {name} = {json.dumps(found.get(name))}, "
             f"this run has {json.dumps(header.get(name))}; move them away or choose another folder"
         )
+    if not path.stat().st_size or found != header:
+        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ labels' probabilities were asked for, from the likelier one.
 from __future__ import annotations
 
 import re
+import shlex
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -84,7 +85,7 @@ def load_rwf2000(root: str | Path) -> list[Task]:
     if not file.is_file():
         raise UserError(
             f"no clips of RWF-2000 to ask about: {file} does not exist; write it with `videogpt-plus data rwf2000 "
-            f"--data-dir FOLDER --split val --output {file}`"
+            f"--data-dir FOLDER --split val --output {shlex.quote(str(file))}`"
         )
     entries, seen, questions = read_json(file), Counter(), []
     if not isinstance(entries, list) or not entries:

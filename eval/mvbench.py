@@ -6,6 +6,7 @@ A benchmark is named by its folder, or by a file of rows that says where the fol
 from __future__ import annotations
 
 import math
+import shlex
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -119,9 +120,9 @@ def open_benchmark(path: str | Path) -> Benchmark:
     """The benchmark at `path`: its folder, or a file of rows like its `tasks.json`, which may lie anywhere.
 
     Such a file states task -> folder, suffix, kind, bounds, ... (see TaskFolder), and by `"root"` the benchmark's
-    folder where that is not its own. What a row leaves out is as MVBENCH has it; null leaves the task out. Tasks of
-    MVBENCH that it does not name follow if their annotation is there; without a file all 20 of MVBENCH are expected.
-    Raises UserError.
+    folder where that is not its own: from the file's folder on, or where nothing is there, from the working folder.
+    What a row leaves out is as MVBENCH has it; null leaves the task out. Tasks of MVBENCH that it does not name follow
+    if their annotation is there; without a file all 20 of MVBENCH are expected. Raises UserError.
     """
     path = Path(path).absolute()
     rows = path if path.is_file() else path / "tasks.json"
@@ -134,8 +135,9 @@ def open_benchmark(path: str | Path) -> Benchmark:
     folder = stated.pop("root", ".")
     if not isinstance(folder, str):
         raise UserError(f"{rows}: 'root' must be the benchmark's folder; found {shown(folder)}")
-    root = rows.parent / folder
-    if not (root / "json").is_dir():
+    root = next((r for r in (rows.parent / folder, Path(folder).absolute()) if (r / "json").is_dir()), None)
+    if root is None:
+        root = rows.parent / folder
         raise UserError(
             f"no benchmark at {root}: there is no folder {root / 'json'} of annotations; build or download it, "
             'or name its folder by "root" in a file of rows'
@@ -213,7 +215,8 @@ def _entries(path: Path) -> list[Any]:
 def _load_task(benchmark: Benchmark, name: str) -> Task:
     questions, problems = read_task(benchmark, name)
     if problems:
-        more = f" ({len(problems) - 1} more; all: videogpt-plus doctor {benchmark.name})" if problems[1:] else ""
+        command = shlex.join(["videogpt-plus", "doctor", str(benchmark.name)])
+        more = f" ({len(problems) - 1} more; all: {command})" if problems[1:] else ""
         raise UserError(problems[0] + more)
     return Task(name, benchmark.tasks[name].group or name, questions)
 

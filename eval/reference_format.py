@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from eval.answer import read_answers
-from eval.benchmarks import get_benchmark
+from eval.benchmarks import kind_of
 from eval.mvbench import open_benchmark
 from eval.open_questions import OpenExample
+from eval.places import check_complete, check_place
 from eval.runs import examples_of
-from eval.score import check_complete
 from eval.task import Example
 from videogpt_plus.checkpoint import write_json
 
@@ -20,7 +20,13 @@ from videogpt_plus.checkpoint import write_json
 ASKED_FIRST = "Episodic Reasoning"
 
 
-def write_reference_files(answers_path: str | Path, root: str | Path, limit: int | None, output: str | Path) -> int:
+def write_reference_files(
+    answers_path: str | Path,
+    root: str | Path,
+    limit: int | None,
+    output: str | Path,
+    asked_by: Sequence[str] | None = None,
+) -> int:
     """Writes `video_name, prompt, pred, answer_id, Q, task_type, A` of each question to `output`, returns how many.
 
     `root` is the benchmark and `limit` how many questions a task were asked. A file is called by its clip and by the
@@ -29,7 +35,8 @@ def write_reference_files(answers_path: str | Path, root: str | Path, limit: int
     rule counts as wrong. UserError: an answer is missing.
     """
     asked, answers = examples_of(root, limit), read_answers(answers_path)
-    check_complete(Path(answers_path), answers, asked)
+    check_place(answers_path)
+    check_complete(answers_path, answers, asked, asked_by)
     names = reference_names(examples_of(root), root)
     for example in asked:
         line, (video_name, file_name) = answers[example.key], names[example.key]
@@ -55,7 +62,12 @@ ANSWER_FILES = {
 
 
 def write_open_files(
-    answers_path: str | Path, task: str, root: str | Path, limit: int | None, output: str | Path
+    answers_path: str | Path,
+    task: str,
+    root: str | Path,
+    limit: int | None,
+    output: str | Path,
+    asked_by: Sequence[str] | None = None,
 ) -> int:
     """Writes the answers to an open benchmark as lists that the reference's own scripts read; returns how many.
 
@@ -68,9 +80,9 @@ def write_open_files(
     from eval.judge.ledger import finished_answers
     from eval.judge.scoring import all_scores
 
-    benchmark, output = get_benchmark(task), Path(output)
+    benchmark, output = kind_of(task), Path(output)
     examples = examples_of(root, limit, task)
-    answers = finished_answers(answers_path, examples)
+    answers = finished_answers(answers_path, examples, asked_by)
     entries: dict[tuple[str, int], list[OpenExample]] = {}
     for example in examples:
         entries.setdefault((example.task, example.entry), []).append(example)

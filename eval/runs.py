@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval import benchmarks
-from eval.answer import Answered, Target, answer_all, read_answers, read_meta
-from eval.benchmarks import get_benchmark
+from eval.answer import Answered, Target, answer_all, read_answers
+from eval.benchmarks import copy_of, is_own, kind_of, place_of, root_of
+from eval.found import Answers, find, is_copy, scores_of
 from eval.judge.levels import Run
 from eval.judge.tables import judged_section
-from eval.report import write_report
-from eval.score import score
+from eval.places import WEIGHTS, OtherAnswers, name_of, task_of
+from eval.report import Section, Table, write_report
 from eval.task import Example
 from eval.task import fingerprint as questions_fingerprint
 from videogpt_plus import fingerprint
@@ -95,26 +97,18 @@ def answer_runs(
     grid store will take and what it lost.
     """
     experiments = {run: load_experiment(run) for run in runs}
-    roots = {str(benchmarks.root_of(task, e.benchmark_root, benchmark)) for e in experiments.values()}
+    roots = {str(root_of(task, e.benchmark_root, benchmark)) for e in experiments.values()}
     if len(roots) > 1:
         raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
-    is_open = get_benchmark(task).scored == "judged"
+    is_open = kind_of(task).scored == "judged"
     if is_open and asking.scoring != "generate":
         raise UserError(f"--scoring {asking.scoring} needs options, and the questions of {task} are open; leave it out")
     examples = examples_of(roots.pop(), limit, task)
     for told in (_other_words(run, examples) for run in runs):
         if told and say:
             say(told)
-    questions = questions_fingerprint(examples)
-    targets = {}
-    for run, path in runs.items():
-        weights = [fingerprint.of_path(run / f) for f in ("adapter_model.safetensors", "projectors.safetensors")]
-        if not experiments[run].pretrain:  # asked as they were published
-            weights.append(fingerprint.of_path(experiments[run].llm))
-        header = {"experiment": experiments[run].name, "weights": weights, "questions": questions}
-        header |= {"benchmark": task} if task != OWN else {}
-        targets[str(run)] = Target(path, {**header, **asking.shapes_answers()})
-
+    headers = {run: header_of(run, e, examples, task, benchmark, asking) for run, e in experiments.items()}
+    targets = {str(run): Target(path, headers[run]) for run, path in runs.items()}
     store = open_store(asking)
 
     def load() -> VideoLLM:
@@ -128,6 +122,33 @@ def answer_runs(
     if store and say and (lost := store.measured()):
         say(lost)
     return {run: done[str(run)] for run in runs}
+
+
+def header_of(
+    run: Path,
+    experiment: Experiment,
+    examples: Sequence[Example],
+    task: str = OWN,
+    benchmark: Path | None = None,
+    asking: Asking = DEFAULT_ASKING,
+) -> dict[str, Any]:
+    """What the run's answers to these questions depend on, as their meta file keeps it."""
+    weights = [fingerprint.of_path(run / file) for file in WEIGHTS]
+    if not experiment.pretrain:  # asked as they were published
+        weights.append(fingerprint.of_path(experiment.llm))
+    header = {"experiment": experiment.name, "weights": weights, "questions": questions_fingerprint(examples)}
+    header |= _benchmark(task, experiment.benchmark_root, benchmark)
+    header |= {"store": os.path.realpath(asking.store)} if asking.store else {}
+    return {**header, **asking.shapes_answers()}
+
+
+def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:
+    """What answers keep of the benchmark: its name, and where it lies if that is not the usual place."""
+    named = {"benchmark": task} if task != OWN else {}
+    copy = copy_of(task, own, chosen)
+    if not copy and not is_own(task):
+        return named
+    return named | ({"copy": copy} if copy else {}) | {"root": str(place_of(root_of(task, own, chosen)))}
 
 
 def _other_words(run: Path, examples: Sequence[Example]) -> str | None:
@@ -155,54 +176,44 @@ def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
     )
 
 
-def report_sweep(root: Path, title: str | None = None, chosen: Mapping[str, Path] | None = None) -> Path:
+def report_sweep(
+    root: Path,
+    title: str | None = None,
+    chosen: Mapping[str, Path] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Scores every answered run below `root`, writes `root/report` and returns its page.
 
-    `chosen` holds the folders of benchmarks of options that do not lie where they usually do, by name.
+    `chosen` holds the folders of benchmarks of options that do not lie where they usually do, by name. Answers that
+    are not what their folder says, or to a copy of a benchmark that is gone, are left out: a table of the page says
+    so, and so is `say` told. UserError: answers are missing, or there is nothing to report.
     """
-    paths = [p for p in sorted(root.glob("*/answers*/answers.jsonl")) if ".old-" not in p.as_posix()]
-    if not paths:
-        raise UserError(f"nothing to report: no answers under {root}; run `videogpt-plus sweep` first")
-    cells, judged, seeds, random = [], {}, set(), set()
-    for path in paths:
-        experiment = load_experiment(path.parent.parent)
-        control = read_meta(path)["control"]
-        tokens, frames = _seen(path, experiment)
-        seeds.add(experiment.finetune.seed)
-        random |= {base_of(experiment.name)} if is_random(experiment) else set()
-        benchmark = read_meta(path).get("benchmark", OWN)
-        if get_benchmark(benchmark).scored == "judged":
-            judged[path] = Run(experiment.name, experiment.level, experiment.finetune.seed, tokens)
+    found, chosen = find(root), chosen or {}
+    usual = _of_usual(found.answers, chosen)
+    cells, judged, notes = [], {}, list(found.notes)
+    for one in found.answers:
+        tokens, frames = _seen(one.path, one.experiment)
+        if one.is_judged:
+            judged[one.path] = Run(one.shown, one.experiment.level, one.experiment.finetune.seed, tokens)
             continue
-        limit = path.parent.name.partition("_first")[2]
-        folder = benchmarks.root_of(benchmark, experiment.benchmark_root, (chosen or {}).get(benchmark))
-        cells.append(
-            {
-                "benchmark": benchmark,
-                "experiment": experiment.name,
-                "adapter": experiment.adapter,
-                "level": experiment.level,
-                "seed": experiment.finetune.seed,
-                "visual_tokens": tokens,
-                "num_frames": experiment.num_frames,
-                "random": is_random(experiment),
-                **costs(experiment, frames),
-                "control": control,
-                "scores": score(path, examples_of(folder, int(limit) if limit else None, benchmark)),
-            }
-        )
-    # The day of the newest answers, so that the report of the same answers stays the same.
-    day = datetime.fromtimestamp(max(path.stat().st_mtime for path in paths))
-    said = ", ".join(map(str, sorted(seeds)))
-    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {said}"
-    if random:
-        stamp += f"; the weights are random and the answers mean nothing: {', '.join(sorted(random))}"
+        try:
+            scores, told = scores_of(one, chosen if "root" in one.meta else usual)
+        except OtherAnswers as error:
+            notes.append((str(one.path.parent), f"not reported: {error}"))
+            continue
+        notes += [(str(one.path.parent), line) for line in told]
+        cells.append(_cell(one, tokens, frames, scores))
+    for what, why in notes:
+        say(f"{what}: {why}")
+    if not cells and not judged:
+        raise UserError(_nothing(root, notes))
+    more = judged_section(judged, chosen)
     return write_report(
         cells,
         root / "report",
         title or f"Pool sweep: {root.name}",
-        stamp,
-        judged_section(judged, chosen),
+        _stamp(found.answers),
+        _with_notes(more, notes),
         name=_called(root),
     )
 
@@ -211,3 +222,53 @@ def _called(root: Path) -> str:
     """What tells the sweep from others: its folder as seen from here, or the whole path of one that lies elsewhere."""
     here, there = Path().resolve(), root.resolve()
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.as_posix()
+
+
+def _of_usual(answers: Sequence[Answers], chosen: Mapping[str, Path]) -> dict[str, Path]:
+    """The places that are no copy's which was asked by itself: what answers to the usual benchmark are scored by."""
+    copies = [one.meta for one in answers if "copy" in one.meta]
+    return {
+        name: place
+        for name, place in chosen.items()
+        if not any(task_of(meta) == name and place.exists() and is_copy(meta, place) for meta in copies)
+    }
+
+
+def _cell(one: Answers, tokens: int, frames: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+    experiment = one.experiment
+    return {
+        "benchmark": name_of(one.meta),
+        "experiment": one.shown,
+        "adapter": experiment.adapter,
+        "level": experiment.level,
+        "seed": experiment.finetune.seed,
+        "visual_tokens": tokens,
+        "num_frames": experiment.num_frames,
+        "random": is_random(experiment),
+        **costs(experiment, frames),
+        "control": one.meta["control"],
+        "scores": scores,
+    }
+
+
+def _stamp(answers: Sequence[Answers]) -> str:
+    """The day of the newest answers, so that the report of the same answers stays the same, and what trained them."""
+    day = datetime.fromtimestamp(max(one.path.stat().st_mtime for one in answers))
+    seeds = sorted({one.experiment.finetune.seed for one in answers})
+    random = sorted({base_of(one.experiment.name) for one in answers if is_random(one.experiment)})
+    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    return stamp + (f"; the weights are random and the answers mean nothing: {', '.join(random)}" if random else "")
+
+
+def _nothing(root: Path, notes: Sequence[tuple[str, str]]) -> str:
+    if not notes:
+        return f"nothing to report: no answers under {root}; run `videogpt-plus sweep toy` first, or name another"
+    what, why = notes[0]
+    return f"nothing to report under {root}: {what} is {why}" + (f" ({len(notes) - 1} more)" if notes[1:] else "")
+
+
+def _with_notes(more: Section, notes: Sequence[tuple[str, str]]) -> Section:
+    if not notes:
+        return more
+    note = "What is not in the tables of this report, or stands there under another name or in part, and why."
+    return replace(more, tables=[Table("Told apart", note, ["found", "what of it"], notes), *more.tables])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import string
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,11 @@ from statistics import median
 from typing import Any
 
 from eval.answer import read_answers, read_meta, write_atomically
-from eval.benchmarks import BENCHMARKS
 from eval.labels import LabelExample, label_scores
 from eval.options import reference_verdict
+from eval.places import check_complete, check_place, without_places
 from eval.stats import share
-from eval.task import CONTROLS, Example
+from eval.task import Example
 from videogpt_plus.types import UserError
 
 
@@ -26,7 +25,7 @@ def scores_path(answers_path: str | Path) -> Path:
     return path.with_name(path.name.replace("answers", "scores", 1)).with_suffix(".json")
 
 
-def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, Any]:
+def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence[str] | None = None) -> dict[str, Any]:
     """Scores of a finished run, written beside the answers (`scores_path`) and returned.
 
     `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
@@ -36,49 +35,25 @@ def score(answers_path: str | Path, examples: Sequence[Example]) -> dict[str, An
     `correct` (key -> bool) and `videos` (key -> clip). `overall` has the mean over tasks, as MVBench reports it
     (`macro`), and over questions (`micro`). Of clips with labels there is `labels`, too
     (`eval.labels.label_scores`). The kept replies are parsed anew, so that a better parser needs no new answers.
-    UserError: an answer is missing or belongs to another question.
+    `asked` is for the command that finishes them (`places`). UserError: an answer is missing. OtherAnswers: they are
+    another run's, or to other questions.
     """
     answers_path = Path(answers_path)
     if not examples:
         raise UserError("no question to score: the benchmark is empty")
+    check_place(answers_path)
     answers = read_answers(answers_path)
-    check_complete(answers_path, answers, examples)
+    check_complete(answers_path, answers, examples, asked)
     by_task: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         by_task[example.task].append(example)
     tasks = {task: _score_task(group, answers) for task, group in by_task.items()}
     overall = _overall(tasks) | _to_first_token([answers[example.key] for example in examples])
-    scores = {**read_meta(answers_path), "overall": overall, "tasks": tasks}
+    scores = {**without_places(read_meta(answers_path)), "overall": overall, "tasks": tasks}
     if labelled := [example for example in examples if isinstance(example, LabelExample)]:
         scores["labels"] = label_scores(labelled, answers)
     write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
-
-
-def check_complete(path: Path, answers: Mapping[str, Mapping[str, Any]], examples: Sequence[Example]) -> None:
-    missing = sum(example.key not in answers for example in examples)
-    if missing:
-        raise UserError(f"{path}: {missing} of {len(examples)} answers are missing; finish them with: {_command(path)}")
-    for example in examples:
-        found = answers[example.key]["reference"]
-        if found != example.reference:
-            raise UserError(
-                f"{path}: '{example.question}' of {example.video} was asked with the answer {found!r}, the "
-                f"benchmark now says {example.reference!r}; move the answers away and answer again"
-            )
-
-
-def _command(path: Path) -> str:
-    """What answers the rest: the folder's name says how it was asked, its meta file where the name does not."""
-    tasks, controls = "|".join(BENCHMARKS), "|".join(CONTROLS)
-    if named := re.fullmatch(rf"answers(?:_({tasks}))?(?:_({controls}))?(?:_first(\d+))?", path.parent.name):
-        run, task, control, limit = path.parent.parent, *named.groups()
-    else:
-        run, task, limit = path.parent, None, None
-        control = read_meta(path).get("control") if path.exists() else None
-    options = (f" --task {task}" if task else "") + (f" --control {control}" if control else "")
-    options += f" --limit {limit}" if limit else ""
-    return f"videogpt-plus answer {run}{options}"
 
 
 def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 from eval.answer import Target, answer_all, meta_path, read_answers
+from eval.compare import read_run
+from eval.score import score
 from eval.task import Example, Reply
 from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4", "weights": "w1", "benchmark": "b1"}
 FIELDS = [
     "key", "experiment", "control", "task", "video", "clip", "question", "reference", "reply", "choice",
-    "correct", "reference_verdict", "error", "visual_tokens", "logprob_choice", "logprob_margin", "seconds",
-    "seconds_encode", "seconds_first",
+    "correct", "reference_verdict", "error", "visual_tokens", "logprob_choice", "logprob_margin", "option_logprobs",
+    "seconds", "seconds_encode", "seconds_first",
 ]  # fmt: skip
 
 
@@ -70,8 +72,8 @@ def test_a_line_has_every_field_and_the_parsed_choice(tmp_path):
         "experiment": "toy_pool4", "control": None, "task": "colour", "video": "0.mp4", "clip": "0.mp4",
         "question": "Colour?", "reference": "(A) red", "reply": "(A) red", "choice": "A",
         "correct": True, "reference_verdict": False,
-        "error": None, "visual_tokens": 104, "logprob_choice": None, "logprob_margin": None, "seconds_encode": None,
-        "seconds_first": None,
+        "error": None, "visual_tokens": 104, "logprob_choice": None, "logprob_margin": None, "option_logprobs": None,
+        "seconds_encode": None, "seconds_first": None,
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "answers.meta.json").read_text()) == HEADER | {"control": None}
 
@@ -143,6 +145,24 @@ def test_models_asked_together_are_asked_once_a_clip_and_each_keeps_its_file(tmp
     assert (lines["a"][last]["reply"], lines["a"][last]["seconds"]) == ("(A)", 0.5)
     names = ("choice", "logprob_choice", "logprob_margin", "seconds", "seconds_encode", "seconds_first")
     assert [lines["b"][last][name] for name in names] == ["B", "B", 1.5, 0.25, 0.125, 0.2]
+    assert lines["b"][last]["option_logprobs"] == [-2.0, -0.5, -3.0] and lines["a"][last]["option_logprobs"] is None
+
+
+def test_the_options_probabilities_are_kept_in_their_order_to_a_millionth_and_older_lines_stay_readable(tmp_path):
+    class Sure(Fake):
+        def answer(self, example, control):
+            return Reply("(C) blue", 1, (-1.23456789, -0.6, -0.5))
+
+    path = tmp_path / "answers.jsonl"
+    ask(Sure(), examples(3), path)
+    whole = read_answers(path)
+    assert [line["option_logprobs"] for line in whole.values()] == [[-1.234568, -0.6, -0.5]] * 3
+    ask(Fake(bad={"4.mp4"}), examples(5)[4:], path)
+    assert read_answers(path)[examples(5)[4].key]["option_logprobs"] is None
+    older = [{name: value for name, value in line.items() if name != "option_logprobs"} for line in whole.values()]
+    path.write_text("".join(json.dumps(line) + "\n" for line in older))
+    assert ask(Fake(), examples(4), path) == (1, 3, 0, 0), "older lines count as answers"
+    assert score(path, examples(4))["overall"]["n"] == 4 and len(read_run(path).values) == 4
 
 
 def test_no_model_is_loaded_where_every_answer_stands(tmp_path):

@@ -31,7 +31,7 @@ from eval.report import write_report
 from eval.report_parts import DETECTABLE
 from eval.stats import compare_scores
 from videogpt_plus import cli, fingerprint
-from videogpt_plus.checkpoint import save_experiment
+from videogpt_plus.checkpoint import load_experiment, save_experiment
 from videogpt_plus.experiments import TOY
 from videogpt_plus.types import UserError
 
@@ -61,7 +61,9 @@ def write_answers(folder: Path, asked: list[OpenExample], reply=lambda e: f"I se
         broken = "cannot read it: it is empty; download it again" if text is None else None
         lines.append({"key": e.key, "video": e.video, "reference": e.reference, "reply": text, "error": broken})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    meta_path(path).write_text(json.dumps(HEADER))
+    run = folder.parent
+    name = {"experiment": load_experiment(run).name} if (run / "experiment.json").exists() else {}
+    meta_path(path).write_text(json.dumps(HEADER | name))
     return path
 
 

@@ -95,7 +95,8 @@ def test_the_score_is_the_share_of_the_facts_and_both_answers_must_hold_them():
 def test_the_whole_path_from_clips_to_the_table(run, questions, capsys):
     where = ["--task", "toy_open", "--benchmark", str(questions)]
     cli.main(["answer", str(run), *where, "--workers", "0"])
-    path = run / "answers_toy_open" / "answers.jsonl"
+    (path,) = run.glob("answers_toy_open_of_*/answers.jsonl")
+    assert path.parent.name == f"answers_toy_open_of_{benchmarks.copy_of('toy_open', '', questions)}"
     answers = read_answers(path)
     examples = benchmarks.examples("toy_open", questions)
     assert set(answers) == {e.key for e in examples}
@@ -105,10 +106,10 @@ def test_the_whole_path_from_clips_to_the_table(run, questions, capsys):
 
     cli.main(["judge", str(run), *where, "--judge-model", "lexical", "--dry-run"])
     assert "judgements to make, nothing to pay" in capsys.readouterr().out
-    assert not (run / "answers_toy_open" / "judged.jsonl").exists()
+    assert not path.with_name("judged.jsonl").exists()
     cli.main(["judge", str(run), *where, "--judge-model", "lexical"])
     told = capsys.readouterr().out
-    scores = json.loads((run / "answers_toy_open" / "scores.json").read_text())
+    scores = json.loads(path.with_name("scores.json").read_text())
     asked = {e.key: e for e in examples}
     for aspect in ("correctness", "temporal"):
         right = {}
@@ -121,14 +122,14 @@ def test_the_whole_path_from_clips_to_the_table(run, questions, capsys):
 
     cli.main(["judge", str(run), *where, "--judge-model", "lexical"])
     assert "0 new" in capsys.readouterr().out
-    cli.main(["score", str(run), "--task", "toy_open"])
+    cli.main(["score", str(run), *where])
     assert "consistency" in capsys.readouterr().out
 
 
 def test_facts_that_are_said_are_points(run, questions, capsys):
     where = ["--task", "toy_open", "--benchmark", str(questions), "--limit", "1"]
     cli.main(["answer", str(run), *where, "--workers", "0"])
-    path = run / "answers_toy_open_first1" / "answers.jsonl"
+    (path,) = run.glob("answers_toy_open_of_*-????????_first1/answers.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 4  # one generic, one temporal, the two of one consistency entry
     truth = {e.key: e.answer for e in benchmarks.examples("toy_open", questions, 1)}
@@ -143,7 +144,8 @@ def test_facts_that_are_said_are_points(run, questions, capsys):
 def test_controls_work_on_open_questions(run, questions, control):
     where = ["--task", "toy_open", "--benchmark", str(questions), "--limit", "1", "--control", control]
     cli.main(["answer", str(run), *where, "--workers", "0"])
-    lines = read_answers(run / f"answers_toy_open_{control}_first1" / "answers.jsonl")
+    (path,) = run.glob(f"answers_toy_open_of_*_{control}_first1/answers.jsonl")
+    lines = read_answers(path)
     assert {line["control"] for line in lines.values()} == {control}
     assert {line["visual_tokens"] for line in lines.values()} == {0 if control == "blind" else 16}
 
@@ -166,7 +168,7 @@ def test_controls_work_on_open_questions(run, questions, control):
             ["judge", "--task", "toy_open", "--judge-model", "lexical", "--limit", "2"],
             "answers are missing; finish them",
         ),
-        (["score", "--task", "toy_open", "--control", "shuffled"], "not judged yet; run `videogpt-plus judge`"),
+        (["score", "--task", "toy_open", "--control", "shuffled"], "not judged yet; run `videogpt-plus answer"),
         (["export", "OUT", "--task", "toy_open", "--limit", "2"], "answers are missing"),
     ],
 )

@@ -21,7 +21,7 @@ UPLOADED = (
     *TOKENIZER_FILES,
 )
 #: Of these, what stays: answers to the first questions alone (`--limit`) are a trial.
-KEPT = ("answers*_first*",)
+KEPT = ("answers*_first[0-9]*",)
 
 
 def push(run: str | Path, repo_id: str, private: bool = False) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -47,6 +48,10 @@ class Asked:
     judge: Mapping[str, str] = field(default_factory=dict)
     #: The options of `videogpt-plus judge` that name the judge.
     judging: tuple[str, ...] = ()
+    #: What tells another copy of the benchmark from the usual one; "" for that.
+    copy: str = ""
+    #: Whether it is one of the user's own, so that a command states its folder with its name.
+    is_own: bool = False
 
     @property
     def stated(self) -> str:
@@ -87,7 +92,9 @@ class Cell:
 
     @property
     def title(self) -> str:
-        asked = (f"{self.benchmark.name}, " if self.benchmark.name != OWN else "") + (self.control or "all frames")
+        named = self.benchmark.name != OWN or self.benchmark.copy
+        asked = f"{asked_name(self.benchmark.name, self.benchmark.copy)}, " if named else ""
+        asked += self.control or "all frames"
         what = {"pretrain": self.stream, "answer": asked, "judge": asked}.get(self.kind)
         name = self.experiment.name if self.experiment and self.kind != "pretrain" else ""
         return " ".join(part for part in (self.kind, name, f"({what})" if what else "") if part)
@@ -143,7 +150,8 @@ def plan(
     ]
     scores = [_judge_cell(answer) for answer in answers if answer.benchmark.judge]
     command = ["report", str(root)]
-    command += ["--benchmarks", *(b.stated for b in benchmarks)] if any(b.chosen for b in benchmarks) else []
+    moved = [b.stated for b in benchmarks if b.chosen and not b.copy]  # where a copy lies stands beside its answers
+    command += ["--benchmarks", *moved] if moved else []
     needs = tuple(cell.folder for cell in (*answers, *scores))
     report = Cell("report", root / "report", tuple(command), needs=needs, benchmarks=tuple(benchmarks))
     return [*cells, *answers, *scores, report]
@@ -154,8 +162,7 @@ def _check_asked(benchmarks: Sequence[Asked], asking: Asking) -> None:
     names = [benchmark.name for benchmark in benchmarks]
     if not names:
         raise UserError(f"--benchmarks names none: give at least one, or leave it out for {OWN}")
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"--benchmarks names {twice} twice: their answers would share folders; sweep it once")
+    check_once(names)
     is_open = next((benchmark.name for benchmark in benchmarks if benchmark.is_open), None)
     if is_open and asking.scoring != "generate":
         raise UserError(
@@ -164,11 +171,20 @@ def _check_asked(benchmarks: Sequence[Asked], asking: Asking) -> None:
         )
 
 
+def check_once(names: Sequence[str]) -> None:
+    """UserError: one of these benchmarks is named twice."""
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(
+            f"--benchmarks names {twice} twice; sweep it once, or give a copy in MVBench's layout a name of its own: "
+            "NAME=FOLDER"
+        )
+
+
 def _answer_cell(
     experiment: Experiment, run: Path, control: str | None, limit: int | None, asking: Asking, benchmark: Asked
 ) -> Cell:
     command = ("answer", str(run), *_which(benchmark, control, limit), *_options(asking, Asking))
-    folder = answers_folder(run, control, limit, benchmark.name)
+    folder = answers_folder(run, control, limit, benchmark.name, benchmark.copy)
     return Cell("answer", folder, command, experiment, "", control, limit, asking, (run,), benchmark)
 
 
@@ -182,10 +198,20 @@ def _judge_cell(answer: Cell) -> Cell:
 
 def _which(benchmark: Asked, control: str | None, limit: int | None) -> list[str]:
     """The options that say which answers are meant."""
-    command = ["--task", benchmark.name] if benchmark.name != OWN else []
-    command += ["--control", control] if control else []
-    command += ["--limit", str(limit)] if limit else []
-    return [*command, *(["--benchmark", str(benchmark.root)] if benchmark.chosen else [])]
+    place = benchmark.root if benchmark.chosen else None
+    return options_of(benchmark.name, control, limit, place, benchmark.is_own)
+
+
+def options_of(task: str, control: str | None, limit: int | None, place: Path | None, is_own: bool) -> list[str]:
+    """The options of `answer`, `score`, `export` and `judge` that say which answers are meant.
+
+    `place` is where the benchmark lies, None for its usual place; one of the user's own states it with its name.
+    """
+    stated = f"{task}={place}" if is_own else task
+    options = ["--task", stated] if stated != OWN else []
+    options += ["--control", control] if control else []
+    options += ["--limit", str(limit)] if limit else []
+    return [*options, *(["--benchmark", str(place)] if place and not is_own else [])]
 
 
 def _options(asking: Asking, kind: type[Feeding]) -> list[str]:
@@ -232,10 +258,22 @@ def _dealt(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
     return [sorted(group, key=cells.index) for group in groups]
 
 
-def answers_folder(run: Path, control: str | None, limit: int | None = None, task: str = OWN) -> Path:
-    """`RUN/answers`, `RUN/answers_blind`, `RUN/answers_vcgbench`, ...; a limited benchmark has a folder of its own."""
-    parts = (task if task != OWN else None, control, f"first{limit}" if limit else None)
+def answers_folder(run: Path, control: str | None, limit: int | None = None, task: str = OWN, copy: str = "") -> Path:
+    """`RUN/answers`, `RUN/answers_blind`, `RUN/answers_vcgbench_of_COPY`, ...: each way of asking has its own."""
+    named = asked_name(task, copy)
+    parts = (named if named != OWN else None, control, f"first{limit}" if limit else None)
     return run / "_".join(["answers", *(part for part in parts if part)])
+
+
+def asked_name(task: str, copy: str = "") -> str:
+    """`vcgbench`, or `vcgbench_of_COPY` of another copy of it: what tells benchmarks apart in folders and reports."""
+    return f"{task}_of_{copy}" if copy else task
+
+
+def limit_of(folder: Path) -> int | None:
+    """The `--limit` in the name of a folder of answers: 20 of `answers_blind_first20`."""
+    found = re.search(r"_first(\d+)$", folder.name)
+    return int(found[1]) if found else None
 
 
 def inputs(cell: Cell) -> dict[str, object]:

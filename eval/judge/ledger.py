@@ -42,7 +42,7 @@ from eval.judge.lexical import LEXICAL, RULE, lexical
 from eval.judge.options import LeftOut
 from eval.judge.prompts import PAIRED, VERDICTS
 from eval.open_questions import OpenExample
-from eval.score import check_complete
+from eval.places import check_complete, check_place
 from videogpt_plus.types import UserError
 
 __all__ = [
@@ -208,10 +208,16 @@ def _of_other_answers(path: Path, judge: Judge) -> dict[str, dict[str, Any]]:
     return found
 
 
-def finished_answers(path: str | Path, examples: Sequence[OpenExample]) -> dict[str, dict[str, Any]]:
-    """The answers to these questions. UserError: one is missing, or was given to another reference."""
+def finished_answers(
+    path: str | Path, examples: Sequence[OpenExample], asked: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The answers to these questions. UserError: one is missing, or was given to another reference or by another run.
+
+    `asked` is for the command that finishes them (`places.answer_command`).
+    """
+    check_place(path)
     answers = read_answers(path)
-    check_complete(Path(path), answers, examples)
+    check_complete(path, answers, examples, asked)
     return answers
 
 

@@ -18,6 +18,7 @@ from eval.judge.options import options_of, sent
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
 from eval.open_questions import OpenExample
+from eval.places import judge_command, without_places
 from eval.stats import mean_score, share
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import read_object
@@ -54,9 +55,8 @@ def score_judged(
     items, lines = items_of(judge, benchmark, examples, answers), read_judged(ledger)
     missing = sum(item.key is not None and item.key not in lines for item in items)
     if missing:
-        raise UserError(
-            f"{ledger}: {missing} of {len(items)} judgements are missing; finish them with the same `judge`"
-        )
+        again = judge_command(answers_path, judge.model, "judge" if Path(ledger).name == "judged.jsonl" else "rejudge")
+        raise UserError(f"{ledger}: {missing} of {len(items)} judgements are missing; finish them with: {again}")
     by_aspect: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         by_aspect[item.aspect].append(item)
@@ -67,7 +67,7 @@ def score_judged(
             aspects[mean] = _aspect(group, lines, False)
     used = [lines[item.key] for item in items if item.key]
     scores = {
-        **read_meta(answers_path),
+        **without_places(read_meta(answers_path)),
         "benchmark": name,
         "answers": _hash(answers),
         "judge": _judge(judge, used, ledger),
@@ -299,7 +299,7 @@ def common_scores(named: Mapping[str, str | Path]) -> list[dict[str, Mapping[str
     found = {name: list(all_scores(path).values()) for name, path in named.items()}
     for name, several in found.items():
         if not several:
-            raise UserError(f"{named[name]}: not judged yet; run `videogpt-plus judge` on it first")
+            raise UserError(f"{named[name]}: not judged yet; run `{judge_command(named[name])}` first")
     columns = []
     for who in dict.fromkeys(identity(scores) for scores in next(iter(found.values()))):
         column = {

@@ -11,7 +11,9 @@ from typing import Any
 from eval.answer import read_meta
 from eval.judge.levels import Column, Run, detectable, files, test_table, tests
 from eval.judge.scoring import columns_of, dates_of, fresh_scores, identity
+from eval.places import name_of, options, task_of
 from eval.report_parts import DETECTABLE, Section, Table
+from videogpt_plus.sweep import limit_of
 
 
 def judged_section(runs: Mapping[Path, Run], chosen: Mapping[str, Path] | None = None) -> Section:
@@ -24,8 +26,8 @@ def judged_section(runs: Mapping[Path, Run], chosen: Mapping[str, Path] | None =
     """
     by_benchmark: dict[str, list[Path]] = {}
     for path in runs:
-        limit = path.parent.name.partition("_first")[2]
-        name = read_meta(path)["benchmark"] + (f", first {limit} of a task" if limit else "")
+        limit = limit_of(path.parent)
+        name = name_of(read_meta(path)) + (f", first {limit} of a task" if limit else "")
         by_benchmark.setdefault(name, []).append(path)
     whole = Section((), {})
     for name, paths in by_benchmark.items():
@@ -61,16 +63,14 @@ def _waiting_table(name: str, runs: Mapping[Path, Run], chosen: Mapping[str, Pat
     """What is to be judged, a row for each call of `judge`."""
     calls: dict[tuple[str, ...], list[Path]] = {}
     for path in runs:
-        meta, limit = read_meta(path), path.parent.name.partition("_first")[2]
-        options = ["--task", meta["benchmark"]]
-        options += ["--control", meta["control"]] if meta["control"] else []
-        options += ["--limit", limit] if limit else []
-        options += ["--benchmark", str(chosen[meta["benchmark"]])] if meta["benchmark"] in chosen else []
-        calls.setdefault(tuple(options), []).append(path)
+        meta = read_meta(path)
+        place = chosen.get(task_of(meta)) if "root" not in meta else None
+        which = [*options(path, meta), *(["--benchmark", str(place)] if place else [])]
+        calls.setdefault(tuple(which), []).append(path)
     rows = []
-    for options, paths in calls.items():
+    for which, paths in calls.items():
         folders = [str(path.parent.parent) for path in paths]
-        command = shlex.join(["videogpt-plus", "judge", *folders, *options, "--judge-model", "MODEL"])
+        command = shlex.join(["videogpt-plus", "judge", *folders, *which, "--judge-model", "MODEL"])
         rows.append(["; ".join(_named(path, runs[path]) for path in paths), command])
     note = (
         "These answers are written and not judged yet, or have changed since they were. Each command judges those of "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +22,7 @@ from videogpt_plus.commands.common import (
     find_run,
     named_runs,
     own_runs,
+    which_answers,
 )
 from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
 from videogpt_plus.types import UserError
@@ -43,25 +44,25 @@ def answer(
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
         task: The benchmark: mvbench, vcgbench, vcgbench_diverse, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, rwf2000,
-            toy_open, toy_rwf2000.
+            toy_open, toy_rwf2000; or NAME=FOLDER for one of your own in MVBench's layout.
         control: Withhold something: blind shows no video, one_frame repeats a single frame, shuffled mixes their order.
         limit: Questions a task at most; all when not given.
-        benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
+        benchmark: Another copy of the benchmark, a folder or a file of rows, whose answers have a folder of their own;
+            the usual one when not given, for mvbench the experiment's own.
         retry_errors: Ask again where the line holds an error, after repairing a clip.
     """
-    from eval.benchmarks import get_benchmark
     from eval.runs import answer_runs
     from videogpt_plus.decoders import check_decoder
     from videogpt_plus.screen import progress
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("answer writes one file in one process: leave the launcher out, and share cards by --devices N")
-    get_benchmark(task)
+    task, benchmark = benchmark_stated(task, benchmark)
     check_decoder(asking.decoder)
     folders = own_runs(runs)
-    paths = {folder: answers_of(folder, control, limit, task) for folder in folders}
     for folder in folders:
         benchmark_folder(task, folder, benchmark)
+    paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
     with progress(f"answer {' '.join(folder.name for folder in folders)}") as advance:
         answered = answer_runs(paths, control, limit, benchmark, retry_errors, asking, advance, print, task)
     for folder, done in answered.items():
@@ -87,27 +88,38 @@ def score(
         limit: As it was answered.
         benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
     """
-    from eval.benchmarks import get_benchmark
+    from eval.benchmarks import kind_of
 
-    folders = named_runs(runs)
-    if get_benchmark(task).scored == "judged":
-        from videogpt_plus.commands.judge import show_judged
-
-        show_judged({folder.name: answers_of(folder, control, limit, task) for folder in folders})
+    task, benchmark = benchmark_stated(task, benchmark)
+    folders, asked = named_runs(runs), which_answers(task, control, limit, benchmark)
+    roots = {folder: benchmark_folder(task, folder, benchmark) for folder in folders}
+    paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
+    if kind_of(task).scored == "judged":
+        _show_judged(paths, asked)
         return
     for folder in folders:
-        root = benchmark_folder(task, folder, benchmark)
-        _score(folder, answers_of(folder, control, limit, task), task, limit, root)
+        _score(folder, paths[folder], task, limit, roots[folder], asked)
 
 
-def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path) -> None:
+def _show_judged(paths: Mapping[Path, Path], asked: Sequence[str]) -> None:
+    from eval.places import answer_command
+    from videogpt_plus.commands.judge import show_judged
+
+    if none := next((path for path in paths.values() if not path.exists()), None):
+        raise UserError(f"{none}: not judged yet; run `{answer_command(none, asked)}` first, then judge the answers")
+    show_judged({folder.name: path for folder, path in paths.items()})
+
+
+def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path, asked: Sequence[str]) -> None:
+    from eval.answer import read_answers
     from eval.runs import examples_of
     from eval.score import score as score_answers
     from eval.score import scores_path
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
 
-    scores = score_answers(path, examples_of(root, limit, task))
+    examples = examples_of(root, limit, task)
+    scores = score_answers(path, examples, asked)
     table = new_table("task", "answered", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
     for task, row in scores["tasks"].items():
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
@@ -120,6 +132,8 @@ def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path) -
     of_all = f"{whole['n_answered']:,} of {whole['n']:,} questions were answered"
     print(f"{of_all}; the {whole['n_failed']:,} that failed count as wrong" if whole["n_failed"] else of_all)
     print(_detectable(whole["n"], min(row["n"] for row in scores["tasks"].values())))
+    if more := len(read_answers(path)) - len(examples):
+        print(f"{more:,} further answers are there, to questions that {root} does not hold")
     print(f"scores: {scores_path(path)}")
 
 
@@ -188,17 +202,18 @@ def export(
         limit: As it was answered.
         benchmark: Benchmark folder; the experiment's own when not given.
     """
-    from eval.benchmarks import get_benchmark
+    from eval.benchmarks import kind_of
     from eval.reference_format import write_open_files, write_reference_files
 
-    if not get_benchmark(task).files:
+    task, benchmark = benchmark_stated(task, benchmark)
+    if not kind_of(task).files:
         raise UserError(f"the reference has no files of {task}'s answers; answers.jsonl and scores.json hold them all")
-    folder = find_run(run)
-    root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task)
-    if get_benchmark(task).scored == "judged":
-        count = write_open_files(path, task, root, limit, output)
+    folder, asked = find_run(run), which_answers(task, control, limit, benchmark)
+    root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task, benchmark)
+    if kind_of(task).scored == "judged":
+        count = write_open_files(path, task, root, limit, output, asked)
     else:
-        count = write_reference_files(path, root, limit, output)
+        count = write_reference_files(path, root, limit, output, asked)
     print(f"{count} answers in the reference's format: {output}")
 
 
@@ -208,12 +223,13 @@ def report(sweep: Positional[Path], title: str | None = None, benchmarks: tuple[
     Args:
         sweep: Folder of the sweep, such as results/toy.
         title: Heading of the page.
-        benchmarks: NAME=FOLDER of each benchmark that does not lie where it usually does; scores of judges need none.
+        benchmarks: NAME=FOLDER of each benchmark that does not lie where it usually does, or where it was asked; scores
+            of judges need none.
     """
     from eval.runs import report_sweep
 
     named = (benchmark_stated(one) for one in benchmarks)
-    print(f"report: {report_sweep(sweep, title, {name: folder for name, folder in named if folder})}")
+    print(f"report: {report_sweep(sweep, title, {name: folder for name, folder in named if folder}, print)}")
 
 
 def predict(

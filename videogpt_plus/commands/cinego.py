@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -229,7 +230,9 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
     replies = {control: demos.ask(experiment, output, plan, control) for control in CONTROLS}
     _show_replies(replies)
     example = demos.clips(output, plan)[-1]
-    print(f'ask it: videogpt-plus predict toy_cinego "What color is the object?" --video {example.path}')
+    print(
+        f'ask it: videogpt-plus predict toy_cinego "What color is the object?" --video {shlex.quote(str(example.path))}'
+    )
     print(f"{time.monotonic() - began:.0f} seconds")
 
 

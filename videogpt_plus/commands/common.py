@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,15 +86,31 @@ def prepare_benchmark(root: Path) -> None:
         prepare_toy(TOY)
 
 
-def benchmark_stated(text: str) -> tuple[str, Path | None]:
-    """Name and folder of NAME=FOLDER, or the name alone. UserError: there is no such benchmark, or no folder."""
-    from eval.benchmarks import get_benchmark
+def benchmark_stated(text: str, place: Path | None = None) -> tuple[str, Path | None]:
+    """Name and place of NAME=PLACE, or the name with the `place` that was given apart.
 
-    name, equals, folder = text.partition("=")
-    get_benchmark(name)
-    if equals and not folder:
+    A name that no benchmark has is that of one of the user's own, in MVBench's layout. UserError: there is no such
+    benchmark, no place, or two of them.
+    """
+    from eval.benchmarks import BENCHMARKS, check_own_name, get_benchmark
+    from eval.mvbench import open_benchmark
+
+    name, equals, stated = text.partition("=")
+    if not equals:
+        get_benchmark(name)
+        return name, place
+    if not stated:
         raise UserError(f"'{text}' names no folder: write {name}=FOLDER, or {name} alone for its usual place")
-    return name, Path(folder) if equals else None
+    if place is not None:
+        raise UserError(f"'{text}' says where the benchmark lies, and so does --benchmark {place}: leave one out")
+    if name not in BENCHMARKS:
+        check_own_name(name)
+        try:
+            open_benchmark(stated)
+        except UserError as error:
+            known = ", ".join(BENCHMARKS)
+            raise UserError(f"'{name}' is none of {known}, and as one of your own it has {error}") from error
+    return name, Path(stated)
 
 
 def prepare_open_toy(data: Path) -> None:
@@ -107,10 +124,24 @@ def prepare_open_toy(data: Path) -> None:
     ensure_open_questions(data)
 
 
-def answers_of(run: Path, control: str | None, limit: int | None, task: str = "mvbench") -> Path:
+def answers_of(
+    run: Path, control: str | None, limit: int | None, task: str = "mvbench", benchmark: Path | None = None
+) -> Path:
+    """The run's answers.jsonl to a benchmark, which lies in its usual place unless `benchmark` says where."""
+    from eval.benchmarks import copy_of
+    from videogpt_plus.checkpoint import load_experiment
     from videogpt_plus.sweep import answers_folder
 
-    return answers_folder(run, control, limit, task) / "answers.jsonl"
+    copy = copy_of(task, load_experiment(run).benchmark_root, benchmark) if benchmark else ""
+    return answers_folder(run, control, limit, task, copy) / "answers.jsonl"
+
+
+def which_answers(task: str, control: str | None, limit: int | None, benchmark: Path | None) -> list[str]:
+    """The options of `answer` that mean the same answers."""
+    from eval.benchmarks import is_own
+    from videogpt_plus.sweep import options_of
+
+    return options_of(task, control, limit, benchmark, is_own(task))
 
 
 def find_runs(run: str) -> list[Path]:
@@ -167,12 +198,23 @@ def _found(run: str) -> Path:
         return take_published(experiment, Path("results") / experiment.name)
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
-        base, _, level = run.partition("_pool")
-        training = f"videogpt-plus sweep {base}" + (f" --levels {level}" if level else "")
-        training = training if experiment.pretrain else f"videogpt-plus train {run}"
+        training = _training(run, experiment)
         then = "name one of the folders" if found else f"train it with `{training}`"
         raise UserError(f"{what} under results/; {then}")
     return found[0]
+
+
+def _training(name: str, experiment) -> str:
+    """The command that trains the run called `name`."""
+    from videogpt_plus.experiments import EXPERIMENTS, base_of, level_text
+
+    if not experiment.pretrain:
+        return f"videogpt-plus train {name}"
+    base = EXPERIMENTS[base_of(name)]
+    options = ["--levels", level_text(experiment.level)] if "_pool" in name else []
+    options += ["--adapters", experiment.adapter] if experiment.adapter != base.adapter else []
+    options += ["--seeds", str(experiment.finetune.seed)] if experiment.finetune.seed != base.finetune.seed else []
+    return shlex.join(["videogpt-plus", "sweep", base.name, *options])
 
 
 def _published(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tyro.conf import OmitArgPrefixes, Positional
 
 from eval.judge.endpoint import Judging
-from videogpt_plus.commands.common import Control, answers_of, benchmark_folder, named_runs
+from videogpt_plus.commands.common import (
+    Control,
+    answers_of,
+    benchmark_folder,
+    benchmark_stated,
+    named_runs,
+    which_answers,
+)
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -133,6 +141,7 @@ def _judge(
 ) -> None:
     from eval.judge.scoring import identity
 
+    task, benchmark = benchmark_stated(task, benchmark)
     folders = named_runs(runs)
     wanted = [Answers(folder, task, control, limit, benchmark) for folder in folders]
     scores = judge_answers(judging, wanted, retry_unscored, dry_run, again)
@@ -185,23 +194,18 @@ def judge_answers(
 
 
 def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _Job:
-    from eval.benchmarks import get_benchmark
+    from eval.benchmarks import kind_of
     from eval.judge import ledger
     from eval.runs import examples_of
-    from videogpt_plus.sweep import OWN
 
-    kind = get_benchmark(one.task)
+    kind, asked = kind_of(one.task), which_answers(one.task, one.control, one.limit, one.benchmark)
     if kind.scored != "judged":
-        asked = {"task": one.task, "control": one.control, "limit": one.limit, "benchmark": one.benchmark}
-        usual = {"task": OWN, "control": None, "limit": None, "benchmark": None}
-        how = "".join(f" --{name} {value}" for name, value in asked.items() if value != usual[name])
-        raise UserError(
-            f"{one.task} has options and needs no judge: `videogpt-plus score {one.run}{how}` counts the right ones"
-        )
-    path = answers_of(one.run, one.control, one.limit, one.task)
+        command = shlex.join(["videogpt-plus", "score", str(one.run), *asked])
+        raise UserError(f"{one.task} has options and needs no judge: `{command}` counts the right ones")
     examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)
+    path = answers_of(one.run, one.control, one.limit, one.task, one.benchmark)
     who = ledger.judge_of(judging, kind)
-    items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples))
+    items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
     where = ledger.ledger_path(path, who, again, items, retry_unscored)
     expected = ledger.estimate(judging, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)

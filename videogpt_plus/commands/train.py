@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,8 +72,8 @@ def sweep(
         adapters: Token adapters; each one is trained at every level.
         controls: What is withheld from the model to tell seeing from guessing.
         control_levels: Levels that are asked under the controls, too; the coarsest when not given.
-        benchmarks: What the models are asked, as --task of `answer`, or NAME=FOLDER where it lies elsewhere; mvbench is
-            the experiment's own. --judge-model scores open questions.
+        benchmarks: What the models are asked, as --task of `answer`, or NAME=FOLDER for a copy that lies elsewhere and
+            for one of your own; mvbench is the experiment's. --judge-model scores open questions.
         seeds: Seeds of fine-tuning, each with its own runs; the report then holds the noise of training.
         limit: Questions a task at most; all when not given.
         name: Name of the sweep's folder; the experiment's when not given.
@@ -96,7 +97,8 @@ def sweep(
     root = output / (name or base.name)
     prepare_toy(base)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
-    asked = [_asked(one, judging) for one in benchmarks]
+    sweeps.check_once([one.partition("=")[0] for one in benchmarks])
+    asked = [_asked(one, base.benchmark_root, judging) for one in benchmarks]
     cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked)
     for one in asked:
         prepare_benchmark(one.root or Path(base.benchmark_root))
@@ -114,19 +116,20 @@ def sweep(
     print(said())
 
 
-def _asked(stated: str, judging: MaybeJudging) -> Asked:
-    """A benchmark of `--benchmarks`, with who judges it."""
-    from eval.benchmarks import get_benchmark
+def _asked(stated: str, own: str, judging: MaybeJudging) -> Asked:
+    """A benchmark of `--benchmarks`, with who judges it; `own` is the folder that the experiment names."""
+    from eval.benchmarks import copy_of, is_own, kind_of
     from eval.judge.ledger import judge_of
     from videogpt_plus.sweep import Asked
 
     name, folder = benchmark_stated(stated)
-    kind = get_benchmark(name)
+    kind, copy = kind_of(name), copy_of(name, own, folder)
     root = folder or (Path(kind.root) if kind.root else None)
+    asked = Asked(name, root, folder is not None, copy=copy, is_own=is_own(name))
     if kind.scored != "judged":
-        return Asked(name, root, folder is not None)
+        return asked
     judge = judge_of(judging, kind).header if judging.judge_model is not None else {}
-    return Asked(name, root, folder is not None, True, judge, judging.options)
+    return replace(asked, is_open=True, judge=judge, judging=judging.options)
 
 
 def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judging: MaybeJudging) -> None:
@@ -254,8 +257,8 @@ def _run_cells(
     from videogpt_plus import sweep as sweeps
 
     if cells[0].kind == "report":
-        chosen = {one.name: one.root for one in cells[0].benchmarks if one.chosen}
-        print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen)}")
+        chosen = {one.name: one.root for one in cells[0].benchmarks if one.chosen and not one.copy}
+        print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen, say=print)}")
         return
     left = [cell for cell in cells if not sweeps.is_finished(cell)]
     if not left:

@@ -146,6 +146,8 @@ def _right_row(scores: Mapping[str, Any], experiment: Experiment) -> tuple[str, 
     overall, root = scores["overall"], experiment.benchmark_root
     # The benchmark that the experiment names has no other name: the toy's lies in MVBench's layout and is not MVBench.
     benchmark = scores.get("benchmark") or ("MVBench" if Path(root).name == "MVBench" else f"`{root}`")
+    if "copy" in scores:
+        benchmark = f"{scores.get('benchmark', 'mvbench')}, copy {scores['copy']}"
     macro = overall["macro"]
     interval = f"{100 * macro['ci_low']:.1f} to {100 * macro['ci_high']:.1f}"
     return benchmark, _shown(scores), str(overall["n"]), f"{100 * macro['accuracy']:.1f}", interval
