@@ -109,12 +109,11 @@ def _place(answers: Answers, chosen: Mapping[str, Path]) -> Path:
     known, stated = Path(meta["root"]), chosen.get(task)
     places = [place for place in ((known, stated) if "copy" in meta else (stated, known)) if place and place.exists()]
     moved = f"if it lies elsewhere now, say so by --benchmarks {task}=FOLDER"
-    if not places:
-        raise OtherAnswers(f"{task} was asked at {meta['root']}, which is gone; {moved}")
     for place in places:
         if "copy" not in meta or is_copy(meta, place):
             return place
-    raise OtherAnswers(f"{task} was asked at {meta['root']}, which has other questions now; {moved}")
+    what = "which has other questions now" if known.exists() else "which is gone"
+    raise OtherAnswers(f"{task} was asked at {known}, {what}; {moved}")
 
 
 def is_copy(meta: Mapping[str, Any], place: Path) -> bool:
