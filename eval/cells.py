@@ -362,7 +362,7 @@ def pairs(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:
     for name, curve in all_curves.items():
         for fine, coarse in combinations(curve, 2):
             yield f"{name}: level {fine['level']:g} - level {coarse['level']:g}", fine, coarse
-    first_name, *later = all_curves
+    first_name, *later = all_curves or [None]
     for name in later:
         for one in all_curves[first_name]:
             for other in all_curves[name]:

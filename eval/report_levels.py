@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from eval.cells import Cell, clips_of, correct, curves, runs_of
 from eval.report_parts import Table
 
-#: What one training costs is not in the answers; these many answers to one question are shown beside each other.
+if TYPE_CHECKING:
+    import numpy as np
+
+#: What one training costs is not in the answers; splits for a cheap and a dear one stand beside each other, in answers.
 TRAININGS = (1_000, 10_000)
 
 
@@ -29,6 +30,8 @@ class Outcomes(NamedTuple):
 
 def outcomes(curve: Sequence[Cell]) -> Outcomes | None:
     """None where there is one level, or no seed or question that all levels have."""
+    import numpy as np
+
     by_seed = [{run.get("seed"): correct(run, None) for run in runs_of(cell)} for cell in curve]
     seeds = [seed for seed in by_seed[0] if all(seed in runs for runs in by_seed)]
     answers = [[runs[seed] for runs in by_seed] for seed in seeds]

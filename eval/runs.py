@@ -181,12 +181,13 @@ def report_sweep(
     title: str | None = None,
     chosen: Mapping[str, Path] | None = None,
     say: Callable[[str], None] = lambda _: None,
+    margin: float | None = None,
 ) -> Path:
     """Scores every answered run below `root`, writes `root/report` and returns its page.
 
     `chosen` holds the folders of benchmarks of options that do not lie where they usually do, by name. Answers that
     are not what their folder says, or to a copy of a benchmark that is gone, are left out: a table of the page says
-    so, and so is `say` told. UserError: answers are missing, or there is nothing to report.
+    so, and so is `say` told. `margin` is what fewer visual tokens may cost, in points of accuracy. UserError: answers are missing, or there is nothing to report.
     """
     found, chosen = find(root), chosen or {}
     usual = _of_usual(found.answers, chosen)
@@ -215,6 +216,7 @@ def report_sweep(
         _stamp(found.answers),
         _with_notes(more, notes),
         name=_called(root),
+        margin=None if margin is None else margin / 100,
     )
 
 

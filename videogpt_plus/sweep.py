@@ -109,8 +109,12 @@ def plan(
     limit: int | None = None,
     asking: Asking = DEFAULT_ASKING,
     benchmarks: Sequence[Asked] = ASKED,
+    margin: float | None = None,
 ) -> list[Cell]:
-    """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors."""
+    """Every cell, each behind what it needs. The experiments are diffs of one base and share its projectors.
+
+    `margin` is what fewer tokens may cost, in points: the report's, as in its command.
+    """
     _check_asked(benchmarks, asking)
     if not experiments:
         raise UserError("the sweep has no cell: give at least one level and one adapter, such as --levels 1 4 16")
@@ -152,6 +156,7 @@ def plan(
     command = ["report", str(root)]
     moved = [b.stated for b in benchmarks if b.chosen and not b.copy]  # where a copy lies stands beside its answers
     command += ["--benchmarks", *moved] if moved else []
+    command += ["--margin", f"{margin:g}"] if margin is not None else []
     needs = tuple(cell.folder for cell in (*answers, *scores))
     report = Cell("report", root / "report", tuple(command), needs=needs, benchmarks=tuple(benchmarks))
     return [*cells, *answers, *scores, report]

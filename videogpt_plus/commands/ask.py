@@ -19,6 +19,7 @@ from videogpt_plus.commands.common import (
     answers_of,
     benchmark_folder,
     benchmark_stated,
+    check_margin,
     find_run,
     named_runs,
     own_runs,
@@ -217,7 +218,12 @@ def export(
     print(f"{count} answers in the reference's format: {output}")
 
 
-def report(sweep: Positional[Path], title: str | None = None, benchmarks: tuple[str, ...] = ()) -> None:
+def report(
+    sweep: Positional[Path],
+    title: str | None = None,
+    benchmarks: tuple[str, ...] = (),
+    margin: float | None = None,
+) -> None:
     """Collect the scores of a sweep into tables, plots and a page.
 
     Args:
@@ -225,11 +231,14 @@ def report(sweep: Positional[Path], title: str | None = None, benchmarks: tuple[
         title: Heading of the page.
         benchmarks: NAME=FOLDER of each benchmark that does not lie where it usually does, or where it was asked; scores
             of judges need none.
+        margin: Points of accuracy that fewer visual tokens may cost; the page then names the fewest that cost less.
     """
     from eval.runs import report_sweep
 
+    check_margin(margin)
     named = (benchmark_stated(one) for one in benchmarks)
-    print(f"report: {report_sweep(sweep, title, {name: folder for name, folder in named if folder}, print)}")
+    chosen = {name: folder for name, folder in named if folder}
+    print(f"report: {report_sweep(sweep, title, chosen, print, margin)}")
 
 
 def predict(

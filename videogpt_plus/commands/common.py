@@ -275,3 +275,11 @@ def take_published(experiment, folder: Path) -> Path:
     require(experiment.llm, f"weights of {experiment.name}")
     save_experiment(folder, experiment)
     return folder
+
+
+def check_margin(margin: float | None) -> None:
+    """Raises UserError unless a margin that was given lies above 0."""
+    if margin is not None and not margin > 0:
+        raise UserError(
+            f"--margin {margin:g} is not possible: give so many points that count as next to nothing, above 0"
+        )

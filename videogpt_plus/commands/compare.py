@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from eval.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
-from videogpt_plus.commands.common import answers_of, find_run
+from videogpt_plus.commands.common import answers_of, check_margin, find_run
 from videogpt_plus.types import UserError
 
 #: What is said where only the clips that one run could not read make two runs equivalent, or not.
@@ -33,10 +33,7 @@ def compare(
     """
     from eval.compare import compare_runs, read_run
 
-    if margin is not None and not margin > 0:
-        raise UserError(
-            f"--margin {margin:g} is not possible: give the points within which runs count as equal, above 0"
-        )
+    check_margin(margin)
     paths = [_answers(name) for name in (a, b)]
     if paths[0] == paths[1]:
         raise UserError(f"both are {paths[0]}: name two runs")

@@ -16,6 +16,7 @@ from eval.task import CONTROLS
 from videogpt_plus.commands.common import (
     Control,
     benchmark_stated,
+    check_margin,
     prepare_benchmark,
     prepare_toy,
     take_published,
@@ -58,6 +59,7 @@ def sweep(
     jobs: int = 1,
     launcher: str | None = None,
     deepspeed: str | None = None,
+    margin: float | None = None,
     asking: OmitArgPrefixes[Asking] = DEFAULT_ASKING,
     judging: OmitArgPrefixes[MaybeJudging] = NOBODY,
 ) -> None:
@@ -83,6 +85,7 @@ def sweep(
         jobs: Cells that run side by side, each on its share of the cores.
         launcher: Puts training cells behind a launcher, such as "torchrun --nproc_per_node 8".
         deepspeed: A DeepSpeed json for the training cells, such as scripts/zero2.json.
+        margin: Points of accuracy that fewer visual tokens may cost; the report then names the fewest that cost less.
     """
     from functools import partial
 
@@ -99,7 +102,8 @@ def sweep(
     at = control_levels if control_levels is not None else (max(levels, default=0),)
     sweeps.check_once([one.partition("=")[0] for one in benchmarks])
     asked = [_asked(one, base.benchmark_root, judging) for one in benchmarks]
-    cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked)
+    check_margin(margin)
+    cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked, margin)
     for one in asked:
         prepare_benchmark(one.root or Path(base.benchmark_root))
     if cell is not None and not 0 <= cell < len(cells):
@@ -110,7 +114,7 @@ def sweep(
     if cell is None:
         _check_reachable(asked, limit, cells, judging)
     together = sweeps.together(cells, jobs) if cell is None else [[cells[cell]]]
-    run = partial(_run_cells, launcher=launcher, deepspeed=deepspeed, asking=asking, judging=judging)
+    run = partial(_run_cells, launcher=launcher, deepspeed=deepspeed, asking=asking, judging=judging, margin=margin)
     with accounts(root) as said:
         run_cells(_titled(together, cells), run, jobs)
     print(said())
@@ -251,6 +255,7 @@ def _run_cells(
     deepspeed: str | None,
     asking: Asking,
     judging: MaybeJudging,
+    margin: float | None,
 ) -> None:
     """Fills one cell, or several answer cells together."""
     from eval.runs import report_sweep
@@ -258,7 +263,7 @@ def _run_cells(
 
     if cells[0].kind == "report":
         chosen = {one.name: one.root for one in cells[0].benchmarks if one.chosen and not one.copy}
-        print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen, say=print)}")
+        print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen, say=print, margin=margin)}")
         return
     left = [cell for cell in cells if not sweeps.is_finished(cell)]
     if not left:
