@@ -187,7 +187,8 @@ def report_sweep(
 
     `chosen` holds the folders of benchmarks of options that do not lie where they usually do, by name. Answers that
     are not what their folder says, or to a copy of a benchmark that is gone, are left out: a table of the page says
-    so, and so is `say` told. `margin` is what fewer visual tokens may cost, in points of accuracy. UserError: answers are missing, or there is nothing to report.
+    so, and so is `say` told. `margin` is what fewer visual tokens may cost, in points of accuracy. UserError: answers
+    are missing, or there is nothing to report.
     """
     found, chosen = find(root), chosen or {}
     usual = _of_usual(found.answers, chosen)
