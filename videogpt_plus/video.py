@@ -1,4 +1,4 @@
-"""Path -> Clip: the only door to the decoders (`decoders/` for video, Pillow for stills).
+"""Path -> Clip: the only door to the decoders (`decoders/` for video, `pictures` for stills).
 
 Which frames are taken is the reference's evaluation rule, in training too; `sample_indices` and
 `folder_indices` hold it as plain arithmetic. What comes back is always real frames, checked by their time
@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 
 from videogpt_plus.decoders import load_decoder
+from videogpt_plus.pictures import STILLS, read_picture
 from videogpt_plus.types import Clip, ClipError, unreadable
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from videogpt_plus.decoders.timeline import Timeline
 
-STILLS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 #: What counts as a video by its name; what is in it is checked when it is opened.
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
 
@@ -236,15 +236,7 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _read_still(path: Path) -> UInt8[torch.Tensor, "3 h w"]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    # Pillow reports damage by all of these: a broken PNG chunk is a SyntaxError, an absurd size a bomb.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(path, f"the image cannot be read ({_first_line(error)})", "download it again") from error
-    return rearrange(torch.from_numpy(pixels), "h w c -> c h w").contiguous()
+    return rearrange(torch.from_numpy(read_picture(path)), "h w c -> c h w").contiguous()
 
 
 def _check_bounds(path: Path, start: float | None, end: float | None) -> None:
@@ -260,7 +252,3 @@ def _check_bounds(path: Path, start: float | None, end: float | None) -> None:
 def _outside(path: Path, start: float | None, end: float | None, seconds: float) -> ClipError:
     bounds = f"from {start or 0:g} s to {'the end' if end is None else f'{end:g} s'}"
     return unreadable(path, f"nothing of its {seconds:.2f} s lies {bounds}", "correct the bounds")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,8 +20,8 @@ from videogpt_plus.chat import CINEGO_SYSTEM, MARKER, Said, cinego_pieces
 from videogpt_plus.cinego.features import SUFFIX, read_features
 from videogpt_plus.data import MOST_IN_A_ROW, Encoded, append_once
 from videogpt_plus.models.cinego.places import MARK, with_placeholders
+from videogpt_plus.pictures import STILLS
 from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual
-from videogpt_plus.video import STILLS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,8 +21,9 @@ from videogpt_plus.encoders import load_encoder, sampling
 from videogpt_plus.feeding import Feeder, Job, Preparation
 from videogpt_plus.fingerprint import of_path
 from videogpt_plus.names import with_ending
+from videogpt_plus.pictures import STILLS
 from videogpt_plus.types import ClipError, UserError, unreadable
-from videogpt_plus.video import STILLS, VIDEOS
+from videogpt_plus.video import VIDEOS
 
 if TYPE_CHECKING:
     from videogpt_plus.store import GridStore

@@ -309,7 +309,7 @@ def _taught(folder: Path) -> str:
 def _picture(image: str, url: bool) -> Iterator[Path]:
     """The file of `--image`; one that was fetched is gone afterwards."""
     from videogpt_plus.fetch import fetch_image, is_url
-    from videogpt_plus.video import STILLS
+    from videogpt_plus.pictures import STILLS
 
     if not is_url(image):
         if Path(image).suffix.lower() not in STILLS:

@@ -343,8 +343,8 @@ def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
 
 def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[str], choosing: Choosing, known: dict):
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
+    from videogpt_plus.pictures import STILLS
     from videogpt_plus.types import ClipError
-    from videogpt_plus.video import STILLS
 
     for path in files:
         left = [question for question in questions if _key(path, question) not in known]

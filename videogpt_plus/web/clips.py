@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus.configs import Experiment
+from videogpt_plus.pictures import STILLS
 from videogpt_plus.store import size_text
 from videogpt_plus.types import ClipError, UserError, Visual, unreadable
-from videogpt_plus.video import STILLS, VIDEOS
+from videogpt_plus.video import VIDEOS
 from videogpt_plus.web.settings import Limits
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from videogpt_plus.adapters import ADAPTERS, num_visual_tokens, pooled_side
 from videogpt_plus.configs import GREEDY, Choosing
 from videogpt_plus.experiments import level_text
+from videogpt_plus.pictures import STILLS
 from videogpt_plus.types import UserError
-from videogpt_plus.video import STILLS, VIDEOS
+from videogpt_plus.video import VIDEOS
 from videogpt_plus.web import drawing
 from videogpt_plus.web.clips import INCOMING, Source, check_file, sweep
 from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits, Offer, Setting
