@@ -20,6 +20,7 @@ from eval.open_questions import OpenExample
 from eval.task import Example
 from videogpt_plus.checkpoint import located
 from videogpt_plus.names import with_ending, without_ending
+from videogpt_plus.picture_files import STILLS
 from videogpt_plus.types import ClipError, UserError, Visual
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 DECODE = ("sampled", "all", "none")
 #: Endings that a clip of the same name may have.
 MEDIA = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".gif", ".m4v", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv", ".ts")
-STILLS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 #: An end of a question's bounds may pass the clip's by this many seconds: the sampling rule cuts to whole seconds.
 SLACK = 1.0
 #: Bytes of a line of answers.jsonl, rounded up from the toy's, whose questions and options are shorter than MVBench's.

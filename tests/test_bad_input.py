@@ -50,7 +50,7 @@ BAD = {
     "text.mp4": ("the file is damaged, cut off or no video", "download or encode it again"),
     "codec.mp4": ("its codec is unknown", "ffmpeg -i codec.mp4 out.mp4"),
     "sound.mp4": ("it has no video stream", "take another file"),
-    "folder": ("the folder holds no frames", "put .bmp, .jpeg"),
+    "folder": ("the folder holds no frames", "put JPEG, PNG"),
     "cut.png": ("the image cannot be read", "download it again"),
     "missing.png": ("there is no such file", "check the data path"),
 }
@@ -214,7 +214,7 @@ def test_predict_says_of_a_bad_clip_what_it_is_and_what_to_do(name, refused):
 
 def test_predict_takes_a_picture_for_a_picture(refused):
     line = refused("predict", RUN, "What?", "--image", CLIPS / "good.mp4")
-    assert f"--image {CLIPS / 'good.mp4'} is no .bmp, " in line and "with --video" in line
+    assert f"--image {CLIPS / 'good.mp4'} is no picture; " in line and "with --video" in line
 
 
 def test_a_file_name_of_two_lines_makes_no_error_of_two(refused):

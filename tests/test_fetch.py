@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,8 +49,8 @@ class Handler(BaseHTTPRequestHandler):
     def give_page(self, rest: str) -> None:
         self.give(picture(), "text/html; charset=utf-8")
 
-    def give_gif(self, rest: str) -> None:
-        self.give(picture("GIF"), "image/png")
+    def give_eps(self, rest: str) -> None:
+        self.give(picture("EPS"), "image/png")
 
     def give_text(self, rest: str) -> None:
         self.give(b"root:x:0:0", "image/png")
@@ -102,7 +103,9 @@ def server():
     own.server_close()
 
 
-@pytest.mark.parametrize(("form", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("BMP", ".bmp")])
+@pytest.mark.parametrize(
+    ("form", "suffix"), [("PNG", ".png"), ("JPEG", ".jpg"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("GIF", ".gif")]
+)
 def test_a_picture_comes_as_it_is(server, form, suffix):
     assert fetch_image(f"{server.url}/picture/{form}", LOOPBACK) == (picture(form), suffix)
 
@@ -111,8 +114,8 @@ def test_a_picture_comes_as_it_is(server, form, suffix):
     ("path", "told"),
     [
         ("page", "it is 'text/html', no picture"),
-        ("gif", "it holds no picture of"),
-        ("text", "it holds no picture of"),
+        ("eps", "it is a picture in the format PostScript, and only JPEG, PNG, WebP, BMP and GIF are read"),
+        ("text", "the image cannot be read: it is none of JPEG, PNG, WebP, BMP and GIF"),
         ("large", "it is larger than 0.00390625 MiB"),
         ("endless", "it is larger than 0.00390625 MiB"),
         ("broken", "it broke off after 20 of 1000 bytes|IncompleteRead"),
@@ -123,6 +126,15 @@ def test_what_is_no_picture_or_too_large_is_one_line(server, path, told):
     with pytest.raises(UserError, match=told) as error:
         fetch_image(f"{server.url}/{path}", LOOPBACK, limit=4096)
     assert "\n" not in str(error.value)
+
+
+def test_of_a_jpeg_with_several_pictures_all_comes(server, monkeypatch):
+    """MPO: two pictures in one JPEG, as phones and cameras write them."""
+    data = io.BytesIO()
+    first, second = (Image.new("RGB", (6, 4), colour) for colour in ((200, 30, 40), (0, 0, 0)))
+    first.save(data, "MPO", save_all=True, append_images=[second])
+    monkeypatch.setattr(sys.modules[__name__], "picture", lambda form: data.getvalue())
+    assert fetch_image(f"{server.url}/picture/JPEG", LOOPBACK) == (data.getvalue(), ".jpg")
 
 
 def test_a_picture_of_too_many_pixels_is_refused(server, monkeypatch):
@@ -182,7 +194,9 @@ def test_no_spelling_of_loopback_is_reached(server, host):
     [
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "2002:7f00:1::",
-        "64:ff9b::7f00:1", "2001:db8::1",
+        "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:ffff::808:808", "2001:db8::1",
+        "fec0::1", "feff::1", "::127.0.0.1", "::169.254.169.254", "::8.8.8.8", "2002:a9fe:a9fe::1", "2002:a00:1::1",
+        "2001:0:7f00:1::", "2001:0:808:808::f5ff:fffe", "2001:0:808:808::80ff:fffe", "192.88.99.1",
     ],
 )  # fmt: skip
 def test_addresses_inside_a_network_are_not_public(address):
@@ -190,7 +204,7 @@ def test_addresses_inside_a_network_are_not_public(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+    "address", ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "2002:808:808::1"]
 )
 def test_public_addresses_are_public(address):
     assert is_public(address)

@@ -479,7 +479,7 @@ def test_predict_fetches_a_picture_and_sees_what_is_in_it(tiny, server, monkeypa
         (["--image", "{url}/picture", "--no-url"], "--no-url fetches none"),
         (["--image", "{url}/picture"], "127.0.0.1, inside a network and not public"),
         (["--image", "file:///etc/passwd"], "'file' is no http or https address"),
-        (["--image", "notes.txt"], "--image notes.txt is no .bmp"),
+        (["--image", "notes.txt"], "cannot read notes.txt: there is no such file"),
     ],
 )
 def test_what_predict_does_not_fetch(tiny, server, arguments, told, capsys):  # noqa: F811

@@ -33,6 +33,7 @@ import torch
 from videogpt_plus import encoders, video
 from videogpt_plus.configs import Stream
 from videogpt_plus.decoders import check_decoder
+from videogpt_plus.picture_files import form_of
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
@@ -100,7 +101,9 @@ class Preparation:
     def read(
         self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
     ) -> Clip:
-        """The frames that the model gets, as they are in the file. Raises ClipError."""
+        """The frames that the model gets, as they are in the file; of a still image one. Raises ClipError."""
+        if still and form_of(Path(path)):
+            return video.read_still(path)
         count = 1 if still else self.num_frames
         return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
 
@@ -224,11 +227,11 @@ def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
     context = get_context("forkserver")
     pickled = pickle.dumps(prepare)
-    context.set_forkserver_preload([__name__, *sorted(_modules(pickled))])
+    context.set_forkserver_preload([__name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
 
 
-def _modules(pickled: bytes) -> set[str]:
+def modules_of(pickled: bytes) -> set[str]:
     """The modules that unpickling imports."""
     found = set()
 

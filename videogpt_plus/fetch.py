@@ -7,7 +7,6 @@ never to http: what was asked for over TLS does not come without it. Proxies are
 
 from __future__ import annotations
 
-import io
 import ipaddress
 import socket
 import ssl
@@ -19,16 +18,31 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from videogpt_plus.types import UserError
+from videogpt_plus.picture_files import FORMATS, NAMES, header
+from videogpt_plus.types import ClipError, UserError
 
-#: What a server may call a picture, and what Pillow must then find in it.
-TYPES = frozenset({"image/jpeg", "image/jpg", "image/png", "image/webp", "image/bmp", "image/x-ms-bmp"})
-FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
+#: What a server may call a picture; its content must then be one of FORMATS.
+TYPES = frozenset({
+    "image/jpeg", "image/jpg", "image/pjpeg", "image/mpo", "image/png", "image/apng", "image/webp", "image/bmp",
+    "image/x-bmp", "image/x-ms-bmp", "image/gif",
+})  # fmt: skip
 SECONDS, BYTES, PIXELS, REDIRECTS = 20.0, 20 * 2**20, 50_000_000, 5
 PORTS = {"http": 80, "https": 443}
 MOVED = (301, 302, 303, 307, 308)
-#: IPv6 addresses whose last 32 bits are an IPv4 one that a gateway goes on to.
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
+#: Never public, whatever they may lead to: networks that `ipaddress` takes for global ones, and addresses with an IPv4
+#: one inside that a gateway goes on to. Which address that gateway makes of them is not known here.
+INSIDE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "fec0::/10",  # site-local, before there was fc00::/7
+            "::/96",  # IPv4-compatible
+            "64:ff9b::/96",  # NAT64
+            "64:ff9b:1::/48",  # NAT64 inside a network
+            "192.88.99.0/24",  # gateways from IPv4 to 6to4
+        ),
+    )
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -139,7 +153,7 @@ class _Download:
             raise _refused(self.url, f"the server says {response.status} {response.reason}", "check the address")
         kind = response.headers.get_content_type()
         if kind not in TYPES:
-            raise _refused(self.url, f"it is '{kind}', no picture of {', '.join(sorted(FORMATS))}")
+            raise _refused(self.url, f"it is '{kind}', no picture ({NAMES} are read)")
         length = response.headers.get("content-length", "")
         parts, size = [], int(length) if length.isdigit() else 0
         if size <= self.limit:
@@ -188,26 +202,24 @@ def _target(parts: SplitResult) -> str:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public internet, also where it is an IPv4 one in an IPv6 one's clothes."""
+    """Whether an IP address is of the public internet; one that leads to IPv4 addresses is where all of them are."""
     own: Address = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(own, ipaddress.IPv6Address):
-        inner = own.ipv4_mapped or own.sixtofour or (own.teredo or (None, None))[1]
-        if own in NAT64:
-            inner = ipaddress.IPv4Address(int(own) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
+    if any(own in network for network in INSIDE if network.version == own.version):
+        return False
+    if isinstance(own, ipaddress.IPv6Address) and (inner := _inner(own)):
+        return all(is_public(str(one)) for one in inner)
     return own.is_global and not own.is_multicast
 
 
-def _checked(url: str, data: bytes) -> Picture:
-    """UserError: Pillow finds no picture in it, or one with too many pixels."""
-    from PIL import Image
+def _inner(own: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
+    """The IPv4 addresses that an IPv6 one leads to; none where it stands for itself."""
+    return [one for one in (own.ipv4_mapped, own.sixtofour, *(own.teredo or ())) if one is not None]
 
+
+def _checked(url: str, data: bytes) -> Picture:
+    """UserError: it is no picture that is read here, or one with too many pixels."""
     try:
-        with Image.open(io.BytesIO(data), formats=list(FORMATS)) as image:
-            suffix, (width, height) = FORMATS[image.format], image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _refused(url, f"it holds no picture of {', '.join(sorted(FORMATS))}") from error
-    if width * height > PIXELS:
-        raise _refused(url, f"its {width} x {height} pixels are more than {PIXELS:,}")
-    return Picture(data, suffix)
+        found = header("it", data, PIXELS)
+    except ClipError as error:
+        raise _refused(url, str(error).removeprefix("cannot read it: ").partition("; ")[0]) from error
+    return Picture(data, FORMATS[found.form])

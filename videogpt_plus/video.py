@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,13 @@ import torch
 from einops import rearrange
 
 from videogpt_plus.decoders import load_decoder
-from videogpt_plus.pictures import STILLS, read_picture
+from videogpt_plus.decoders.timeline import Timeline
+from videogpt_plus.picture_files import STILLS, Header, form_of, header, not_read
+from videogpt_plus.pictures import read_picture, read_pictures
 from videogpt_plus.types import Clip, ClipError, unreadable
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
-
-    from videogpt_plus.decoders.timeline import Timeline
 
 #: What counts as a video by its name; what is in it is checked when it is opened.
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
@@ -40,11 +41,11 @@ def read_clip(
     decoder: str = "pyav",
     sampling: str = "spread",
 ) -> Clip:
-    """At most `num_frames` frames of a video, GIF, still image or folder of frames, at the source's size.
+    """At most `num_frames` frames of a video, GIF, picture or folder of frames, at the source's size.
 
-    `start` and `end` are seconds; an end behind the clip's is the clip's. A still image is one frame. Files
-    of a folder are taken in natural order and as `folder_fps` a second. `decoder` is a name in `DECODERS`: all give
-    the same frames. `sampling` is a name in `SAMPLINGS`, for videos and GIFs. Raises ClipError; UserError if the
+    `start` and `end` are seconds; an end behind the clip's is the clip's. A still picture is one frame, an animated one
+    a clip. Files of a folder are taken in natural order and as `folder_fps` a second. `decoder` is a name in
+    `DECODERS`: all give the same frames. `sampling` is a name in `SAMPLINGS`. Raises ClipError; UserError if the
     decoder is unknown or not installed.
     """
     path = Path(path)
@@ -55,8 +56,8 @@ def read_clip(
         raise unreadable(path, "there is no such file", "check the data path, or download the file")
     if path.stat().st_size == 0:
         raise unreadable(path, "the file is empty", "download it again")
-    if path.suffix.lower() in STILLS:
-        return Clip(_read_still(path)[None], (0.0,), str(path))
+    if is_picture(path):
+        return _read_pictures(path, header(path), num_frames, start, end, sampling)
 
     def choose(timeline: Timeline) -> list[int]:
         if stamps := SAMPLINGS[sampling](timeline, num_frames, start, end):
@@ -67,12 +68,12 @@ def read_clip(
 
 
 def duration(path: str | Path, folder_fps: float = 3) -> float:
-    """Seconds of a video or GIF, or of a folder of frames; 0 for a still image. Raises ClipError."""
+    """Seconds of a video, GIF or animation, or of a folder of frames; 0 for a still picture. Raises ClipError."""
     path = Path(path)
     if path.is_dir():
         return len(_frames(path)) / folder_fps
-    if path.suffix.lower() in STILLS:
-        return 0.0
+    if is_picture(path):
+        return sum(header(path).shown) / 1000
     from videogpt_plus.decoders.timeline import opened
 
     with opened(path) as (_, _, timeline):
@@ -226,7 +227,7 @@ def _frames(path: Path) -> list[Path]:
     """The pictures of a folder in natural order. ClipError: there is none."""
     files = sorted((f for f in path.iterdir() if f.suffix.lower() in STILLS and f.name[0] != "."), key=_natural)
     if not files:
-        raise unreadable(path, "the folder holds no frames", f"put {', '.join(sorted(STILLS))} files into it")
+        raise unreadable(path, "the folder holds no frames", "put JPEG, PNG, WebP or BMP files into it")
     return files
 
 
@@ -235,8 +236,48 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
     return [(s.isdigit(), int(s) if s.isdigit() else 0, s) for s in re.split(r"(\d+)", path.name) if s]
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file is read as a picture, which may be animated; a GIF is a video. ClipError: it is neither.
+
+    The content counts, and the name where the content says nothing.
+    """
+    form, suffix = form_of(path), path.suffix.lower()
+    if suffix in VIDEOS:
+        if form is None or form == "GIF":
+            return False
+        raise unreadable(path, f"it is a picture ({form}) and no video", "name it as what it is, or take another file")
+    if form is None and suffix not in STILLS and (error := not_read(path)):
+        raise error
+    return form != "GIF" and (form is not None or suffix in STILLS)
+
+
+def read_still(path: str | Path) -> Clip:
+    """A picture as a clip of one frame; of several pictures in the file the first one. Raises ClipError."""
+    return Clip(_read_still(Path(path))[None], (0.0,), str(path))
+
+
+def _read_pictures(
+    path: Path, found: Header, num_frames: int, start: float | None, end: float | None, sampling: str
+) -> Clip:
+    if not found.shown:
+        return read_still(path)
+    ends = np.cumsum(found.shown).tolist()
+    stamps = [0, *ends[:-1]]
+    timeline = Timeline(stamps, [0], Fraction(1, 1000), 1000 * len(stamps) / ends[-1])
+    chosen = SAMPLINGS[sampling](timeline, num_frames, start, end)
+    if not chosen:
+        raise _outside(path, start, end, ends[-1] / 1000)
+    pictures = read_pictures(path, [stamps.index(stamp) for stamp in chosen])
+    frames = torch.stack([_frame(picture) for picture in pictures])
+    return Clip(frames, tuple(timeline.seconds(stamp) for stamp in chosen), str(path))
+
+
 def _read_still(path: Path) -> UInt8[torch.Tensor, "3 h w"]:
-    return rearrange(torch.from_numpy(read_picture(path)), "h w c -> c h w").contiguous()
+    return _frame(read_picture(path))
+
+
+def _frame(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[torch.Tensor, "3 h w"]:
+    return rearrange(torch.from_numpy(picture), "h w c -> c h w").contiguous()
 
 
 def _check_bounds(path: Path, start: float | None, end: float | None) -> None:

@@ -20,7 +20,7 @@ from videogpt_plus.chat import CINEGO_SYSTEM, MARKER, Said, cinego_pieces
 from videogpt_plus.cinego.features import SUFFIX, read_features
 from videogpt_plus.data import MOST_IN_A_ROW, Encoded, append_once
 from videogpt_plus.models.cinego.places import MARK, with_placeholders
-from videogpt_plus.pictures import STILLS
+from videogpt_plus.picture_files import is_still
 from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual
 
 if TYPE_CHECKING:
@@ -272,8 +272,7 @@ class Samples(Dataset[Encoded]):
         elif self.prepare is None:
             raise UserError(f"{path} is to be read as pixels, and this training takes stored features alone")
         else:
-            still = Path(path).suffix.lower() in STILLS
-            visual = self.prepare(path, still="crop" if still else None)._replace(placeholders=1)
+            visual = self.prepare(path, still="crop" if is_still(Path(path)) else None)._replace(placeholders=1)
         if self._kept is not None:
             self._kept[path] = visual
         return visual

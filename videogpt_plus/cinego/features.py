@@ -21,7 +21,7 @@ from videogpt_plus.encoders import load_encoder, sampling
 from videogpt_plus.feeding import Feeder, Job, Preparation
 from videogpt_plus.fingerprint import of_path
 from videogpt_plus.names import with_ending
-from videogpt_plus.pictures import STILLS
+from videogpt_plus.picture_files import STILLS, is_still
 from videogpt_plus.types import ClipError, UserError, unreadable
 from videogpt_plus.video import VIDEOS
 
@@ -94,7 +94,7 @@ def preprocess(
     prepare = Preparation(experiment.streams, experiment.num_frames, decoder, store)
     _describe(experiment, store)
     new, kept, failed = 0, 0, {}
-    jobs = [Job(path, still="crop" if path.suffix.lower() in STILLS else None) for path in files]
+    jobs = (Job(path, still="crop" if is_still(path) else None) for path in files)
     with Feeder(prepare, workers) as feeder:
         for done, (path, fed) in enumerate(zip(files, feeder(jobs), strict=True), 1):
             if isinstance(fed.outcome, ClipError):

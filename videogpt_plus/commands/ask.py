@@ -26,7 +26,7 @@ from videogpt_plus.commands.common import (
     which_answers,
 )
 from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
-from videogpt_plus.types import UserError
+from videogpt_plus.types import ClipError, UserError, unreadable
 
 
 def answer(
@@ -259,7 +259,7 @@ def predict(
         question: What to ask; each further one goes on with the conversation. A model that was taught one question
             alone is asked that one when none is given.
         video: A video file or a folder of frames.
-        image: A picture: its file or its http(s) address.
+        image: A picture (JPEG, PNG, WebP, BMP, GIF): its file or its http(s) address. An animated one is a clip.
         url: Whether an address may be fetched; with --no-url nothing is.
     """
     if (video is None) == (image is None):
@@ -274,10 +274,14 @@ def predict(
     from eval.runs import load_answerer
     from videogpt_plus.checkpoint import load_experiment
     from videogpt_plus.models.parallel import agreed, processes, world
+    from videogpt_plus.picture_files import header, is_still
 
-    still = load_experiment(folder).finetune.image_aspect_ratio if image else None  # as in training
     with processes(), _picture(image, url) if image else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
+        ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
+        still = ratio if image and is_still(path) else None
+        if image and still is None and tell:
+            tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")
         answerer = load_answerer({run: folder}, Asking(**asdict(loading)), tell=tell, longest=choosing.max_new_tokens)
         visual = answerer.prepare(path, still=still)
         if choosing.seed is None and choosing.temperature > 0:
@@ -307,13 +311,11 @@ def _taught(folder: Path) -> str:
 
 @contextmanager
 def _picture(image: str, url: bool) -> Iterator[Path]:
-    """The file of `--image`; one that was fetched is gone afterwards."""
+    """The file of `--image`; one that was fetched is gone afterwards. UserError: it is no picture, or not fetched."""
     from videogpt_plus.fetch import fetch_image, is_url
-    from videogpt_plus.pictures import STILLS
 
     if not is_url(image):
-        if Path(image).suffix.lower() not in STILLS:
-            raise UserError(f"--image {image} is no {', '.join(sorted(STILLS))}; give a video or a folder with --video")
+        _check_picture(Path(image))
         yield Path(image)
         return
     if not url:
@@ -322,4 +324,19 @@ def _picture(image: str, url: bool) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"picture{picture.suffix}"
         path.write_bytes(picture.data)
-        yield path
+        try:
+            yield path
+        except ClipError as error:  # what was asked for has another name
+            raise ClipError(str(error).replace(str(path), image)) from error
+
+
+def _check_picture(path: Path) -> None:
+    """UserError: there is no such file, or it is no picture that can be read. Nothing is decoded."""
+    from videogpt_plus.picture_files import form_of, header
+    from videogpt_plus.video import VIDEOS
+
+    if path.is_dir() or (path.suffix.lower() in VIDEOS and form_of(path) is None):
+        raise UserError(f"--image {path} is no picture; give a video or a folder of frames with --video")
+    if not path.exists():
+        raise unreadable(path, "there is no such file", "check the data path, or download the file")
+    header(path)

@@ -343,7 +343,7 @@ def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
 
 def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[str], choosing: Choosing, known: dict):
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
-    from videogpt_plus.pictures import STILLS
+    from videogpt_plus.picture_files import is_still
     from videogpt_plus.types import ClipError
 
     for path in files:
@@ -351,7 +351,7 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
         if not left:
             continue
         try:
-            still = experiment.finetune.image_aspect_ratio if path.suffix.lower() in STILLS else None
+            still = experiment.finetune.image_aspect_ratio if is_still(path) else None
             visual = answerer.prepare(path, still=still)
         except ClipError as error:
             print(f"{path}: {error}", file=sys.stderr)

@@ -1,0 +1,289 @@
+"""What a picture's file says of itself: its format, its size, and how long its pictures are shown. Nothing is decoded.
+
+A file is what its content says and not what its name says, and only FORMATS are opened: other formats have code behind
+them that a file from anywhere should not reach (PostScript starts Ghostscript). Animated WebP and PNG are clips.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from videogpt_plus.types import ClipError, unreadable
+
+#: What is opened -> the ending that its files go by.
+FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "GIF": ".gif"}
+#: As they are called in messages.
+NAMES = "JPEG, PNG, WebP, BMP and GIF"
+#: What counts as a picture by its name; a GIF counts as a video.
+STILLS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp"})
+#: The most pixels of a picture: those that Pillow takes for no bomb.
+PIXELS = 178_956_970
+#: Milliseconds: what says less is shown for so long, as browsers and FFmpeg do.
+LEAST_SHOWN, USUAL_SHOWN = 11, 100
+
+#: How the content of a file begins -> what it is; the first that fits counts.
+CONTENTS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), name)
+    for pattern, name in (
+        (rb"\xff\xd8\xff", "JPEG"),
+        (rb"\x89PNG\r\n\x1a\n", "PNG"),
+        (rb"RIFF....WEBP", "WEBP"),
+        (rb"GIF8[79]a", "GIF"),
+        (rb"BM.{8}....[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
+        (rb"....ftypavi[fs]|....ftypmif1.{4,24}avif", "AVIF"),
+        (rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", "HEIC"),
+        (rb"II[*+]\0|MM\0[*+]", "TIFF"),
+        (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript"),
+        (rb"%PDF", "PDF"),
+        (rb"8BPS", "Photoshop"),
+        (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+        (rb"\0\0\0\x0cJXL |\xff\x0a", "JPEG XL"),
+        (rb"P[1-7fF][\s#]", "PPM"),
+        (rb"\0\0[\x01\x02]\0[^\0]\0", "icon"),
+        (rb"\x76\x2f\x31\x01", "OpenEXR"),
+        (rb"#\?(RADIANCE|RGBE)", "Radiance"),
+        (rb"DDS ", "DDS"),
+        (rb"qoif", "QOI"),
+        (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG"),
+    )
+)
+#: Names of pictures that are not opened, where the content does not tell.
+UNREAD = {
+    ".tif": "TIFF", ".tiff": "TIFF", ".heic": "HEIC", ".heif": "HEIC", ".avif": "AVIF", ".ppm": "PPM", ".pgm": "PPM",
+    ".pbm": "PPM", ".pnm": "PPM", ".pam": "PPM", ".tga": "TGA", ".pcx": "PCX", ".eps": "PostScript",
+    ".ps": "PostScript", ".psd": "Photoshop", ".jp2": "JPEG 2000", ".j2k": "JPEG 2000", ".jxl": "JPEG XL",
+    ".ico": "icon", ".svg": "SVG", ".exr": "OpenEXR", ".hdr": "Radiance", ".dds": "DDS", ".qoi": "QOI",
+}  # fmt: skip
+#: What people take for a picture by its name and is none.
+OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), name)
+    for pattern, name in (
+        (rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", "a video"),
+        (rb"\s*<(!doctype html|html|head|body)", "a web page"),
+        (rb"version https://git-lfs", "a pointer of Git LFS"),
+    )
+)
+#: Bytes from the beginning that tell what a file is.
+HEAD = 512
+
+
+class Header(NamedTuple):
+    """What a picture's file says of itself; nothing of it is decoded."""
+
+    #: One of FORMATS.
+    form: str
+    width: int
+    height: int
+    #: Milliseconds that each picture of an animation is shown; empty for a still.
+    shown: tuple[int, ...] = ()
+    #: Pictures before the animation that are no part of it.
+    before: int = 0
+
+
+def form_of(path: Path) -> str | None:
+    """What kind of picture the content is, opened here or not; None where it is none, or there is no file to read."""
+    try:
+        with _file(path) as file:
+            return _form(file.read(HEAD))
+    except (OSError, ClipError):
+        return None
+
+
+def _file(path: Path) -> BinaryIO:
+    """ClipError: it is something that would be waited for, as a pipe is. OSError: it cannot be opened."""
+    if path.exists() and not path.is_file():
+        raise unreadable(path, "it is no regular file but a folder, a pipe, a device or the like", "take another file")
+    return open(path, "rb")
+
+
+def _form(head: bytes) -> str | None:
+    return next((name for pattern, name in CONTENTS if pattern.match(head)), None)
+
+
+def header(path: Path | str, data: bytes | None = None, limit: float = PIXELS) -> Header:
+    """A file's header, or that of `data` which goes by the name `path`.
+
+    ClipError: it is no picture of FORMATS, has more than `limit` pixels, or says nothing that can be understood.
+    """
+    with faults(path), io.BytesIO(data) if data is not None else _file(Path(path)) as file:
+        head = file.read(HEAD)
+        form = _form(head)
+        if form not in FORMATS:
+            raise _not_read(path, form, head)
+        found = _READERS[form](file)
+        if not found.width or not found.height:
+            raise ValueError("it has no pixels")
+    if found.width * found.height > limit:
+        what = f"its {found.width} x {found.height} pixels are more than {limit:,.0f}"
+        raise unreadable(path, what, "scale it down")
+    return found
+
+
+def is_still(path: Path) -> bool:
+    """Whether it is a single picture by its content. What cannot be read is one if its name says so."""
+    form = form_of(path)
+    if form is None:
+        return path.suffix.lower() in STILLS
+    try:
+        return form in FORMATS and not header(path).shown
+    except ClipError:
+        return True  # reading it will say what is wrong
+
+
+def not_read(path: Path) -> ClipError | None:
+    """Why a file is no picture that is opened, where its content or else its name says that it is another one."""
+    with faults(path), _file(path) as file:
+        head = file.read(HEAD)
+    form = _form(head) or UNREAD.get(path.suffix.lower())
+    return None if form is None or form in FORMATS else _not_read(path, form, head)
+
+
+def _not_read(path: Path | str, form: str | None, head: bytes) -> ClipError:
+    if not head:
+        return unreadable(path, "the file is empty", "download it again")
+    form = form or UNREAD.get(Path(path).suffix.lower())
+    if form:
+        return unreadable(path, f"it is a picture in the format {form}, and only {NAMES} are read", "save it as PNG")
+    other = next((name for pattern, name in OTHERS if pattern.match(head)), None)
+    if other:
+        return unreadable(path, f"it is {other} and no picture", "name it as what it is, or get the picture itself")
+    return unreadable(path, f"the image cannot be read: it is none of {NAMES}", "download it again")
+
+
+@contextmanager
+def faults(path: Path | str) -> Iterator[None]:
+    """Whatever Pillow says of damage is a ClipError; what it warns of is not said."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    # A broken chunk is a SyntaxError, an absurd size a bomb; the others come up where a length or a table lies.
+    except (
+        OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
+        struct.error, zlib.error, Image.DecompressionBombError,
+    ) as error:  # fmt: skip
+        raise unreadable(path, f"the image cannot be read ({_first_line(error)})", "download it again") from error
+
+
+def _plain_header(form: str, file: BinaryIO) -> Header:
+    """By Pillow, which reads no further than it must."""
+    from PIL import Image
+
+    file.seek(0)
+    with Image.open(file, formats=[form]) as image:
+        return Header(form, *image.size)
+
+
+def _png_header(file: BinaryIO) -> Header:
+    """Pictures of an animation each have a chunk fcTL; one that begins without is shown where nothing can move."""
+    file.seek(16)
+    width, height = struct.unpack(">II", file.read(8))
+    shown, before, most, at = [], 1, 0, 8
+    while len(chunk := _read_at(file, at, 8)) == 8:
+        length, kind = struct.unpack(">I4s", chunk)
+        if kind == b"IEND" or (kind == b"IDAT" and not most):
+            break
+        if kind == b"acTL":
+            (most,) = struct.unpack(">I", file.read(4))
+        if kind == b"IDAT" and shown:
+            before = 0
+        if kind == b"fcTL":
+            part, whole = struct.unpack(">20xHH", file.read(24))
+            shown.append(_milliseconds(round(1000 * part / (whole or 100))))
+        at += 12 + length
+    shown = shown[:most]
+    return Header("PNG", width, height, tuple(shown), before) if len(shown) > 1 else Header("PNG", width, height)
+
+
+def _webp_header(file: BinaryIO) -> Header:
+    """Its first chunk holds the size; each picture of an animation is a chunk ANMF."""
+    size, shown, at = (0, 0), [], 12
+    while len(chunk := _read_at(file, at, 8)) == 8:
+        kind, length = struct.unpack("<4sI", chunk)
+        body = file.read(16)
+        if at == 12:
+            size = _webp_size(kind, body)
+        if kind == b"ANMF":
+            shown.append(_milliseconds(int.from_bytes(body[12:15], "little")))
+        at += 8 + length + length % 2
+    return Header("WEBP", *size, tuple(shown) if len(shown) > 1 else ())
+
+
+def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack("<6xHH", body[:10])
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError("it begins with no picture")
+
+
+def _gif_header(file: BinaryIO) -> Header:
+    """Each of its pictures is a block, and the time for which it is shown stands in a block before."""
+    file.seek(6)
+    width, height, flags = struct.unpack("<HHB2x", file.read(7))
+    shown, delay = [], 0
+    file.seek(_colours(flags), io.SEEK_CUR)
+    while kind := file.read(1):
+        if kind == b"!":
+            label, first = file.read(1), _skip_blocks(file)
+            if label == b"\xf9" and len(first) >= 3:
+                delay = 10 * int.from_bytes(first[1:3], "little")
+        elif kind == b",":
+            file.seek(_colours(file.read(9)[-1]) + 1, io.SEEK_CUR)
+            _skip_blocks(file)
+            shown.append(_milliseconds(delay))
+            delay = 0
+        else:
+            break
+    return Header("GIF", width, height, tuple(shown) if len(shown) > 1 else ())
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the colour table that stands behind these flags."""
+    return 3 * 2 ** (1 + (flags & 7)) if flags & 0x80 else 0
+
+
+def _skip_blocks(file: BinaryIO) -> bytes:
+    """The first of the blocks that stand here, whose last one is empty."""
+    first = b""
+    while (length := file.read(1)) not in (b"", b"\0"):
+        block = file.read(length[0])
+        first = first or block
+    return first
+
+
+def _read_at(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(at)
+    return file.read(count)
+
+
+def _milliseconds(said: int) -> int:
+    return said if said >= LEAST_SHOWN else USUAL_SHOWN
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, struct.error | IndexError):
+        return "its header is cut off"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_READERS = {
+    "JPEG": lambda file: _plain_header("JPEG", file),
+    "BMP": lambda file: _plain_header("BMP", file),
+    "PNG": _png_header,
+    "WEBP": _webp_header,
+    "GIF": _gif_header,
+}
