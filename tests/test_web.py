@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from copy import deepcopy
@@ -30,7 +29,7 @@ from videogpt_plus.experiments import (
 )
 from videogpt_plus.types import ClipError, UserError, Visual
 from videogpt_plus.web import drawing
-from videogpt_plus.web.clips import Source, check_file, folder_clips, look, sweep, toy_clips
+from videogpt_plus.web.clips import Source, check_file, folder_clips, look, toy_clips
 from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits, Setting, check_room, offers_of
 from videogpt_plus.web.talk import Session
 
@@ -202,17 +201,7 @@ def test_frames_with_too_many_pixels_are_refused(clip, tmp_path):
 def test_good_files_are_taken(clip, tmp_path):
     assert check_file(clip.path, "mine.mp4", DEFAULT_LIMITS) == Source("mine.mp4", clip.path)
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.JPG")
-    assert check_file(tmp_path / "picture.JPG", "picture.JPG", DEFAULT_LIMITS).still
-
-
-def test_uploads_that_nobody_came_back_for_are_removed(tmp_path):
-    (tmp_path / "old").mkdir()
-    for name in ("old/clip.mp4", "empty", "new"):
-        (tmp_path / name).write_bytes(b"x")
-    for name in ("old", "empty"):
-        os.utime(tmp_path / name, (0, 0))
-    sweep(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert check_file(tmp_path / "picture.JPG", "picture.JPG", DEFAULT_LIMITS).path == tmp_path / "picture.JPG"
 
 
 def test_a_limit_of_nothing_is_refused():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import time
+from base64 import b64decode
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import coded_frames, render_mp4
+from tests.test_stills import BLUE, CONTENT, GREEN, RED, YELLOW, animation, bomb, corners
 from tests.test_web import copied_run
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.types import UserError
@@ -31,6 +34,7 @@ CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found :=
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; Debian: apt install chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
+CORNERS = (RED, GREEN, BLUE, YELLOW)
 #: Milliseconds that a busy machine may take for one step.
 PATIENCE = 120_000
 #: What a model might write, and no browser may follow.
@@ -58,7 +62,7 @@ def serving(folder: Path, visitors: Path):
 
     runs = [copied_run(folder / "runs", level) for level in (2, 8)]
     models = Slow(offers_of((load_experiment(run), run) for run in runs), load_answerer)
-    with served(models, toy_clips(folder / "clips"), visitors, Limits(megabytes=2)) as url:
+    with served(models, toy_clips(folder / "clips"), visitors, Limits(megabytes=2), sweep_every=1) as url:
         yield url
 
 
@@ -268,6 +272,53 @@ def test_a_bad_file_is_a_line_and_the_clip_stays(page, visitors, tmp_path):
 
 
 @needs_browser
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("eps.png", "it is a picture in the format PostScript, and only JPEG, PNG, WebP, BMP and GIF are read"),
+        ("bomb.png", "60000 x 60000 pixels are more than"),
+        ("photo.heic", "it is a picture in the format HEIC"),
+        ("broken.jpg", "the image cannot be read"),
+        ("large.avi", "its frames of 17 megapixels are over the limit of 10"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_line_and_no_fault_of_the_page(page, tmp_path, name, said):
+    path = tmp_path / name
+    if name == "large.avi":
+        render_mp4(path, np.zeros((2, 4096, 4096, 3), np.uint8), options={"preset": "ultrafast"})
+    else:
+        made = {
+            "eps": CONTENT["PostScript"],
+            "bomb": bomb("PNG"),
+            "photo": CONTENT["HEIC"],
+            "broken": b"\xff\xd8\xff\0",
+        }
+        path.write_bytes(made[path.stem])
+    statuses = []
+    page.on("response", lambda response: statuses.append(response.status))
+    page.set_input_files("#upload input[type=file]", path)
+    until(lambda: f"cannot read {name}" in page.inner_text("#message") and said in page.inner_text("#message"))
+    assert statuses and max(statuses) < 400
+
+
+@needs_browser
+def test_an_animation_is_shown_as_a_clip_and_a_turned_picture_upright(page, tmp_path):
+    page.set_input_files("#upload input[type=file]", animation(tmp_path / "moves.webp"))
+    until(lambda: "moves.webp is shown" in page.inner_text("#message"))
+    assert page.locator("#strip-A img").count() == int(page.input_value("#frames-A input[type=number]"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(corners(64, 64), 1).copy()).save(tmp_path / "turned.png", exif=exif)
+    page.set_input_files("#upload input[type=file]", tmp_path / "turned.png")
+    until(lambda: "turned.png is shown" in page.inner_text("#message"))
+    source = page.locator("#strip-A img").first.get_attribute("src")
+    shown = np.asarray(Image.open(io.BytesIO(b64decode(source.partition(",")[2]))).convert("RGB")).astype(int)
+    side = len(shown) - 3
+    for (y, x), colour in zip(((2, 2), (2, side), (side, side), (side, 2)), CORNERS, strict=True):
+        assert abs(shown[y, x] - colour).max() < 40
+
+
+@needs_browser
 def test_a_file_over_the_limit_is_refused(page, tmp_path):
     (tmp_path / "large.mp4").write_bytes(b"0" * 3_000_000)
     page.set_input_files("#upload input[type=file]", tmp_path / "large.mp4")
@@ -343,6 +394,47 @@ def test_a_page_of_another_name_does_not_pass_for_this_one(url):
         urlopen(Request(url, headers={"Host": "elsewhere.invalid"}))
 
 
+def upload(url, **headers):
+    """Status of an upload as a browser sends it, with these headers."""
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc\r\n--x--\r\n'
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = Request(url + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=x", **told})
+    try:
+        return urlopen(sent).status
+    except HTTPError as error:
+        return error.code
+
+
+def test_a_page_of_another_host_uploads_nothing(url, visitors):
+    before = list(visitors.rglob("a.png"))
+    own = f"http://{urlparse(url).netloc}"
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}):
+        assert upload(url, **headers) == 403
+    assert upload(url, Origin="http://evil.example", Host="evil.example") == 404
+    assert list(visitors.rglob("a.png")) == before
+    assert upload(url, Origin=own, Sec_Fetch_Site="same-origin") == 200
+
+
+def test_an_upload_that_nobody_shows_goes_though_nobody_uses_the_page(url, visitors):
+    assert upload(url) == 200
+    (path,) = visitors.rglob("a.png")
+    os.utime(path, (0, 0))
+    until(lambda: not path.exists(), 30)
+
+
+def test_a_body_that_is_too_large_is_cut_off_and_leaves_nothing(url, visitors):
+    def parts():
+        yield b'--x\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
+        for _ in range(100):
+            yield bytes(100_000)
+
+    sent = Request(url + "gradio_api/upload", parts(), {"Content-Type": "multipart/form-data; boundary=x"})
+    with pytest.raises((HTTPError, OSError)) as caught:
+        urlopen(sent)
+    assert getattr(caught.value, "code", 413) == 413
+    assert list(visitors.rglob("large.png")) == []
+
+
 def test_an_address_of_another_machine_is_refused_at_once():
     for host in ("192.0.2.1", "nowhere.invalid"):
         with pytest.raises(UserError, match=f"cannot listen at {host}: "):
@@ -386,7 +478,13 @@ def test_without_gradio_one_line_says_what_to_install(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [(["--port", "0"], "--port 0"), (["--loaded", "0"], "--loaded 0"), (["--clips", "nowhere"], "nowhere")],
+    [
+        (["--port", "0"], "--port 0"),
+        (["--loaded", "0"], "--loaded 0"),
+        (["--clips", "nowhere"], "nowhere"),
+        (["--names", "https://gpu.example"], "--names https://gpu.example is no name of a host"),
+        (["--waiting", "0"], "a limit of 0 waiting"),
+    ],
 )
 def test_impossible_settings_are_one_line(flags, told, capsys):
     from videogpt_plus.cli import main

@@ -24,6 +24,7 @@ def web(
     port: int | None = None,
     toy: bool = True,
     loaded: int = 2,
+    names: tuple[str, ...] = (),
     limits: OmitArgPrefixes[Limits] = DEFAULT_LIMITS,
 ) -> None:
     """Talk to models on a page in the browser: clips, levels and answers side by side.
@@ -35,15 +36,18 @@ def web(
         port: The port; the first free one from 7860 on when not given.
         toy: Offer a clip of each toy task, with its question.
         loaded: Models that are in memory at the same time.
+        names: Names by which a proxy is asked for the page; it answers to no other than this machine's own.
     """
     from videogpt_plus.web.clips import folder_clips, toy_clips
-    from videogpt_plus.web.server import LOOPBACK, check_address, served
+    from videogpt_plus.web.guard import LOOPBACK, names_of
+    from videogpt_plus.web.server import check_address, served
     from videogpt_plus.web.settings import offers_of
 
     if loaded < 1:
         raise UserError(f"--loaded {loaded} is not possible: at least 1 model has to be in memory to answer")
     if port is not None and not 1 <= port <= 65535:
         raise UserError(f"--port {port} is not possible: choose one from 1 to 65535, or leave it out for a free one")
+    names_of(host, names)
     check_address(host, port)  # before seconds of imports
     sources = folder_clips(clips) if clips else []
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the files of visitors go with the page
@@ -54,7 +58,7 @@ def web(
         from eval.runs import load_answerer
         from eval.talk import Talk
 
-        with served(Talk(offers, load_answerer, loaded), sources, folder, limits, host, port) as url:
+        with served(Talk(offers, load_answerer, loaded), sources, folder, limits, host, port, names) as url:
             if host not in LOOPBACK:
                 print(
                     f"{host} is no loopback address: whoever can reach this machine can use the page", file=sys.stderr

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections.abc import Sequence
+import pickle
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus.configs import Experiment
-from videogpt_plus.pictures import STILLS
+from videogpt_plus.picture_files import STILLS, UNREAD, form_of, header, is_still, not_read
 from videogpt_plus.store import size_text
 from videogpt_plus.types import ClipError, UserError, Visual, unreadable
 from videogpt_plus.video import VIDEOS
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Sides of the pictures that are drawn, in pixels.
 DRAWN = 336
-#: Where files arrive below the page's folder, and for how many seconds they may lie there before they are shown.
-INCOMING, WAITING = "incoming", 3600.0
 #: So many clips of a folder are offered.
 MOST_CLIPS = 500
 
@@ -43,10 +40,6 @@ class Source:
     path: Path
     # A question to begin with; empty where there is none.
     question: str = ""
-
-    @property
-    def still(self) -> bool:
-        return self.path.suffix.lower() in STILLS
 
 
 class Look(NamedTuple):
@@ -63,33 +56,21 @@ class Look(NamedTuple):
 def check_file(path: Path, name: str, limits: Limits) -> Source:
     """An uploaded file as a Source called `name`, once its type, size, length and pixels are known to be fit.
 
-    Nothing is decoded. ClipError: what is wrong with it, in a line that names it by `name` alone.
+    All of it is read from the file's header: nothing is decoded and nothing counted. ClipError: what is wrong with it,
+    in a line that names it by `name` alone.
     """
-    suffix = path.suffix.lower()
-    if suffix not in VIDEOS | STILLS:
-        raise unreadable(name, "this is no type of clip or picture", f"choose one of {', '.join(_types())}")
+    if path.suffix.lower() not in VIDEOS | STILLS | UNREAD.keys():
+        raise unreadable(name, "this is no type of clip or picture", f"choose one of {', '.join(types())}")
     size = path.stat().st_size
     if size > limits.megabytes * 1e6:
         raise unreadable(name, f"its {size_text(size)} are over the limit of {limits.megabytes} MB", "cut it shorter")
     if size == 0:
         raise unreadable(name, "the file is empty", "choose another")
     try:
-        pixels, most = _picture(path, limits) if suffix in STILLS else _video(path, name, limits)
+        (_check_picture if _is_picture(path) else _check_video)(path, limits)
     except ClipError as error:
         raise told_as(error, path, name) from error
-    if pixels > most * 1e6:
-        raise unreadable(
-            name, f"its frames of {pixels / 1e6:.0f} megapixels are over the limit of {most:g}", "scale it"
-        )
     return Source(name, path)
-
-
-def sweep(folder: Path, seconds: float = WAITING) -> None:
-    """Removes what has lain in a folder for so long: uploads that nobody came back for, and what is left of others."""
-    for entry in folder.glob("*"):
-        with suppress(OSError):  # somebody else was faster
-            if entry.stat().st_mtime < time.time() - seconds:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def told_as(error: UserError, path: Path, name: str) -> ClipError:
@@ -97,27 +78,40 @@ def told_as(error: UserError, path: Path, name: str) -> ClipError:
     return ClipError(str(error).replace(str(path), name))
 
 
-def _picture(path: Path, limits: Limits) -> tuple[int, float]:
-    """Pixels of a picture's header, and how many millions are fit."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.width * image.height, limits.picture_megapixels
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise unreadable(path, "the image cannot be read", "choose another") from error
+def _is_picture(path: Path) -> bool:
+    """By its content, and by its name where that says nothing. ClipError: a picture that is not read here."""
+    if error := not_read(path):
+        raise error
+    return form_of(path) is not None or path.suffix.lower() in STILLS
 
 
-def _video(path: Path, name: str, limits: Limits) -> tuple[int, float]:
-    """Pixels of a video's frame, and how many millions are fit. ClipError: it is too long, or no video."""
-    from videogpt_plus.decoders.timeline import opened
+def _check_picture(path: Path, limits: Limits) -> None:
+    found = header(path)
+    most = limits.frame_megapixels if found.shown else limits.picture_megapixels
+    _check_pixels(path, found.width * found.height, most)
+    _check_minutes(path, sum(found.shown) / 1000, limits)
 
-    with opened(path) as (_, stream, timeline):
-        minutes = len(timeline.stamps) / timeline.fps / 60
-        if minutes > limits.minutes:
-            what = f"its {minutes:.0f} minutes are over the limit of {limits.minutes:g}"
-            raise unreadable(path, what, "cut it shorter")
-        return stream.codec_context.width * stream.codec_context.height, limits.frame_megapixels
+
+def _check_video(path: Path, limits: Limits) -> None:
+    from videogpt_plus.decoders.declared import declared
+
+    found = declared(path, limits.frame_megapixels * 1e6)
+    if not found.pixels:
+        raise unreadable(path, "its header does not say how large its pictures are", "encode it again")
+    _check_pixels(path, found.pixels, limits.frame_megapixels)
+    _check_minutes(path, found.seconds or 0, limits)
+
+
+def _check_pixels(path: Path, pixels: int, most: float) -> None:
+    if pixels > most * 1e6:
+        what = f"its frames of {pixels / 1e6:.0f} megapixels are over the limit of {most:g}"
+        raise unreadable(path, what, "scale it")
+
+
+def _check_minutes(path: Path, seconds: float, limits: Limits) -> None:
+    if seconds > 60 * limits.minutes:
+        what = f"its {seconds / 60:.0f} minutes are over the limit of {limits.minutes:g}"
+        raise unreadable(path, what, "cut it shorter")
 
 
 def folder_clips(folder: Path) -> list[Source]:
@@ -127,7 +121,7 @@ def folder_clips(folder: Path) -> list[Source]:
     found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS | STILLS and p.is_file())
     shown = sorted(p for p in found if not any(part[0] == "." for part in p.relative_to(folder).parts))
     if not shown:
-        raise UserError(f"{folder} holds no clip: put {', '.join(_types())} files into it")
+        raise UserError(f"{folder} holds no clip: put {', '.join(types())} files into it")
     return [Source(str(path.relative_to(folder)), path) for path in shown[:MOST_CLIPS]]
 
 
@@ -151,11 +145,22 @@ def preparation(experiment: Experiment) -> Preparation:
     return Preparation(experiment.streams, experiment.num_frames)
 
 
+def modules_to_look(experiments: Iterable[Experiment]) -> set[str]:
+    """The modules that `look` needs for these experiments; none of one whose files are not as they should be."""
+    from videogpt_plus.feeding import modules_of
+
+    found = set()
+    for experiment in experiments:
+        with suppress(UserError):  # said when somebody asks it
+            found |= modules_of(pickle.dumps(preparation(experiment)))
+    return found
+
+
 def look(source: Source, experiment: Experiment) -> Look:
     """Decodes a clip as the experiment samples it. ClipError."""
     prepare = preparation(experiment)
-    still = experiment.finetune.image_aspect_ratio if source.still else None
     try:
+        still = experiment.finetune.image_aspect_ratio if is_still(source.path) else None
         clip = prepare.read(source.path, still=still)
     except ClipError as error:
         raise told_as(error, source.path, source.name) from error
@@ -186,5 +191,6 @@ def _plain(value: int, side: int) -> Clip:
     return Clip(torch.full((1, 3, side, side), value, dtype=torch.uint8), (0.0,), "a plain frame")
 
 
-def _types() -> Sequence[str]:
+def types() -> Sequence[str]:
+    """Endings of what can be shown."""
     return sorted(VIDEOS | STILLS)

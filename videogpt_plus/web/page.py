@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videogpt_plus.adapters import ADAPTERS, num_visual_tokens, pooled_side
-from videogpt_plus.configs import GREEDY, Choosing
+from videogpt_plus.adapters import num_visual_tokens
+from videogpt_plus.configs import GREEDY, Choosing, Experiment
 from videogpt_plus.experiments import level_text
-from videogpt_plus.pictures import STILLS
-from videogpt_plus.types import UserError
+from videogpt_plus.picture_files import STILLS, UNREAD
+from videogpt_plus.types import UserError, unreadable
 from videogpt_plus.video import VIDEOS
-from videogpt_plus.web import drawing
-from videogpt_plus.web.clips import INCOMING, Source, check_file, sweep
-from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits, Offer, Setting
+from videogpt_plus.web import clips, drawing
+from videogpt_plus.web.apart import Readers
+from videogpt_plus.web.clips import Look, Source, check_file
+from videogpt_plus.web.faults import said, told
+from videogpt_plus.web.parts import EMPTY, levels, panel
+from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits, Setting, contrast, level_of
 from videogpt_plus.web.talk import Models, Progress, Session
+from videogpt_plus.web.uploads import Uploads
 
 if TYPE_CHECKING:
     import gradio as gr
 
 SIDES = ("A", "B")
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class Panel:
-    """The parts of one side."""
-
-    column: gr.Column
-    model: gr.Dropdown
-    adapter: gr.Dropdown
-    level: gr.Dropdown
-    frames: gr.Slider
-    strip: gr.HTML
-    grid: gr.HTML
-    figures: gr.HTML
-    chat: gr.Chatbot
-
-    @property
-    def dials(self) -> list[Any]:
-        return [self.model, self.adapter, self.level, self.frames]
-
-    @property
-    def shown(self) -> list[Any]:
-        """What is drawn anew whenever clip or setting change."""
-        return [self.strip, self.grid, self.figures, self.chat]
 
 
 class Page:
-    """The page of `models` with `sources` to pick from; uploads are kept below `folder` as long as they are shown."""
+    """The page of `models` with `sources` to pick from; `uploads` are kept as long as they are shown, `read` reads."""
 
-    def __init__(self, models: Models, sources: Sequence[Source], folder: Path, limits: Limits = DEFAULT_LIMITS):
-        self.models, self.folder, self.limits = models, folder, limits
+    def __init__(
+        self,
+        models: Models,
+        sources: Sequence[Source],
+        uploads: Uploads,
+        limits: Limits = DEFAULT_LIMITS,
+        read: Readers | None = None,
+    ):
+        self.models, self.uploads, self.limits = models, uploads, limits
+        self.read = read or Readers()
+        self._lock, self._asking = threading.Lock(), 0
         self.sources = {source.name: source for source in sources}
         first, *rest = models.offers.values()
         begin = first.default()
-        self.begin = {"A": begin, "B": _contrast(first) or (rest[0].default() if rest else begin)}
+        self.begin = {"A": begin, "B": contrast(first) or (rest[0].default() if rest else begin)}
 
     def build(self) -> gr.Blocks:
         """The app. Nothing of a visitor is kept outside of its own `gr.State`."""
@@ -69,7 +57,9 @@ class Page:
 
         with gr.Blocks(title="videogpt_plus", analytics_enabled=False, fill_width=True) as blocks:
             session = gr.State(
-                Session(self.folder, self.begin), time_to_live=24 * 3600, delete_callback=lambda own: own.close()
+                Session(self.uploads.visitors, self.begin, self._look),
+                time_to_live=24 * 3600,
+                delete_callback=lambda own: own.close(),
             )
             gr.HTML(
                 "<h1>videogpt_plus</h1><p>Ask a video LLM about a clip, and see what a pool level keeps of it.</p>",
@@ -79,7 +69,7 @@ class Page:
             with gr.Row(elem_id="clip"):
                 upload = gr.File(
                     label=f"Your clip or picture, up to {self.limits.megabytes} MB",
-                    file_types=sorted(VIDEOS | STILLS),
+                    file_types=sorted(VIDEOS | STILLS | UNREAD.keys()),  # of those that are not read a line says so
                     height=132,
                     elem_id="upload",
                 )
@@ -89,7 +79,7 @@ class Page:
                     )
                     compare = gr.Checkbox(False, label="Compare two settings side by side", elem_id="compare")
             with gr.Row(elem_id="panels"):
-                panels = {name: self._panel(name) for name in SIDES}
+                panels = {n: panel(n, self.begin[n], self.models.offers, visible=n == SIDES[0]) for n in SIDES}
             with gr.Column(elem_id="ask"):
                 with gr.Row(elem_id="line"):
                     question = gr.Textbox(
@@ -119,14 +109,18 @@ class Page:
             upload.upload(
                 self.take_upload, [session, upload], [message, upload, pick, question, *everything], **everywhere
             )
-            pick.input(self.take_pick, [session, pick], [message, question, *everything], **everywhere)
+            picked = [message, question, *everything]
+            pick.input(told(self.take_pick, len(picked)), [session, pick], picked, **everywhere)
             compare.change(lambda both: gr.update(visible=both), compare, panels["B"].column, **everywhere)
-            for name, panel in panels.items():
-                outputs = [message, *panel.dials, *panel.shown]
-                panel.model.input(partial(self.take_model, name=name), [session, panel.model], outputs, **everywhere)
-                for dial in (panel.adapter.input, panel.level.input, panel.frames.change):
-                    dial(partial(self.take_dials, name=name), [session, *panel.dials], outputs, **everywhere)
-                panel.strip.click(self._frame_click(name), session, [panel.strip, panel.grid], **everywhere)
+            for name, side in panels.items():
+                outputs = [message, *side.dials, *side.shown]
+                turn = told(partial(self.take_model, name=name), len(outputs))
+                side.model.input(turn, [session, side.model], outputs, **everywhere)
+                turn = told(partial(self.take_dials, name=name), len(outputs))
+                for dial in (side.adapter.input, side.level.input, side.frames.change):
+                    dial(turn, [session, *side.dials], outputs, **everywhere)
+                drawn = [message, side.strip, side.grid]
+                side.strip.click(told(self._frame_click(name), len(drawn)), session, drawn, **everywhere)
             asked = [session, question, compare, temperature, longest]
             answered = [message, question, *(part for p in panels.values() for part in (p.figures, p.chat))]
 
@@ -141,67 +135,14 @@ class Page:
                 [*answered, send],
                 show_progress="hidden",
                 api_visibility="private",
-                concurrency_limit=8,
+                concurrency_limit=None,  # how many may wait is said by `_in_line`, in words
                 trigger_mode="once",
             )
             answer.then(lambda: gr.update(interactive=True), None, send, **everywhere)
             stop.click(self.stop, session, None, **everywhere)
-            clear.click(self.clear, session, [message, *everything], **everywhere)
+            cleared = [message, *everything]
+            clear.click(told(self.clear, len(cleared)), session, cleared, **everywhere)
         return blocks
-
-    def _panel(self, name: str) -> Panel:
-        import gradio as gr
-
-        setting = self.begin[name]
-        offer = self.models.offers[setting.model]
-        with gr.Column(visible=name == SIDES[0], min_width=320, elem_id=f"panel-{name}", elem_classes="side") as column:
-            with gr.Row(elem_classes="dials"):
-                model = gr.Dropdown(
-                    [(_model_label(offer), offer.name) for offer in self.models.offers.values()],
-                    value=setting.model,
-                    label="Model",
-                    min_width=120,
-                    elem_id=f"model-{name}",
-                )
-                adapter = gr.Dropdown(
-                    offer.adapters(), value=setting.adapter, label="Adapter", min_width=110, elem_id=f"adapter-{name}"
-                )
-                level = gr.Dropdown(
-                    _levels(offer, setting.adapter),
-                    value=level_text(setting.level),
-                    label="Pool level",
-                    allow_custom_value=True,
-                    min_width=140,
-                    elem_id=f"level-{name}",
-                )
-                frames = gr.Slider(
-                    1,
-                    offer.most_frames(),
-                    setting.frames,
-                    step=1,
-                    label="Frames",
-                    min_width=150,
-                    elem_id=f"frames-{name}",
-                )
-            with gr.Row(elem_classes="body"):
-                with gr.Column(min_width=300, elem_classes="seen"):
-                    strip = gr.HTML(_EMPTY, js_on_load=_CLICKS, elem_id=f"strip-{name}")
-                    grid = gr.HTML("", elem_id=f"grid-{name}")
-                with gr.Column(min_width=300, elem_classes="said"):
-                    figures = gr.HTML(drawing.figures(None, None), elem_id=f"figures-{name}")
-                    chat = gr.Chatbot(
-                        label=name,
-                        show_label=False,
-                        height=340,
-                        render_markdown=False,
-                        latex_delimiters=[],
-                        buttons=[],
-                        feedback_options=None,
-                        layout="bubble",
-                        placeholder="Choose a clip, then ask.",
-                        elem_id=f"chat-{name}",
-                    )
-        return Panel(column, model, adapter, level, frames, strip, grid, figures, chat)
 
     def take_upload(self, session: Session, path: str | None) -> list[Any]:
         """Moves an uploaded file to the visitor's own folder, if it is fit, and shows it."""
@@ -209,19 +150,17 @@ class Page:
 
         if path is None:
             return [gr.skip()] * (4 + _SHOWN * len(SIDES))
-        uploaded = Path(path)
-        sweep(self.folder / INCOMING)
-        session.folder.mkdir(parents=True, exist_ok=True)
-        kept = session.folder / f"{secrets.token_hex(8)}{uploaded.suffix.lower()}"
+        uploaded, kept = Path(path), None
         try:
-            uploaded.replace(kept)  # nobody else can be served it from there
-            source = check_file(kept, uploaded.name, self.limits)
+            kept = self.uploads.keep(uploaded, session.folder)
+            name = uploaded.name
+            source = self.read(check_file, kept, name, self.limits, name=name, seconds=self.limits.seconds)
             shown = self._show(session, source)
-        except (UserError, FileNotFoundError) as error:
-            kept.unlink(missing_ok=True)
-            gone = f"{uploaded.name} did not arrive whole: upload it again"  # the same file came from somebody else
-            told = gone if isinstance(error, FileNotFoundError) else str(error)
-            return [drawing.message(told, "error"), None, gr.skip(), gr.skip(), *self._drawn(session)]
+        except Exception as error:  # whatever a file does is told to one visitor and ends nothing
+            if kept:
+                kept.unlink(missing_ok=True)
+            wrong = drawing.message(said(error), "error")
+            return [wrong, None, gr.skip(), gr.skip(), *self._still_drawn(session)]
         return [drawing.message(f"{source.name} is shown below."), None, None, gr.skip(), *shown]
 
     def take_pick(self, session: Session, name: str | None) -> list[Any]:
@@ -234,7 +173,7 @@ class Page:
         try:
             shown = self._show(session, source)
         except UserError as error:
-            return [drawing.message(str(error), "error"), gr.skip(), *self._drawn(session)]
+            return [drawing.message(str(error), "error"), gr.skip(), *self._still_drawn(session)]
         return ["", source.question or gr.skip(), *shown]
 
     def _show(self, session: Session, source: Source) -> list[Any]:
@@ -258,14 +197,14 @@ class Page:
 
         offer, side = self.models.offers[model], session.sides[name]
         try:
-            wanted = Setting(model, adapter, _level(level), int(frames))
+            wanted = Setting(model, adapter, level_of(level), int(frames))
             if adapter != side.setting.adapter:
                 levels = offer.levels(adapter)
                 wanted = replace(wanted, level=min(levels, key=lambda own: abs(own - wanted.level)))
             offer.checked(wanted)
         except UserError as error:
-            told = drawing.message(str(error), "error")
-            return [told, *self._dials(side.setting), *[gr.skip()] * _SHOWN]
+            wrong = drawing.message(str(error), "error")
+            return [wrong, *self._dials(side.setting), *[gr.skip()] * _SHOWN]
         if wanted == side.setting:
             return [gr.skip()] * (1 + _DIALS + _SHOWN)
         return self._turn_to(session, name, wanted)
@@ -284,7 +223,7 @@ class Page:
         import gradio as gr
 
         def take_frame(session, event):
-            return self._pictures(session, name, int(event.frame)) if session.source else [gr.skip(), gr.skip()]
+            return ["", *self._pictures(session, name, int(event.frame))] if session.source else [gr.skip()] * 3
 
         # By its class Gradio knows what to hand over; a name would be looked up where Gradio is not imported yet.
         take_frame.__annotations__["event"] = gr.EventData
@@ -306,6 +245,18 @@ class Page:
         choosing = Choosing(temperature, max_new_tokens=int(longest) or None) if temperature or longest else GREEDY
         sides = dict(session.sides)
         yield ["", "", *nothing]
+        try:
+            with self._in_line():
+                yield from self._replies(session, sides, names, question, choosing)
+        except UserError as error:
+            yield [drawing.message(str(error), "error"), question, *nothing]
+
+    def _replies(
+        self, session: Session, sides: dict[str, Any], names: Sequence[str], question: str, choosing: Choosing
+    ) -> Iterator[list[Any]]:
+        """What the page shows while each of these sides is asked; `sides` are those that the question was put to."""
+        import gradio as gr
+
         for name in names:
             try:
                 for progress in session.answers(self.models, name, question, choosing):
@@ -315,14 +266,23 @@ class Page:
                 if session.sides[name] is not sides[name]:  # cleared, or turned to another setting
                     return
                 yield [gr.skip(), gr.skip(), *self._answered(session, name, None, None)]
-            except UserError as error:
-                yield [drawing.message(str(error), "error"), question, *self._answered(session, name, None, None)]
+            except Exception as error:  # a page goes on whatever becomes of one question
+                wrong = drawing.message(said(error), "error")
+                yield [wrong, question, *self._answered(session, name, None, None)]
                 return
-            except Exception as error:  # a page goes on whatever becomes of one question, and its log says what
-                log.exception("a question could not be answered")
-                said = _fault(error)
-                yield [drawing.message(said, "error"), question, *self._answered(session, name, None, None)]
-                return
+
+    @contextmanager
+    def _in_line(self) -> Iterator[None]:
+        """A place among those whose questions are answered one after the other. UserError: too many wait."""
+        with self._lock:
+            if self._asking > self.limits.waiting:
+                raise UserError(f"{self._asking - 1} questions wait for their turn: ask again in a minute")
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
 
     def stop(self, session: Session) -> None:
         """Ends what is being answered."""
@@ -349,6 +309,22 @@ class Page:
         parts = [drawing.figures(costs, tokens), _messages(past)]
         return [part for other in SIDES for part in (parts if other == name else [gr.skip(), gr.skip()])]
 
+    def _look(self, source: Source, experiment: Experiment) -> Look:
+        """A clip as an experiment sees it, read in a process of its own. UserError: it cannot be read."""
+        if self.uploads.visitors in source.path.parents and not source.path.exists():
+            what = "it lay here for too long, or others needed the room"
+            raise unreadable(source.name, what, "upload it again")
+        return self.read(clips.look, source, experiment, name=source.name, seconds=self.limits.seconds)
+
+    def _still_drawn(self, session: Session) -> list[Any]:
+        """What is shown goes on being shown; nothing changes where it cannot be drawn any more."""
+        import gradio as gr
+
+        try:
+            return self._drawn(session)
+        except UserError:
+            return [gr.skip()] * (_SHOWN * len(SIDES))
+
     def _drawn(self, session: Session) -> list[Any]:
         """`Panel.shown` of all sides."""
         return [part for name in SIDES for part in self._side(session, name)]
@@ -358,7 +334,7 @@ class Page:
 
         side = session.sides[name]
         if session.source is None:
-            return [_EMPTY, "", drawing.figures(None, None), []]
+            return [EMPTY, "", drawing.figures(None, None), []]
         frames = self._frames(session, name)
         strip, grid = self._pictures(session, name, 0)
         tokens = num_visual_tokens(self._run(side.setting), frames)
@@ -390,60 +366,16 @@ class Page:
         return [
             setting.model,
             gr.update(choices=offer.adapters(), value=setting.adapter),
-            gr.update(choices=_levels(offer, setting.adapter), value=level_text(setting.level)),
+            gr.update(choices=levels(offer, setting.adapter), value=level_text(setting.level)),
             gr.update(maximum=max(2, offer.most_frames()), value=setting.frames, interactive=offer.most_frames() > 1),
         ]
 
 
 #: How many parts `Panel.dials` and `Panel.shown` have.
 _DIALS, _SHOWN = 4, 4
-#: Tells the server which frame of a strip was clicked.
-_CLICKS = """element.addEventListener('click', event => {
-    const frame = event.target.closest('[data-frame]');
-    if (frame) trigger('click', {frame: Number(frame.dataset.frame)});
-});"""
-_EMPTY = '<div class="empty">Upload a clip or pick one: here stand the frames that the model sees.</div>'
-
-
-def _contrast(offer: Offer) -> Setting | None:
-    """The setting of the same model that leaves the fewest tokens, to stand beside its default; None: no other."""
-    begin = offer.default()
-    level = offer.levels(begin.adapter)[-1]
-    return replace(begin, level=level) if level != begin.level else None
-
-
-def _model_label(offer: Offer) -> str:
-    return f"{offer.name} (random)" if offer.random else offer.name
-
-
-def _levels(offer: Offer, adapter: str) -> list[tuple[str, str]]:
-    """Labels and values of an adapter's levels: `4: 3×3 + 2×2`."""
-    return [(_level_label(offer, adapter, level), level_text(level)) for level in offer.levels(adapter)]
-
-
-def _level_label(offer: Offer, adapter: str, level: float) -> str:
-    if ADAPTERS[adapter].tokens is None:
-        return level_text(level)
-    sides = [pooled_side(stream.grid, level) for _, stream in offer.experiment.streams]
-    return f"{level_text(level)}: " + " + ".join(f"{side}×{side}" for side in sides)
-
-
-def _level(text: str) -> float:
-    """UserError: it is no number."""
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise UserError(f"pool level '{text}' is no number: choose one such as 1, 2, 4") from None
 
 
 def _messages(past: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     """A conversation as the chat takes it: for markup, which is why what people and models write is escaped."""
     pairs = (zip(("user", "assistant"), pair, strict=True) for pair in past)
     return [{"role": role, "content": escape(text, quote=False)} for pair in pairs for role, text in pair]
-
-
-def _fault(error: Exception) -> str:
-    """What a visitor is told of a fault that is not theirs."""
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory is full: choose a higher level, fewer frames or a shorter answer"
-    return f"this question could not be answered ({type(error).__name__}); the server's log says more"

@@ -3,97 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from videogpt_plus.types import UserError
-from videogpt_plus.web.clips import INCOMING, Source
+from videogpt_plus.web.apart import Readers
+from videogpt_plus.web.clips import Source, modules_to_look
+from videogpt_plus.web.guard import LOOPBACK, Guard, names_of
 from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits
 from videogpt_plus.web.talk import Models
+from videogpt_plus.web.uploads import EVERY, INCOMING, Uploads
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-#: What the browser is told to refuse: anything from another host, whatever a model may write.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
-    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
-)
-#: What the page needs of Gradio's addresses; others fetch files and addresses, edit apps and tell of visitors.
-USED = re.compile(
-    r"/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static|svelte)/.*"
-    r"|/gradio_api/(queue/(join|data)|run/predict|reset|cancel|upload|upload_progress|startup-events|heartbeat/\w+)"
-)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 STYLE = Path(__file__).with_name("page.css")
-
-
-class Guard:
-    """Tells the browser to ask no other host, and takes out what Gradio's page says of others.
-
-    At a loopback address it answers to no other name, so that no page of another host can pass for this one.
-    ASGI middleware; written here because Gradio's page is not ours to edit.
-    """
-
-    def __init__(self, app: ASGIApp, names: Sequence[str] | None = None):
-        self.app, self.names = app, names
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        if not USED.fullmatch(scope["path"]) or not self._is_meant(scope):
-            await send({"type": "http.response.start", "status": 404, "headers": _HEADERS})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        start: Message | None = None
-        body = b""
-
-        async def guarded(message: Message) -> None:
-            nonlocal start, body
-            if message["type"] == "http.response.start":
-                headers = [*message["headers"], *_HEADERS]
-                start = {**message, "headers": headers}
-                if not _is_page(message["headers"]):
-                    await send(start)
-                    start = None
-            elif start is None:
-                await send(message)
-            else:
-                body += message.get("body", b"")
-                if not message.get("more_body"):
-                    own = _without_hosts(body, dict(scope["headers"]).get(b"host", b""))
-                    kept = [(k, v) for k, v in start["headers"] if k.lower() != b"content-length"]
-                    await send({**start, "headers": [*kept, (b"content-length", str(len(own)).encode())]})
-                    await send({"type": "http.response.body", "body": own})
-
-        await self.app(scope, receive, guarded)
-
-    def _is_meant(self, scope: Scope) -> bool:
-        said = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        return self.names is None or re.sub(r":\d+$", "", said).strip("[]") in self.names
-
-
-_HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
-]
-
-
-def _is_page(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    return any(key.lower() == b"content-type" and value.startswith(b"text/html") for key, value in headers)
-
-
-def _without_hosts(html: bytes, own: bytes) -> bytes:
-    """A page without addresses of hosts other than `own`: in its head, and in what Gradio tells of its parts."""
-    html = re.sub(rb"<(meta|link)\b[^>]*\bhttps?://[^>]*>", b"", html)
-    return re.sub(rb'"https?://(?!' + re.escape(own) + rb')[^"\s]*"', b'""', html)
 
 
 @contextmanager
@@ -136,10 +59,13 @@ def served(
     limits: Limits = DEFAULT_LIMITS,
     host: str = "127.0.0.1",
     port: int | None = None,
+    names: Sequence[str] = (),
+    sweep_every: float = EVERY,
 ) -> Iterator[str]:
     """The page at an address, which is what comes back, until the context ends. Files are kept below `folder`.
 
-    `port` None takes the first free one from 7860 on. UserError: Gradio is not installed, or the port is taken.
+    `port` None takes the first free one from 7860 on. `names` are those of proxies before it; uploads are swept every
+    `sweep_every` seconds. UserError: Gradio is not installed, or the port is taken.
     """
     check_address(host, port)
     with _private(folder):
@@ -150,8 +76,20 @@ def served(
             from videogpt_plus.web.page import Page
         except ImportError as error:
             raise UserError("the page needs Gradio: pip install 'videogpt_plus[web]'") from error
-        blocks = Page(models, sources, folder, limits).build()
-        blocks.queue(default_concurrency_limit=8, api_open=False)
+        uploads = Uploads(folder, limits.total_megabytes * 1e6)
+        read = Readers(modules=modules_to_look(offer.experiment for offer in models.offers.values()))
+        read.warm()  # while the page is built
+        blocks = Page(models, sources, uploads, limits, read).build()
+        blocks.queue(default_concurrency_limit=8, max_size=4 * limits.waiting, api_open=False)
+        largest = int(limits.megabytes * 1e6)
+        guard = Middleware(
+            Guard,
+            names=names_of(host, names),
+            addresses=host not in LOOPBACK,
+            uploads=uploads,
+            largest=largest,
+            more={name.lower() for name in names},
+        )
         plain = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
         try:
             _, url, _ = blocks.launch(
@@ -160,7 +98,8 @@ def served(
                 prevent_thread_lock=True,
                 quiet=True,
                 share=False,
-                max_file_size=int(limits.megabytes * 1e6),
+                max_file_size=largest,
+                max_threads=40 + limits.waiting,  # who waits holds one
                 footer_links=[],
                 run_history=False,
                 enable_monitoring=False,
@@ -171,11 +110,12 @@ def served(
                     primary_hue="teal", neutral_hue="slate", font=plain, font_mono=("ui-monospace", "monospace")
                 ),
                 css=STYLE.read_text(),
-                app_kwargs={"middleware": [Middleware(Guard, names=LOOPBACK if host in LOOPBACK else None)]},
+                app_kwargs={"middleware": [guard]},
             )
         except OSError as error:
             raise UserError(f"cannot listen at {host}: {error}; name another --port or --host") from error
         try:
-            yield url
+            with uploads.swept(sweep_every):
+                yield url
         finally:
             blocks.close(verbose=False)

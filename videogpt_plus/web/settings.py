@@ -31,11 +31,20 @@ class Limits:
     frame_megapixels: float = 10
     # Millions of pixels of a picture.
     picture_megapixels: float = 50
+    # Seconds that a file may take to be read.
+    seconds: float = 60
+    # Megabytes of all uploads together; the oldest go first.
+    total_megabytes: int = 4096
+    # Questions that may wait for their turn.
+    waiting: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("megabytes", "minutes", "frame_megapixels", "picture_megapixels"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"a limit of {getattr(self, name):g} {name} takes no clip at all: choose one above 0")
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise UserError(f"a limit of {value:g} {name} takes nothing at all: choose one above 0")
+        if self.total_megabytes < self.megabytes:
+            total = self.total_megabytes
+            raise UserError(f"a limit of {total} total_megabytes has no room for a file of {self.megabytes} megabytes")
 
 
 DEFAULT_LIMITS = Limits()
@@ -164,6 +173,21 @@ def check_room(experiment: Experiment, frames: int, positions: int | None) -> No
             f"{tokens:,} visual tokens do not fit into the {positions:,} positions of the language model: "
             "choose a higher level or fewer frames"
         )
+
+
+def contrast(offer: Offer) -> Setting | None:
+    """The setting of the same model that leaves the fewest tokens, to stand beside its default; None: no other."""
+    begin = offer.default()
+    level = offer.levels(begin.adapter)[-1]
+    return replace(begin, level=level) if level != begin.level else None
+
+
+def level_of(text: str) -> float:
+    """The pool level that somebody typed. UserError: it is no number."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise UserError(f"pool level '{text}' is no number: choose one such as 1, 2, 4") from None
 
 
 def _model(experiment: Experiment) -> str:

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Protocol
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.configs import Choosing, Experiment
 from videogpt_plus.types import Visual
-from videogpt_plus.web.clips import Look, Source, look
+from videogpt_plus.web import clips
+from videogpt_plus.web.clips import Look, Source
 from videogpt_plus.web.settings import Offer, Setting, check_room
 
 #: So many clips of a visitor are kept with their features, the most recent ones.
@@ -102,10 +103,13 @@ class Session:
     """A visitor's clip, conversations and files. Copies are fresh ones: each visitor of a page begins anew.
 
     Files are put into a folder of the visitor's own below `folder`; `sides` are the settings to begin with, by side.
+    `look` decodes a clip as an experiment samples it, or raises ClipError.
     """
 
-    def __init__(self, folder: Path, sides: Mapping[str, Setting]):
-        self._parent, self._begin = folder, dict(sides)
+    def __init__(
+        self, folder: Path, sides: Mapping[str, Setting], look: Callable[[Source, Experiment], Look] = clips.look
+    ):
+        self._parent, self._begin, self._look = folder, dict(sides), look
         #: Of this visitor alone; made when there is a file to put into it.
         self.folder = folder / secrets.token_hex(16)
         self.source: Source | None = None
@@ -116,7 +120,7 @@ class Session:
         self._lock = threading.Lock()
 
     def __deepcopy__(self, memo: object) -> Session:
-        return Session(self._parent, self._begin)
+        return Session(self._parent, self._begin, self._look)
 
     def show(self, source: Source | None) -> None:
         """Turns to another clip, or to none: conversations begin anew, and the file of the last one goes."""
@@ -158,7 +162,7 @@ class Session:
             if key in self._looks:
                 self._looks.move_to_end(key)
                 return self._looks[key]
-            return self._keep(key, look(self.source, experiment))
+            return self._keep(key, self._look(self.source, experiment))
 
     def answers(self, models: Models, name: str, question: str, choosing: Choosing) -> Iterator[Progress]:
         """A side's reply as it comes; when it has ended, question and reply are part of the conversation.
