@@ -327,3 +327,15 @@ def test_https_checks_the_certificate_against_the_name(secured, names_are_here, 
 def test_paths_are_no_addresses():
     assert is_url("https://example.org/a.png") and is_url("file:///a.png")
     assert not is_url("a.png") and not is_url("/data/a:b.png")
+
+
+def test_a_fetched_picture_that_is_damaged_is_named_by_its_address(monkeypatch):
+    """The file that it is kept in for a moment is nobody's."""
+    from videogpt_plus.commands.ask import _picture
+    from videogpt_plus.pictures import read_picture
+
+    url, cut_off = "https://pictures.example/a.jpg", picture("JPEG")[:-40]
+    monkeypatch.setattr(fetch, "fetch_image", lambda _: fetch.Picture(cut_off, ".jpg"))
+    with pytest.raises(UserError, match=f"cannot read {url}: the image cannot be read"), _picture(url, True) as path:
+        read_picture(path)
+    assert not path.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -274,6 +275,20 @@ def test_a_shown_upload_that_was_swept_is_a_message(page, session):
     path.unlink()
     with pytest.raises(UserError, match="cannot read mine.png: it lay here for too long, or others needed the room"):
         session.look(TOY)
+
+
+def test_one_choice_that_is_told_twice_is_made_once(page, session, tmp_path):
+    """As Gradio's list does, at the same time; the second would end the answer to a question asked meanwhile."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    page.sources["a"] = Source("a", tmp_path / "a.png", "What is it?")
+    shown, began = [], session._round
+    threads = [threading.Thread(target=lambda: shown.append(page.take_pick(session, "a"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert session.source == page.sources["a"] and session._round == began + 2  # of one `show`
+    assert sorted("What is it?" in parts for parts in shown) == [False, True]
 
 
 def test_a_click_on_a_picture_that_is_gone_is_a_message_and_no_fault(page, session):

@@ -93,7 +93,7 @@ def form_of(path: Path) -> str | None:
     try:
         with _file(path) as file:
             return _form(file.read(HEAD))
-    except (OSError, ClipError):
+    except (OSError, ValueError, ClipError):  # a name that no file can have is a ValueError
         return None
 
 

@@ -60,7 +60,12 @@ class Readers:
 
     def warm(self) -> None:
         """Begins what processes are forked from, which takes seconds; nothing is waited for."""
-        threading.Thread(target=self, args=(int,), kwargs={"name": "nothing", "seconds": 120}, daemon=True).start()
+
+        def begin() -> None:
+            with suppress(UserError):  # said again when there is a file to read
+                self(int, name="nothing", seconds=120)
+
+        threading.Thread(target=begin, daemon=True).start()
 
     @contextmanager
     def _entered(self) -> Iterator[None]:

@@ -155,7 +155,8 @@ class Page:
             kept = self.uploads.keep(uploaded, session.folder)
             name = uploaded.name
             source = self.read(check_file, kept, name, self.limits, name=name, seconds=self.limits.seconds)
-            shown = self._show(session, source)
+            with session.turning:
+                shown = self._show(session, source)
         except Exception as error:  # whatever a file does is told to one visitor and ends nothing
             if kept:
                 kept.unlink(missing_ok=True)
@@ -167,23 +168,19 @@ class Page:
         """Shows a clip of those that are offered."""
         import gradio as gr
 
-        if name not in self.sources:
-            return [gr.skip()] * (2 + _SHOWN * len(SIDES))
-        source = self.sources[name]
-        try:
-            shown = self._show(session, source)
-        except UserError as error:
-            return [drawing.message(str(error), "error"), gr.skip(), *self._still_drawn(session)]
-        return ["", source.question or gr.skip(), *shown]
+        source = self.sources.get(name)
+        with session.turning:
+            if source in (None, session.source):
+                return [gr.skip()] * (2 + _SHOWN * len(SIDES))
+            try:
+                shown = self._show(session, source)
+            except UserError as error:
+                return [drawing.message(str(error), "error"), gr.skip(), *self._still_drawn(session)]
+            return ["", source.question or gr.skip(), *shown]
 
     def _show(self, session: Session, source: Source) -> list[Any]:
-        before = session.source
-        session.source = source
-        try:
-            for side in session.sides.values():  # a clip that cannot be read leaves the last one where it is
-                session.look(self._run(side.setting))
-        finally:
-            session.source = before
+        for side in session.sides.values():  # a clip that cannot be read leaves the last one where it is
+            session.look(self._run(side.setting), source)
         session.show(source)
         return self._drawn(session)
 
@@ -210,13 +207,14 @@ class Page:
         return self._turn_to(session, name, wanted)
 
     def _turn_to(self, session: Session, name: str, setting: Setting) -> list[Any]:
-        before = session.sides[name].setting
-        session.turn_to(name, setting)
-        try:
-            return ["", *self._dials(setting), *self._side(session, name)]
-        except UserError as error:
-            session.turn_to(name, before)
-            return [drawing.message(str(error), "error"), *self._dials(before), *self._side(session, name)]
+        with session.turning:
+            before = session.sides[name].setting
+            session.turn_to(name, setting)
+            try:
+                return ["", *self._dials(setting), *self._side(session, name)]
+            except UserError as error:
+                session.turn_to(name, before)
+                return [drawing.message(str(error), "error"), *self._dials(before), *self._side(session, name)]
 
     def _frame_click(self, name: str) -> Callable[..., list[Any]]:
         """What draws the frame of a side that was clicked in its strip."""

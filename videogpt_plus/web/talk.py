@@ -118,6 +118,8 @@ class Session:
         #: Counts up whenever what is being answered is no longer wanted.
         self._round = 0
         self._lock = threading.Lock()
+        #: Held while a clip or a setting is changed: a browser may tell of one choice twice, and at the same time.
+        self.turning = threading.Lock()
 
     def __deepcopy__(self, memo: object) -> Session:
         return Session(self._parent, self._begin, self._look)
@@ -154,15 +156,16 @@ class Session:
         self._looks.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def look(self, experiment: Experiment) -> Look:
-        """The clip as the experiment sees it, decoded once. ClipError."""
-        assert self.source is not None, "no clip is chosen"
-        key = self._key(experiment)
+    def look(self, experiment: Experiment, source: Source | None = None) -> Look:
+        """A clip as the experiment sees it, decoded once: `source`, or the one that is shown. ClipError."""
+        source = source or self.source
+        assert source is not None, "no clip is chosen"
+        key = self._key(experiment, source)
         with self._lock:
             if key in self._looks:
                 self._looks.move_to_end(key)
                 return self._looks[key]
-            return self._keep(key, self._look(self.source, experiment))
+            return self._keep(key, self._look(source, experiment))
 
     def answers(self, models: Models, name: str, question: str, choosing: Choosing) -> Iterator[Progress]:
         """A side's reply as it comes; when it has ended, question and reply are part of the conversation.
@@ -201,10 +204,10 @@ class Session:
     def _encoded(self, models: Models, setting: Setting, experiment: Experiment, seen: Look) -> tuple[Look, Costs]:
         if seen.visual.grids:
             return seen, Costs(0.0, kept=True)
-        key, began = self._key(experiment), time.perf_counter()
+        key, began = self._key(experiment, self.source), time.perf_counter()
         seen = seen._replace(visual=models.encode(setting, seen.visual))
         with self._lock:
-            if self._key(experiment) == key:  # still the clip that is talked about
+            if self._key(experiment, self.source) == key:  # still the clip that is talked about
                 self._keep(key, seen)
         return seen, Costs(time.perf_counter() - began, kept=False)
 
@@ -215,10 +218,10 @@ class Session:
             self._looks.popitem(last=False)
         return seen
 
-    def _key(self, experiment: Experiment) -> object:
+    def _key(self, experiment: Experiment, source: Source | None) -> object:
         """What the encoders' output depends on: adapters and levels share it, projectors do, too."""
         streams = tuple((name, replace(stream, projector="")) for name, stream in experiment.streams)
-        return self.source, streams, experiment.num_frames, experiment.finetune.image_aspect_ratio
+        return source, streams, experiment.num_frames, experiment.finetune.image_aspect_ratio
 
     def _forget(self, source: Source) -> None:
         with self._lock:
