@@ -53,8 +53,9 @@ def times(folder: Path) -> dict[str, int]:
 def test_a_sweep_leaves_every_artifact(swept):
     root = swept / "results/tiny"
     assert {p.name for p in (root / "report").iterdir()} == {
-        "index.html", "sweep.csv", "pairs.csv", "sweep.md", "sweep.tex", "accuracy_vs_tokens.png",
-        "accuracy_vs_cost.png", "differences.png", "tasks_by_level.png",
+        "index.html", "sweep.csv", "pairs.csv", "sweep.md", "sweep.tex",
+        *(f"{name}.{ending}" for name in ("accuracy_vs_tokens", "accuracy_vs_cost", "differences", "tasks_by_level")
+          for ending in ("pdf", "png", "svg")),
     }  # fmt: skip
     with (root / "report/sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -178,7 +179,9 @@ def test_open_questions_are_asked_judged_and_reported_with_the_others(several, s
     cli.main(["report", str(several)])
     written = {path.name for path in (several / "report").iterdir()}
     assert {"index.html", "sweep.md", "sweep.tex"} < written and "sweep.csv" not in written
-    assert sum(name.startswith("toy_open_first_1_of_a_task_lexical_facts-1") for name in written) == 3
+    of_scores = {name for name in written if name.startswith("toy_open_first_1_of_a_task_lexical_facts-1")}
+    endings = ("_pairs.csv", "_score_vs_tokens.pdf", "_score_vs_tokens.png", "_score_vs_tokens.svg")
+    assert len(of_scores) == 5 and all(any(name.endswith(end) for name in of_scores) for end in endings)
     assert "toy_open" in (several / "report/index.html").read_text()
 
 
