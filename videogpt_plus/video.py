@@ -19,6 +19,7 @@ import torch
 from einops import rearrange
 
 from videogpt_plus.decoders import load_decoder
+from videogpt_plus.decoders.source import check_regular
 from videogpt_plus.types import Clip, ClipError, unreadable
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def read_clip(
         return _read_folder(path, num_frames, start, end, folder_fps, sampling)
     if not path.exists():
         raise unreadable(path, "there is no such file", "check the data path, or download the file")
+    check_regular(path)
     if path.stat().st_size == 0:
         raise unreadable(path, "the file is empty", "download it again")
     if path.suffix.lower() in STILLS:
@@ -238,6 +240,7 @@ def _natural(path: Path) -> list[tuple[bool, int, str]]:
 def _read_still(path: Path) -> UInt8[torch.Tensor, "3 h w"]:
     from PIL import Image
 
+    check_regular(path)
     try:
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))
