@@ -282,6 +282,12 @@ def test_a_decoder_that_hangs_costs_its_limit_where_no_process_reads(preparation
     assert time.perf_counter() - began < 5
 
 
+def test_a_pipe_is_refused_at_once_with_a_store_as_well(tiny_experiment, tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ClipError, match="no regular file but a pipe"):
+        Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path / "store"))(tmp_path / "a.mp4")
+
+
 def test_work_within_a_limit_gives_and_raises_what_it_would_without():
     assert within(5, "a", divmod, 7, 2) == within(None, "a", divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):

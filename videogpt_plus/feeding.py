@@ -93,7 +93,8 @@ class Preparation:
         shuffle: int | None = None,
     ) -> Visual:
         """See `Job`. Where the store has the clip nothing is decoded. Raises ClipError, UserError."""
-        key = self._key(path, start, end, still) if frame is None and shuffle is None else None
+        whole = frame is None and shuffle is None
+        key = limit.within(self.seconds, path, self._key, path, start, end, still) if whole and self.store else None
         if key and (grids := self.store.read(key)):
             return Visual({}, len(next(iter(grids.values()))), grids, key)
         clip = limit.within(self.seconds, path, self.read, path, start, end, still)
@@ -128,7 +129,7 @@ class Preparation:
         return pad_to_square(clip)
 
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
-        if self.store is None:
+        if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
             return None
         try:
             return self.store.key(path, start, end, still, self.settings)
