@@ -57,7 +57,9 @@ class VideoLLM:
         self.members, self.asking = members, asking
         model, experiment = next(iter(members.values()))
         arithmetic = str(next(model.encoders.parameters()).dtype).removeprefix("torch.")
-        self.prepare = Preparation(experiment.streams, experiment.num_frames, asking.decoder, store, arithmetic)
+        self.prepare = Preparation(
+            experiment.streams, experiment.num_frames, asking.decoder, store, arithmetic, asking.clip_seconds
+        )
         self.encode, model.store = model.encode, store
         self._options: dict[tuple[str, tuple[str, ...] | None], list[tuple[int, ...]]] = {}
 

@@ -7,10 +7,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from copy import copy
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +22,9 @@ from clips import coded_frames, render_mp4
 from feeding_jobs import DiesAtTheStart, prepare
 from PIL import Image
 
+from videogpt_plus.decoders import DECODERS
 from videogpt_plus.feeding import Feeder, Job, Preparation, shuffled
+from videogpt_plus.limit import within
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import ClipError, UserError, Visual
 
@@ -250,13 +255,46 @@ def test_a_second_round_after_an_abandoned_one(feeder):
 
 
 def test_without_workers_the_calling_process_does_it_when_asked(tmp_path):
-    with Feeder(prepare, workers=0, seconds=0.01) as feeder:
+    with Feeder(prepare, workers=0) as feeder:
         fed = feeder(jobs(tmp_path / "0_slow", tmp_path / "1_unreadable", tmp_path / "2_"))
         assert list(tmp_path.iterdir()) == []
         first = next(fed)
         assert first.outcome.placeholders == os.getpid() and first.seconds >= 0.3
         assert [p.name for p in tmp_path.iterdir()] == ["0_slow"]
         assert numbers(fed) == [None, 2]
+
+
+def test_without_workers_a_clip_that_hangs_costs_its_limit_as_well():
+    with Feeder(prepare, workers=0, seconds=0.2) as feeder:
+        hung, good = feeder(jobs("0_hang", "1_"))
+    assert "0_hang: not decoded within 0.2 s; raise --clip-seconds" in str(hung.outcome) and hung.seconds < 5
+    assert isinstance(hung.outcome, ClipError) and numbers([good]) == [1]
+
+
+def test_a_decoder_that_hangs_costs_its_limit_where_no_process_reads(preparation, media, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hanging", SimpleNamespace(read=lambda *_: time.sleep(600)))
+    monkeypatch.setitem(DECODERS, "hanging", "hanging")
+    hanging = copy(preparation)
+    hanging.seconds, hanging.decoder = 0.2, "hanging"
+    began = time.perf_counter()
+    with pytest.raises(ClipError, match="a.mp4: not decoded within 0.2 s"):
+        hanging(media / "a.mp4")
+    assert time.perf_counter() - began < 5
+
+
+def test_a_pipe_is_refused_at_once_with_a_store_as_well(tiny_experiment, tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(ClipError, match="no regular file but a pipe"):
+        Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path / "store"))(tmp_path / "a.mp4")
+
+
+def test_work_within_a_limit_gives_and_raises_what_it_would_without():
+    assert within(5, "a", divmod, 7, 2) == within(None, "a", divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        within(5, "a", divmod, 7, 0)
+    count = threading.active_count()
+    within(5, "a", int)
+    assert threading.active_count() == count
 
 
 def test_a_process_that_ends_when_it_begins_is_not_blamed_on_a_clip():

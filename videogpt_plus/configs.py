@@ -239,7 +239,7 @@ class Asking(Feeding, Loading):
     batch_size: int = 1
     # What the encoders compute in; auto is bfloat16 on a GPU and float32 on a CPU.
     encoder_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    # Processes that decode clips; 0 decodes in the answering process, without a time limit.
+    # Processes that decode clips; 0 decodes in the answering process, where a clip that hangs cannot be ended.
     workers: int = 2
     # Seconds that a clip may take to decode; then it is an error line.
     clip_seconds: float = 120.0

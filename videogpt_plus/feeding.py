@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -30,9 +31,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from videogpt_plus import encoders, video
+from videogpt_plus import encoders, limit, video
 from videogpt_plus.configs import Stream
 from videogpt_plus.decoders import check_decoder
+from videogpt_plus.encoders.scaling import is_huge, small_square
 from videogpt_plus.picture_files import form_of
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
@@ -68,11 +70,17 @@ class Preparation:
         decoder: str = "pyav",
         store: GridStore | None = None,
         arithmetic: str = "float32",
+        seconds: float | None = limit.SECONDS,
     ):
-        """`arithmetic` is the dtype that the encoders compute in: grids of another one are not taken."""
+        """`arithmetic` is the dtype that the encoders compute in: grids of another one are not taken.
+
+        `seconds` is how long a clip may take, where no process that can be ended reads it.
+        """
         check_decoder(decoder)
+        self.seconds = seconds
         self.num_frames, self.decoder, self.store = num_frames, decoder, store
         self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        self.scales = {name: stream.pixels for name, stream in streams if encoders.scales_by_pillow(stream)}
         self.sampling = encoders.sampling(streams[0][1])
         self.settings = store.settings(streams, num_frames, arithmetic) if store else None
 
@@ -86,10 +94,11 @@ class Preparation:
         shuffle: int | None = None,
     ) -> Visual:
         """See `Job`. Where the store has the clip nothing is decoded. Raises ClipError, UserError."""
-        key = self._key(path, start, end, still) if frame is None and shuffle is None else None
+        whole = frame is None and shuffle is None
+        key = limit.within(self.seconds, path, self._key, path, start, end, still) if whole and self.store else None
         if key and (grids := self.store.read(key)):
             return Visual({}, len(next(iter(grids.values()))), grids, key)
-        clip = self.read(path, start, end, still)
+        clip = limit.within(self.seconds, path, self.read, path, start, end, still)
         if frame is not None:
             chosen = frame % len(clip.frames)
             clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
@@ -110,13 +119,20 @@ class Preparation:
     def visual(self, clip: Clip, still: str | None = None) -> Visual:
         """A clip that was read, made ready for every stream."""
         pixels = {
-            stream: preprocess(pad_to_square(clip) if still == "pad" and stream == "image" else clip)
+            stream: preprocess(self._square(clip, stream) if still == "pad" and stream == "image" else clip)
             for stream, preprocess in self.preprocessors.items()
         }
         return Visual(pixels, len(clip.frames))
 
+    def _square(self, clip: Clip, stream: str) -> Clip:
+        """The clip padded to a square; a huge one is made only as large as the encoder will scale it."""
+        if stream in self.scales and is_huge(clip):
+            squares = [small_square(frame, CLIP_MEAN_COLOUR, self.scales[stream]) for frame in clip.frames]
+            return replace(clip, frames=torch.stack(squares))
+        return pad_to_square(clip)
+
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
-        if self.store is None:
+        if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
             return None
         try:
             return self.store.key(path, start, end, still, self.settings)
@@ -151,8 +167,8 @@ class Feeder:
     """A context in which jobs are made ready ahead of their use.
 
     `prepare` is picklable and called with the fields of a Job. `workers` processes do it, each clip within
-    `seconds` or without limit; with 0 of them the calling process does it when it is asked, and there is no limit,
-    for nothing could be ended. Not more than `ahead` clips are ready or in the making at any time.
+    `seconds` or without limit; with 0 of them the calling process does it when it is asked, and what takes longer goes
+    on in a thread that nobody waits for. Not more than `ahead` clips are ready or in the making at any time.
     """
 
     def __init__(self, prepare: Callable[..., Visual], workers: int = 2, ahead: int = 8, seconds: float | None = 60):
@@ -184,7 +200,7 @@ class Feeder:
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Fed]:
         """What became of each job, in order. UserError of a job that is no ClipError is raised."""
         if not self._workers:
-            yield from (_done(self.prepare, job) for job in jobs)
+            yield from (_done(partial(limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
             return
         left, waiting = iter(jobs), deque[Future[Fed]]()
         try:
@@ -292,8 +308,7 @@ class _Worker:
             )
         self.process.kill()
         self.end()
-        what, then = f"not decoded within {seconds:g} s", "raise --clip-seconds, or encode or download it again"
-        return Fed(unreadable(job.path, what, then), seconds)
+        return Fed(limit.too_long(job.path, seconds), seconds)
 
     def close(self) -> None:
         """Ends the process, whatever it is doing, and has no other one started."""
@@ -320,6 +335,7 @@ def _serve(connection: Connection, pickled: bytes) -> None:
     """The life of a worker: jobs in, what became of them out, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    limit.end_from_outside()
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
     torch.set_num_threads(1)
     prepare = pickle.loads(pickled)

@@ -20,6 +20,7 @@ import torch
 from einops import rearrange
 
 from videogpt_plus.decoders import load_decoder
+from videogpt_plus.decoders.source import check_regular
 from videogpt_plus.decoders.timeline import Timeline
 from videogpt_plus.picture_files import STILLS, Header, form_of, header, not_read
 from videogpt_plus.pictures import read_picture, read_pictures
@@ -54,6 +55,7 @@ def read_clip(
         return _read_folder(path, num_frames, start, end, folder_fps, sampling)
     if not path.exists():
         raise unreadable(path, "there is no such file", "check the data path, or download the file")
+    check_regular(path)
     if path.stat().st_size == 0:
         raise unreadable(path, "the file is empty", "download it again")
     if is_picture(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from videogpt_plus.decoders.timeline import FORMATS
+from videogpt_plus.decoders.source import FORMATS
 from videogpt_plus.types import unreadable
 
 

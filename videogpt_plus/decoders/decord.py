@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from videogpt_plus.decoders.source import first_frame
 from videogpt_plus.decoders.timeline import Timeline, opened
+from videogpt_plus.decoders.upright import corrected, degrees_of, matrix_of, turn_by
 from videogpt_plus.types import Clip, unreadable
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 CONTAINERS = ("mp4", "matroska")
-#: Frames in memory at once where all are gone through.
-RUN = 16
+#: Frames in memory at once, beside those that are asked for, where all are gone through.
+RUN = 4
 THEN = "take --decoder pyav"
 
 
@@ -39,19 +41,29 @@ def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     with opened(path) as (container, stream, timeline):
         stamps = choose(timeline)
         _check_file(path, container, stream, timeline)
-        size = (stream.codec_context.height, stream.codec_context.width)
+        in_mp4, tag = "mp4" in container.format.name, stream.metadata.get("rotate") or stream.metadata.get("ROTATE")
+    first = first_frame(path)
+    matrix = matrix_of(first)
+    if (turn := turn_by(matrix)) is None:
+        raise unreadable(path, f"it is to be turned by {degrees_of(matrix)} degrees, and decord does not", THEN)
+    # It turns by the matrix of an MP4 and by the tag of a Matroska file, and never mirrors.
+    own_degrees = degrees_of(matrix) if in_mp4 else int(tag) if tag in ("90", "180", "270") else 0
     places = [bisect_left(timeline.stamps, stamp) for stamp in stamps]
     try:
-        # As a part of all frames, for whole numbers are taken as a count, which begins at 2.
-        reader = decord.VideoReader(f"file:{path}", num_threads=1, fault_tol=1e-9)
+        # As a part of all frames, for whole numbers are taken as a count, which begins at 2. The size is that of
+        # the pictures, for to one of a header it would scale them.
+        size = {"width": first.width, "height": first.height}
+        reader = decord.VideoReader(f"file:{path}", num_threads=1, fault_tol=1e-9, **(size if not own_degrees else {}))
         told = reader.get_frame_timestamp(range(len(reader)))[:, 0]
         _check_times(path, told, timeline)
         frames = (_walk if timeline.overtakes else _jump)(reader, places)
     except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise unreadable(path, f"decord stops at it ({reason})", THEN) from error
-    if frames.shape[1:3] != size:
-        raise unreadable(path, f"decord gives pictures of {frames.shape[1:3]} instead of {size}", THEN)
+    wanted = (first.width, first.height) if own_degrees in (90, 270) else (first.height, first.width)
+    if frames.shape[1:3] != wanted:
+        raise unreadable(path, f"decord gives pictures of {frames.shape[1:3]} instead of {wanted}", THEN)
+    frames = np.ascontiguousarray(corrected(frames, turn, own_degrees))
     pictures = rearrange(torch.from_numpy(frames), "t h w c -> t c h w").contiguous()
     return Clip(pictures, tuple(timeline.seconds(stamp) for stamp in stamps), str(path))
 

@@ -4,7 +4,8 @@ An encoder's file offers two functions:
     load(stream) -> nn.Module that maps Float "b t 3 p p" to Float "b t h w d", with the weights of `stream.weights`;
     preprocessor(stream) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights;
 and, where it was trained on frames that another rule than "spread" took, SAMPLING: a name in `video.SAMPLINGS`.
-A module whose grids are no squares says so by `shape`, (h, w).
+One whose preprocessing begins with Pillow's bicubic to `stream.pixels` says so by SCALES_BY_PILLOW: a huge square may
+then be scaled before it is made. A module whose grids are no squares says so by `shape`, (h, w).
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Tensor]:
 def sampling(stream: Stream) -> str:
     """The rule by which a video's frames are taken for the stream, a name in `video.SAMPLINGS`."""
     return getattr(_file_of(stream), "SAMPLING", "spread")
+
+
+def scales_by_pillow(stream: Stream) -> bool:
+    """Whether the stream's preprocessing begins with Pillow's bicubic to `stream.pixels`."""
+    return getattr(_file_of(stream), "SCALES_BY_PILLOW", False)
 
 
 def load_encoder(stream: Stream, device: str | torch.device, dtype: torch.dtype) -> GridEncoder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videogpt_plus.checkpoint import (
@@ -23,11 +23,14 @@ from videogpt_plus.checkpoint import (
     without_prefixes,
 )
 from videogpt_plus.configs import Stream
+from videogpt_plus.encoders.scaling import HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
+#: See `encoders`.
+SCALES_BY_PILLOW = True
 #: Parts and tensors of a whole CLIP that its vision tower has no place for; `position_ids` was stored once.
 UNUSED_PARTS = ("text_model.", "text_projection.", "visual_projection.")
 UNUSED = ("logit_scale", "embeddings.position_ids")
@@ -129,5 +132,19 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
 
 def preprocess(processor: CLIPImageProcessorPil, clip: Clip) -> Float[Tensor, "t 3 p p"]:
     """A clip's frames by one of CLIP's processors."""
-    frames = list(clip.frames.numpy())
-    return processor(frames, input_data_format="channels_first", return_tensors="pt")["pixel_values"]
+    frames = _middles(processor, clip.frames)
+    scales = frames is None
+    frames = list((clip.frames if scales else frames).numpy())
+    prepared = processor(frames, input_data_format="channels_first", return_tensors="pt", do_resize=scales)
+    return prepared["pixel_values"]
+
+
+def _middles(processor: CLIPImageProcessorPil, frames: UInt8[Tensor, "t 3 h w"]) -> UInt8[Tensor, "t 3 p p"] | None:
+    """What the processor cuts out of the scaled frames, where those would be huge; else None."""
+    shorter, pixels = dict(processor.size).get("shortest_edge"), processor.crop_size["height"]
+    if shorter is None or shorter < pixels:
+        return None
+    size = shorter_side_to(frames.shape[-2:], shorter)
+    if 3 * size[0] * size[1] <= HUGE:
+        return None
+    return torch.stack([middle_by_pillow(frame, size, pixels) for frame in frames])

@@ -20,10 +20,11 @@ from videogpt_plus.encoders.clip import preprocessor
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
-__all__ = ["SAMPLING", "ClassTower", "divided", "load", "preprocessor"]
+__all__ = ["SAMPLING", "SCALES_BY_PILLOW", "ClassTower", "divided", "load", "preprocessor"]
 
 #: From the first frame to the last, evenly; a short clip repeats some.
 SAMPLING = "linspace"
+SCALES_BY_PILLOW = True
 
 
 class ClassTower(nn.Module):

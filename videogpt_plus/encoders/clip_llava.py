@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: LLaVA was trained on pictures: of a video it sees the frame in the middle, or in the middle of each equal part.
 SAMPLING = "middle"
+SCALES_BY_PILLOW = True
 #: How a key may begin -> how it begins here. The first that fits counts.
 SPELLINGS = {
     "model.vision_tower.vision_tower.vision_model.": "tower.",  # the original release

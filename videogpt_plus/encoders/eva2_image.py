@@ -14,7 +14,9 @@ from videogpt_plus.configs import Stream
 from videogpt_plus.encoders.eva2 import load, normalised
 from videogpt_plus.types import Clip
 
-__all__ = ["load", "preprocessor"]
+__all__ = ["SCALES_BY_PILLOW", "load", "preprocessor"]
+
+SCALES_BY_PILLOW = True
 
 
 def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from videogpt_plus.configs import Stream
 from videogpt_plus.encoders.eva2 import load, normalised
+from videogpt_plus.encoders.scaling import HUGE, bilinear_part
 from videogpt_plus.types import Clip
 
 __all__ = ["SAMPLING", "load", "preprocessor"]
@@ -34,6 +35,8 @@ def _middle(frame: Float[Tensor, "1 3 h w"], pixels: int) -> Float[Tensor, "1 3 
     height, width = frame.shape[-2:]
     tall, wide = int(height / width * pixels), int(width / height * pixels)
     size = (tall, pixels) if width < height else (pixels, wide)
-    frame = F.interpolate(frame, size, mode="bilinear", align_corners=False)
     top, left = (round((side - pixels) / 2) for side in size)
+    if 12 * size[0] * size[1] > HUGE:
+        return bilinear_part(frame, size, top, left, pixels)
+    frame = F.interpolate(frame, size, mode="bilinear", align_corners=False)
     return frame[..., top : top + pixels, left : left + pixels]

@@ -1,0 +1,86 @@
+"""Long pictures: the pixels of the whole, in little memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from videogpt_plus.encoders import scaling
+from videogpt_plus.encoders.clip import pillow_processor, preprocess
+from videogpt_plus.encoders.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
+from videogpt_plus.feeding import CLIP_MEAN_COLOUR, pad_to_square
+from videogpt_plus.types import Clip
+
+SIZES = [(700, 90, 56), (61, 640, 48), (333, 333, 56), (20, 900, 336), (7, 5, 24)]
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def scaled(frame: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """By Pillow, whole."""
+    return np.array(Image.fromarray(frame.permute(1, 2, 0).numpy()).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(("height", "width", "pixels"), SIZES)
+def test_a_small_square_is_that_of_the_whole_one(monkeypatch, height, width, pixels):
+    monkeypatch.setattr(scaling, "HUGE", 4 * 3 * max(height, width) * 7)  # seven rows at a time
+    frame = picture(height, width)
+    whole = pad_to_square(Clip(frame[None], (0.0,), "")).frames[0]
+    square = small_square(frame, CLIP_MEAN_COLOUR, pixels)
+    assert (square.permute(1, 2, 0).numpy() == scaled(whole, (pixels, pixels))).all()
+
+
+@pytest.mark.parametrize(("height", "width", "pixels"), SIZES)
+def test_the_middle_is_that_of_the_whole(height, width, pixels):
+    frame, size = picture(height, width), shorter_side_to((height, width), pixels)
+    top, left = ((side - pixels) // 2 for side in size)
+    middle = middle_by_pillow(frame, size, pixels).permute(1, 2, 0).numpy()
+    difference = np.abs(middle.astype(int) - scaled(frame, size)[top : top + pixels, left : left + pixels])
+    assert difference.max() <= 1 and (difference > 0).mean() < 1e-3  # Pillow's weights have 22 bits
+
+    whole = F.interpolate(frame[None].float(), size, mode="bilinear", align_corners=False)
+    part = bilinear_part(frame[None].float(), size, top, left, pixels)
+    torch.testing.assert_close(part, whole[..., top : top + pixels, left : left + pixels], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(9, 500), (500, 9)])
+def test_clips_processor_gives_the_same_of_a_long_picture(monkeypatch, height, width):
+    processor = pillow_processor()(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
+    clip = Clip(picture(height, width)[None], (0.0,), "")
+    whole = preprocess(processor, clip)
+    monkeypatch.setattr("videogpt_plus.encoders.clip.HUGE", 1000)
+    torch.testing.assert_close(preprocess(processor, clip), whole, rtol=0, atol=0.02)  # a level is 0.015
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told in /proc")
+@pytest.mark.parametrize(("height", "width", "still"), [(16000, 800, "pad"), (800, 16000, "pad"), (3000, 2, "crop")])
+def test_memory_of_long_pictures_is_bounded(tmp_path, height, width, still):
+    code = f"""
+import resource, torch
+from functools import partial
+from videogpt_plus.encoders.clip import pillow_processor, preprocess
+from videogpt_plus.feeding import Preparation
+from videogpt_plus.types import Clip
+prepare = Preparation.__new__(Preparation)
+prepare.scales = {{"image": 336}}
+processor = pillow_processor()(size={{"shortest_edge": 336}}, crop_size={{"height": 336, "width": 336}})
+prepare.preprocessors = {{"image": partial(preprocess, processor)}}
+prepare.visual(Clip(torch.zeros(1, 3, 50, 50, dtype=torch.uint8), (0.0,), ""), "pad")
+clip = Clip(torch.zeros(1, 3, {height}, {width}, dtype=torch.uint8), (0.0,), "")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prepare.visual(clip, {still!r})
+more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert more < 200, more
+"""
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0

@@ -1,0 +1,55 @@
+"""A limit of time for work that cannot be ended from outside: nobody waits for it any longer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from videogpt_plus.types import ClipError, unreadable
+
+T = TypeVar("T")
+#: Seconds that a clip may take where no option says it.
+SECONDS = 120.0
+#: Set in a process that is ended from outside when a clip takes too long: there a second limit is in the way.
+_ended_from_outside = threading.Event()
+
+
+def end_from_outside() -> None:
+    """Leaves it to the parent of this process to end it in time."""
+    _ended_from_outside.set()
+
+
+def within(seconds: float | None, path: str | Path, call: Callable[..., T], *given: Any, **named: Any) -> T:
+    """What the call gives or raises, or the ClipError of `path` if that takes longer than so many seconds.
+
+    What hangs goes on hanging in a thread of its own, until the process ends.
+    """
+    if seconds is None or _ended_from_outside.is_set():
+        return call(*given, **named)
+    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            done.put((call(*given, **named), None))
+        except BaseException as error:  # whatever it is, it is raised where the call was made
+            done.put((None, error))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        result, error = done.get(timeout=seconds)
+    except Empty:
+        raise too_long(path, seconds) from None
+    thread.join()  # a process that is forked next inherits no thread
+    if error is not None:
+        raise error
+    return result
+
+
+def too_long(path: str | Path, seconds: float) -> ClipError:
+    """The ClipError of a clip that took longer than it may."""
+    what = f"not decoded within {seconds:g} s"
+    return unreadable(path, what, "raise --clip-seconds, or encode or download it again")
