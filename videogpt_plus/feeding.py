@@ -33,6 +33,7 @@ import torch
 from videogpt_plus import encoders, video
 from videogpt_plus.configs import Stream
 from videogpt_plus.decoders import check_decoder
+from videogpt_plus.entries import reading
 from videogpt_plus.picture_files import form_of
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
@@ -91,37 +92,44 @@ class Preparation:
             return Visual({}, len(next(iter(grids.values()))), grids, key)
         clip = self.read(path, start, end, still)
         if frame is not None:
-            chosen = frame % len(clip.frames)
-            clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
+            chosen = clip.frames[frame % len(clip.frames)]
+            clip = replace(clip, frames=chosen.expand(len(clip.frames), -1, -1, -1))
         if shuffle is not None:
-            order = shuffled(len(clip.frames), shuffle)
-            clip = replace(clip, frames=clip.frames[order], seconds=tuple(clip.seconds[i] for i in order))
-        return self.visual(clip, still)._replace(key=key)
+            clip = clip.taken(shuffled(len(clip.frames), shuffle))
+        with reading(path):
+            return self.visual(clip, still)._replace(key=key)
 
     def read(
         self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
     ) -> Clip:
         """The frames that the model gets, as they are in the file; of a still image one. Raises ClipError."""
-        if still and form_of(Path(path)):
-            return video.read_still(path)
         count = 1 if still else self.num_frames
-        return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+        with reading(path):
+            if still and form_of(Path(path)):
+                return video.read_still(path)
+            return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
 
     def visual(self, clip: Clip, still: str | None = None) -> Visual:
         """A clip that was read, made ready for every stream."""
-        pixels = {
-            stream: preprocess(pad_to_square(clip) if still == "pad" and stream == "image" else clip)
-            for stream, preprocess in self.preprocessors.items()
-        }
-        return Visual(pixels, len(clip.frames))
+
+        def ready(stream: str, part: Clip) -> torch.Tensor:
+            return self.preprocessors[stream](pad_to_square(part) if still == "pad" and stream == "image" else part)
+
+        parts = clip.of_one_size()  # no preprocessor looks at two frames together
+        return Visual({s: _joined([ready(s, part) for part in parts]) for s in self.preprocessors}, len(clip.frames))
 
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
         if self.store is None:
             return None
         try:
-            return self.store.key(path, start, end, still, self.settings)
-        except OSError:  # reading it will say what is wrong
+            with reading(path):
+                return self.store.key(path, start, end, still, self.settings)
+        except ClipError:  # reading it will say what is wrong
             return None
+
+
+def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
+    return pixels[0] if len(pixels) == 1 else torch.cat(pixels)
 
 
 def shuffled(count: int, seed: int) -> list[int]:
@@ -215,11 +223,10 @@ class Feeder:
 def _done(prepare: Callable[..., Visual], job: Job) -> Fed:
     began = time.perf_counter()
     try:
-        outcome = prepare(*job)
+        with reading(job.path):
+            outcome = prepare(*job)
     except ClipError as error:
         outcome = error
-    except MemoryError:
-        outcome = unreadable(job.path, "it takes more memory than there is", "make its pictures smaller")
     return Fed(outcome, time.perf_counter() - began)
 
 

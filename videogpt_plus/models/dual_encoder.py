@@ -95,6 +95,12 @@ class DualEncoderVLM(nn.Module):
     def device(self) -> torch.device:
         return self.llm.device
 
+    @property
+    def reads(self) -> int | None:
+        """Tokens that the LLM was made to read at most, visual ones and answer included; None where nothing says so."""
+        config = self.causal.config
+        return getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+
     @torch.no_grad()
     def encode(self, visuals: Sequence[Visual]) -> list[dict[str, Float[Tensor, "t h w d"]]]:
         """Each visual's grid of every stream, before projection. Equal shapes share one forward pass.
