@@ -34,7 +34,7 @@ def write_reference_files(
     their names. A question that failed has no file there; here its `pred` is "no answer: ...", which the reference's
     rule counts as wrong. UserError: an answer is missing.
     """
-    asked, answers = examples_of(root, limit), read_answers(answers_path)
+    asked, answers = examples_of(root, limit), read_answers(answers_path, ("reference", "reply", "error"))
     check_place(answers_path)
     check_complete(answers_path, answers, asked, asked_by)
     names = reference_names(examples_of(root), root)

@@ -166,7 +166,8 @@ def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
 
     Where nothing was answered: the most that the experiment allows.
     """
-    counts = [line["visual_tokens"] for line in read_answers(path).values() if line["visual_tokens"] is not None]
+    lines = read_answers(path, ("visual_tokens",)).values()
+    counts = [line["visual_tokens"] for line in lines if line["visual_tokens"] is not None]
     if not counts:
         return num_visual_tokens(experiment, experiment.num_frames), experiment.num_frames
     mean = sum(counts) / len(counts)

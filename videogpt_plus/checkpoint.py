@@ -291,7 +291,8 @@ def load_experiment(folder: str | Path) -> Experiment:
 
 def _pairs(value: Any, made: Callable[[Any], Any]) -> Any:
     """[[name, object], ...] as a tuple of pairs; anything else as it is, for `_made` to refuse."""
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    if not pairs or not all(isinstance(name, str) for name, _ in value):
         return value
     return tuple((name, made(inner)) for name, inner in value)
 
@@ -309,7 +310,10 @@ def _made(kind: type, value: Any, path: Path) -> Any:
         if not _fits(value[name], hint):
             wanted = getattr(hint, "__name__", None) or str(hint)
             raise UserError(f"{path}: '{name}' must be of type {wanted}, not {value[name]!r:.60}; correct it")
-    return kind(**value)
+    try:
+        return kind(**value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -31,8 +31,7 @@ def run_cells(
     A group begins as soon as what it needs is there. `run` has to be picklable. What it raises ends the sweep when
     the groups beside it are through.
     """
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
+    check_jobs(jobs)
     if jobs == 1:
         for cells, title in titled:
             run(cells, title)
@@ -50,6 +49,12 @@ def run_cells(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 del running[future]
                 future.result()
+
+
+def check_jobs(jobs: int) -> None:
+    """UserError: it is no number of cells that can run side by side."""
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
 
 
 def cores() -> int:
@@ -70,8 +75,14 @@ def _begin_worker(threads: int, parent: int) -> None:
 
 
 def launched(launcher: str, command: Sequence[str]) -> list[str]:
-    """The command of `videogpt-plus` behind a launcher such as torchrun, as it is run."""
-    return [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
+    """The command of `videogpt-plus` behind a launcher such as torchrun, as it is run. UserError: it names none."""
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher}: {str(error).lower()}; close each quotation mark") from error
+    if not words:
+        raise UserError("--launcher names no program: write one, such as 'torchrun --nproc_per_node 8'")
+    return [*words, "-m", "videogpt_plus.cli", *command]
 
 
 def launch(launcher: str, command: Sequence[str], folder: Path) -> int:

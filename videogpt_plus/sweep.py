@@ -328,7 +328,7 @@ def _stream(stream: Stream) -> dict[str, object]:
 def _training(training: Training) -> dict[str, object]:
     data = [(fingerprint.of_path(annotations), media) for annotations, media in get_mixture(training.data)]
     # Where checkpoints fall does not change what comes out.
-    settings = vars(replace(training, save_steps=0)).copy()
+    settings = {**vars(training), "save_steps": 0}
     if training.adam_beta2 == Training.adam_beta2:  # cells from before it could be chosen are what they were
         del settings["adam_beta2"]
     return {**settings, "data": data}

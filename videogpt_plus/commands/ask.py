@@ -262,7 +262,7 @@ def predict(
         image: A picture (JPEG, PNG, WebP, BMP, GIF): its file or its http(s) address. An animated one is a clip.
         url: Whether an address may be fetched; with --no-url nothing is.
     """
-    if (video is None) == (image is None):
+    if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
     folder = find_run(run)  # before seconds of imports
     if not question:
@@ -276,7 +276,7 @@ def predict(
     from videogpt_plus.models.parallel import agreed, processes, world
     from videogpt_plus.picture_files import header, is_still
 
-    with processes(), _picture(image, url) if image else nullcontext(video) as path:
+    with processes(), _picture(image, url) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
         ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
         still = ratio if image and is_still(path) else None
