@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -38,6 +39,8 @@ from videogpt_plus.picture_files import form_of
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
+#: What a command put its sys.path in order by; a process that it starts does the same.
+PATHS = "videogpt_plus.paths"
 #: CLIP's mean colour in 0..255, cut to int as the reference does.
 CLIP_MEAN_COLOUR = (122, 116, 104)
 #: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
@@ -234,7 +237,9 @@ def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
     context = get_context("forkserver")
     pickled = pickle.dumps(prepare)
-    context.set_forkserver_preload([__name__, *sorted(modules_of(pickled))])
+    # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
+    order = [name for name in (PATHS,) if name in sys.modules]
+    context.set_forkserver_preload([*order, __name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
 
 
