@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
@@ -301,10 +302,9 @@ def _parse_lines(text: bytes) -> list[dict]:
     """The whole lines; one torn by a kill is listed again when its sample is met again."""
     whole = []
     for line in text.splitlines():
-        try:
-            whole.append(json.loads(line))
-        except ValueError:
-            continue
+        with suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            whole += [value] if isinstance(value, dict) and isinstance(value.get("sample"), int) else []
     return whole
 
 
