@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +38,7 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, int | float) and float in kinds:
-        return -math.inf < value < math.inf
+        return abs(value) <= sys.float_info.max  # NaN is not
     return isinstance(value, kinds)
 
 

@@ -18,6 +18,7 @@ from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+from videogpt_plus.output import watch
 from videogpt_plus.sweep import Cell
 from videogpt_plus.training.folder import FINISHED, writing
 from videogpt_plus.types import UserError
@@ -66,6 +67,7 @@ def _begin_worker(threads: int, parent: int) -> None:
     """A worker takes its share of the cores, and dies with the sweep that started it."""
     import ctypes
 
+    watch()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is later
     die_with_parent = 1  # PR_SET_PDEATHSIG; elsewhere than on Linux a worker ends with its cell
     if sys.platform == "linux":
