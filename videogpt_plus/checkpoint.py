@@ -159,6 +159,10 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
 
     path = require(path, "weight file")
     try:
+        if _begins(path, b"GGUF"):
+            raise UserError(
+                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
+            )
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
@@ -185,6 +189,11 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"cannot read weights {path}: it holds no state dict of tensors; name a weight file")
     return state
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
