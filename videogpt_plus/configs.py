@@ -212,7 +212,7 @@ class Experiment:
             if not 1 <= getattr(self, name) <= MOST:
                 raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)!r:.60}: choose at least 1")
         if not 0 < self.level <= MOST:
-            raise UserError(f"experiment '{self.name}' has level {self.level!r:.60}: choose a number above 0")
+            raise UserError(f"pool level {self.level!r:.60} is not possible: choose a number above 0")
         names = [name for name, _ in self.streams]
         if not names or len(set(names)) < len(names):
             raise UserError(f"experiment '{self.name}' has streams {names}: it needs one or more, each of its own name")
