@@ -277,7 +277,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_entry_ends_a_run(workers, answers, done, refused, capfd):
+def test_no_entry_ends_a_run(workers, answers, done, capfd, tmp_path):
     names = (CLIPS / "loop.mp4", CLIPS / "2\udcff.mp4", CLIPS / "a\\b.mp4")
     with kept("bench/json/clip.json", *names):
         names[0].symlink_to("loop.mp4")
@@ -292,6 +292,9 @@ def test_no_entry_ends_a_run(workers, answers, done, refused, capfd):
             assert (found[entry] is None) == (said is None), found[entry]
             assert said is None or (said in found[entry] and "\n" not in found[entry] and len(found[entry]) < 700)
         done("score", RUN)
+        done("export", RUN, tmp_path)
+        written = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+        assert sum(one["pred"].startswith("no answer: ") for one in written) == failed and len(written) == len(ODD)
         with pytest.raises(SystemExit):
             cli.main(["doctor", "bench", "--decode", "all", "--workers", str(max(1, workers))])
         out, err = capfd.readouterr()

@@ -456,8 +456,8 @@ def save_tensors(path: str | Path, tensors: State) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON as safely as `save_tensors` does."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Writes JSON as safely as `save_tensors` does; half a pair of surrogates as JSON itself spells it."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
