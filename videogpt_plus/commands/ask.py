@@ -265,10 +265,11 @@ def predict(
     """
     if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
-    if video and not os.path.exists(video):
-        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
     with run_to_ask(run) as folder:  # before seconds of imports
-        _predict(run, folder, question or (_taught(folder),), video, image, url, choosing, loading)
+        asked = question or (_taught(folder),)
+        if video and not os.path.exists(video):
+            raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
+        _predict(run, folder, asked, video, image, url, choosing, loading)
 
 
 def _predict(
