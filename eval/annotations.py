@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videogpt_plus.entries import json_of, names_a_file
 from videogpt_plus.types import UserError
 
 
 def read_json(path: Path) -> Any:
     """The file's value. Raises UserError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_of(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
     except OSError as error:
@@ -31,6 +32,11 @@ def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"{where}: '{name}' must be a text that is not empty; found {shown(value)}")
     return value
+
+
+def clip_of(folder: Path, video: str) -> Path:
+    """Where the clip `video` of an entry lies; one that names no file is no clip, even where its folder is there."""
+    return folder / video if names_a_file(video) else folder / f"{video} (which names no file)"
 
 
 def shown(value: Any) -> str:

@@ -11,10 +11,12 @@ import string
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
-from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines
+from eval.journal import append, claim, cut_torn_line, meta_path, open_locked, read_lines, wrong_field
 from eval.open_questions import OpenExample
 from eval.options import reference_verdict
 from eval.task import Answerer, Example, Question, Reply, check_control, fingerprint
@@ -23,6 +25,19 @@ from videogpt_plus.types import ClipError, UserError
 
 #: What a meta file says of places: the benchmark's, where it is not the usual one, and the grid store's.
 TOLD = ("root", "store")
+TEXT, TEXT_OR_NONE, NUMBER_OR_NONE = (str,), (str, NoneType), (float, NoneType)
+#: What the fields of an answer are, where a line has them: those of earlier versions lack some.
+FIELDS = {
+    **dict.fromkeys(("key", "task", "video", "clip", "question", "reference", "experiment"), TEXT),
+    **dict.fromkeys(("reply", "error", "control", "choice", "logprob_choice"), TEXT_OR_NONE),
+    "reference_verdict": (bool, NoneType),  # `correct` is looked at by `compare` alone, which says more of it
+    **dict.fromkeys(("logprob_margin", "seconds_encode", "seconds_first"), NUMBER_OR_NONE),
+    "visual_tokens": (int, NoneType),
+    "seconds": (float,),
+}
+#: What of an answer that is scored has to be there.
+SCORED = ("video", "reference", "reply", "error", "seconds", "visual_tokens")
+META_FIELDS = {"experiment": TEXT, "control": TEXT_OR_NONE, "benchmark": TEXT}
 
 
 class Answered(NamedTuple):
@@ -101,7 +116,7 @@ class _File:
             self.torn = cut_torn_line(self.file, self.path)
             found = read_meta(self.path) if self.path.stat().st_size else None
             _check_root(self.path, found or {}, self.header)
-            self.lines = read_answers(self.path)
+            self.lines = read_answers(self.path, ("error",))
             grown = found and are_among(self.lines, self.examples, found.get("questions"))
             claim(self.path, self.header, "answers", found, (*TOLD, "questions") if grown else TOLD)
             opened.pop_all()  # whole: `__exit__` closes it
@@ -151,9 +166,22 @@ def _check_root(path: Path, found: Mapping[str, Any], header: Mapping[str, Any])
         )
 
 
-def read_answers(path: str | Path) -> dict[str, dict[str, Any]]:
-    """Answer lines by key, the latest of each key; {} without a file. A torn last line does not count."""
-    return read_lines(path, "an answer", "remove that line and answer again")
+def read_answers(path: str | Path, needed: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Answer lines by key, the latest of each key; {} without a file. A torn last line does not count.
+
+    Each holds what is in `needed`. UserError names the line and the field that is missing or of another type.
+    """
+    return read_lines(path, "an answer", "remove that line and answer again", partial(_wrong, needed))
+
+
+def _wrong(needed: Sequence[str], line: Mapping[str, Any]) -> str | None:
+    """What is wrong with the line of an answer, in a few words; None where nothing is."""
+    if told := wrong_field(line, FIELDS, needed):
+        return told
+    if line.get("error", "") is not None:
+        return None
+    empty = next((name for name in ("reply", "visual_tokens") if line.get(name, "") is None), None)
+    return empty and f"no 'error', and '{empty}' is null"
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -161,7 +189,11 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     meta = meta_path(path)
     if not meta.exists():
         raise UserError(f"{meta} is missing: nothing says which model gave {path}; move the answers away")
-    return read_object(meta, f"move it and {path} away and answer again")
+    then = f"move it and {path} away and answer again"
+    value = read_object(meta, then)
+    if told := wrong_field(value, META_FIELDS, ("control",)):
+        raise UserError(f"{meta} says not what answers depend on ({told}); {then}")
+    return value
 
 
 def write_atomically(path: Path, text: str) -> None:

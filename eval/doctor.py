@@ -19,6 +19,7 @@ from eval.mvbench import MVBENCH, TaskFolder, open_benchmark, read_task
 from eval.open_questions import OpenExample
 from eval.task import Example
 from videogpt_plus.checkpoint import located
+from videogpt_plus.entries import names_a_file, reading
 from videogpt_plus.names import with_ending, without_ending
 from videogpt_plus.picture_files import STILLS
 from videogpt_plus.types import ClipError, UserError, Visual
@@ -174,7 +175,7 @@ class Probe:
 
         seconds = duration(path)
         took = float("nan")
-        if start is None or start < seconds:
+        if start is None or not min(start, start if end is None else end) >= seconds:
             if not self.warm:  # the first clip of a process loads libraries, too
                 self.prepare(path, start=start, end=end)
                 self.warm = True
@@ -351,6 +352,8 @@ class _Search:
         absent = [e for e in questions if shelf.size(e.path) is None]
         empty = {view for view in self.views if shelf.size(view.path) == 0}
         self.turned = {v for v in self.views if v.end is not None and v.end <= max(0, v.start or 0)} - empty
+        #: Bounds that are turned round hold no frame of a folder; those of a video are taken in order, as everywhere.
+        self.lost = {v for v in self.turned if os.path.isdir(v.path)}
         self.fits = {e.path: shelf.fits(e.path, e.video, section.folder, home) for e in absent}
         self.meant = {path: str(found[0]) if len(found) == 1 else None for path, found in self.fits.items()}
         repeated = [e for e in questions if _repetition(e)]
@@ -362,7 +365,7 @@ class _Search:
             len(questions) - len(absent),
             len(absent),
             sum(self.asked[view] for view in empty),
-            sum(self.asked[v] for v in self.turned if shelf.size(v.path)),
+            sum(self.asked[v] for v in self.lost if shelf.size(v.path)),
             len(repeated),
             sum(meant is not None for meant in self.meant.values()),
             len(self.views),
@@ -377,7 +380,8 @@ class _Search:
         self.names = names
         for view in self.turned:
             end, start = f"{view.end:g} s", f"{view.start or 0:g} s"
-            what = f"{view.path}: its end at {end} is not behind its start at {start}; correct the bounds"
+            then = "correct the bounds" if view in self.lost else "they are taken in order, in whole seconds"
+            what = f"{view.path}: its end at {end} is not behind its start at {start}; {then}"
             self._note("bounds", [(what, names[view.path], self.asked[view], None)])
         self._note(
             "duplicate",
@@ -389,7 +393,7 @@ class _Search:
 
     def choose(self, count: int | None) -> list[View]:
         """The views to decode: at most `count` for a task, spread over it and the same ones each time."""
-        there = [v for v in self.views if self.shelf.size(v.path) and v not in self.turned]
+        there = [v for v in self.views if self.shelf.size(v.path) and v not in self.lost]
         if count is None or count >= len(there):
             return there
         return [there[i * len(there) // count] for i in range(count)]
@@ -430,8 +434,8 @@ class _Search:
                 places[folder, Path(meant).suffix if meant.lower().endswith(MEDIA) else ""] += 1
         best, most = None, self.report.present
         for folder, suffix in places:
-            renamed = {e.video: Path(with_ending(e.video, suffix) if suffix else e.video) for e in self._examples}
-            count = sum((folder / renamed[e.video]).exists() for e in self._examples)
+            renamed = {e.video: _renamed(e.video, suffix) for e in self._examples}
+            count = sum(os.path.exists(folder / renamed[e.video]) for e in self._examples)
             if count > most:
                 same = all(name == str(path) for name, path in renamed.items())
                 inside = folder.is_relative_to(self.shelf.root)
@@ -444,6 +448,8 @@ class _Search:
         return self.section.examples
 
     def _missing(self, path: Path) -> str:
+        if path in self.shelf.faults:
+            return self.shelf.faults[path]
         found = [str(one) for one in self.fits[path]]
         if found[1:]:
             return f"{path}: there is no such file, and {' and '.join(found)} fit: rename the one that is meant"
@@ -460,13 +466,21 @@ class _Shelf:
     def __init__(self, root: Path, taken: set[Path]):
         self.root, self.taken = root, taken
         self._sizes: dict[Path, int | None] = {}
+        #: Why a path has no size, where more is to be said than that it is not there.
+        self.faults: dict[Path, str] = {}
         self._listed: dict[Path, list[Path]] = {}
         self._real = {_real(folder) for folder in taken}
 
     def size(self, path: Path) -> int | None:
-        """Bytes of a clip: of a file, or of the pictures of a folder; None where there is neither."""
+        """Bytes of a clip: of a file, or of the pictures of a folder; None where neither is there to be read."""
         if path not in self._sizes:
-            self._sizes[path] = _size(path)
+            try:
+                with reading(path):
+                    self._sizes[path] = _size(path)
+            except ClipError as error:
+                self._sizes[path] = None
+                if not isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                    self.faults[path] = str(error)
         return self._sizes[path]
 
     def fits(self, path: Path, video: str, own: Path, home: Path | None) -> list[Path]:
@@ -492,7 +506,11 @@ class _Shelf:
 
     def _in(self, folder: Path) -> list[Path]:
         if folder not in self._listed:
-            self._listed[folder] = [one for one in folder.iterdir() if _is_clip(one)] if folder.is_dir() else []
+            try:
+                names = os.listdir(folder)
+            except (OSError, ValueError):  # none, or said of the clips in it
+                names = []
+            self._listed[folder] = [one for one in map(folder.joinpath, names) if _is_clip(one)]
         return self._listed[folder]
 
     @cached_property
@@ -604,10 +622,11 @@ def _repetition(example: Example | OpenExample) -> int:
     return example.occurrence if isinstance(example, Example) else example.again
 
 
-def _size(path: Path) -> int | None:
+def _size(path: Path) -> int:
+    """Raises OSError; ValueError of a name that no file can have."""
     if path.is_dir():
-        return sum(f.stat().st_size for f in path.iterdir() if f.suffix.lower() in STILLS)
-    return path.stat().st_size if path.exists() else None
+        return sum(f.stat().st_size for f in path.iterdir() if f.suffix.lower() in STILLS and f.is_file())
+    return path.stat().st_size
 
 
 def _real(path: Path) -> Path:
@@ -615,7 +634,7 @@ def _real(path: Path) -> Path:
 
 
 def _is_clip(path: Path) -> bool:
-    return path.suffix.lower() in MEDIA or path.is_dir()
+    return path.suffix.lower() in MEDIA or os.path.isdir(path)
 
 
 def _bare(name: str) -> str:
@@ -624,7 +643,11 @@ def _bare(name: str) -> str:
     return next((low.removesuffix(ending) for ending in MEDIA if low.endswith(ending)), low)
 
 
+def _renamed(video: str, suffix: str) -> Path:
+    return Path(with_ending(video, suffix) if suffix and names_a_file(video) else video)
+
+
 def _folder_of(meant: Path, video: str) -> Path | None:
     """The folder in which `video`, but for its ending, is `meant`; None where it is called otherwise."""
-    parts = Path(with_ending(video, meant.suffix) if meant.suffix.lower() in MEDIA else video).parts
+    parts = _renamed(video, meant.suffix if meant.suffix.lower() in MEDIA else "").parts
     return Path(*meant.parts[: -len(parts)]) if meant.parts[-len(parts) :] == parts else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,28 @@ from videogpt_plus.types import UserError
 def clip_of(line: Mapping[str, Any]) -> str:
     """What tells an answer's clip from others; lines of before this was kept name the file alone."""
     return line.get("clip", line["video"])
+
+
+def wrong_field(
+    line: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], needed: Sequence[str] = ()
+) -> str | None:
+    """What is wrong with the first field that is needed and missing, or of another kind; None where all are fine.
+
+    Kinds are those of JSON's values: str, bool, int, float (any number that is finite), dict, list, NoneType.
+    """
+    missing = next((name for name in needed if name not in line), None)
+    if missing is not None:
+        return f"no '{missing}'"
+    wrong = next((name for name in kinds.keys() & line.keys() if not _fits(line[name], kinds[name])), None)
+    return None if wrong is None else f"'{wrong}' is {json.dumps(line[wrong])[:60]}"
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int | float) and float in kinds:
+        return abs(value) <= sys.float_info.max  # NaN is not
+    return isinstance(value, kinds)
 
 
 def open_locked(path: Path) -> BinaryIO:
@@ -53,10 +76,12 @@ def cut_torn_line(file: BinaryIO, path: Path) -> int:
     return len(content) - whole
 
 
-def read_lines(path: str | Path, what: str, then: str) -> dict[str, dict[str, Any]]:
+def read_lines(
+    path: str | Path, what: str, then: str, wrong: Callable[[Mapping[str, Any]], str | None] | None = None
+) -> dict[str, dict[str, Any]]:
     """Lines by their `key`, the latest of each key; {} without a file. A torn last line does not count.
 
-    UserError names a line that is not `what`, and says `then`.
+    UserError names a line that is not `what`, or of which `wrong` says that something is, and says `then`.
     """
     path = Path(path)
     if not path.exists():
@@ -67,8 +92,10 @@ def read_lines(path: str | Path, what: str, then: str) -> dict[str, dict[str, An
         try:
             line = json.loads(raw)
             lines[line["key"]] = line
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: not {what} ({error}); {then}") from error
+        if told := wrong and wrong(line):
+            raise UserError(f"{path}, line {number}: not {what} ({told}); {then}")
     return lines
 
 

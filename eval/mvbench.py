@@ -5,7 +5,6 @@ A benchmark is named by its folder, or by a file of rows that says where the fol
 
 from __future__ import annotations
 
-import math
 import shlex
 import string
 from collections import Counter
@@ -14,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.annotations import read_json, shown, text_of
+from eval.annotations import clip_of, read_json, shown, text_of
 from eval.task import Example, Task
+from videogpt_plus.entries import names_a_file, seconds_of
 from videogpt_plus.names import with_ending
 from videogpt_plus.types import UserError
 
@@ -233,7 +233,8 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
     if answer not in options:
         raise UserError(f"{where}: the answer {shown(answer)} is not among the candidates {shown(list(options))}")
     start, end = (_second(entry, name, where) if table.bounds else None for name in ("start", "end"))
-    path = root / table.folder / (with_ending(video, table.suffix) if table.suffix else video)
+    named = with_ending(video, table.suffix) if table.suffix and names_a_file(video) else video
+    path = clip_of(root / table.folder, named)
     return Example(
         task,
         path,
@@ -252,6 +253,6 @@ def _example(root: Path, task: str, table: TaskFolder, entry: Any, where: str) -
 
 def _second(entry: Mapping[str, Any], name: str, where: str) -> float:
     value = entry.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"{where}: '{name}' must be a time in seconds; found {shown(value)}")
-    return float(value)
+    return seconds_of(value)  # one that no clip has is said when the clip is read

@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eval.annotations import read_json, shown, text_of
+from eval.annotations import clip_of, read_json, shown, text_of
 from eval.task import Task
 from videogpt_plus.types import UserError
 
@@ -151,7 +151,7 @@ def _examples(entries: Iterable[tuple], clips: _Clips, pairs: bool) -> list[Open
     for number, task, name, entry, where in entries:
         video = text_of(entry, "video_name", where)
         path = clips.find(video, name, where)
-        kind = "frames" if path.is_dir() else "gif" if path.suffix.lower() == ".gif" else "video"
+        kind = "frames" if os.path.isdir(path) else "gif" if path.suffix.lower() == ".gif" else "video"
         answer, facts = text_of(entry, "A", where), _facts(entry, where)
         for part, field in enumerate(("Q1", "Q2"), 1) if pairs else ((0, "Q"),):
             question = text_of(entry, field, where)
@@ -185,7 +185,7 @@ class _Clips:
                 found = [path for folder in self.folders for path in self._in(folder, one, fit)]
                 if found:
                     return found[0] if fit == _WRITTEN else _only(found, video, where)
-        return (self.folders[0] if self.folders else self.default) / video
+        return clip_of(self.folders[0] if self.folders else self.default, video)
 
     def _in(self, folder: Path, video: str, fit: int) -> list[Path]:
         """What fits the name so well in the folder, in the order of ENDINGS."""
@@ -224,10 +224,14 @@ def _rank(name: str) -> tuple[int, str]:
 
 
 def _listed(folder: Path) -> dict[str, list[str]]:
-    """The folder's entries by their names without ending, in small letters."""
+    """The folder's entries by their names without ending, in small letters; none of one that cannot be listed."""
     found: dict[str, list[str]] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        found.setdefault(_bare(path.name).lower(), []).append(path.name)
+    try:
+        names = sorted(os.listdir(folder))
+    except (OSError, ValueError):  # a clip in it says why when it is read
+        names = []
+    for name in names:
+        found.setdefault(_bare(name).lower(), []).append(name)
     return found
 
 

@@ -18,6 +18,8 @@ from videogpt_plus.checkpoint import write_json
 
 #: The reference asks this task first; the others stand in MVBench's order.
 ASKED_FIRST = "Episodic Reasoning"
+#: Bytes of a file's name, with room for what is put around it while it is written.
+LONGEST = 230
 
 
 def write_reference_files(
@@ -34,7 +36,7 @@ def write_reference_files(
     their names. A question that failed has no file there; here its `pred` is "no answer: ...", which the reference's
     rule counts as wrong. UserError: an answer is missing.
     """
-    asked, answers = examples_of(root, limit), read_answers(answers_path)
+    asked, answers = examples_of(root, limit), read_answers(answers_path, ("reference", "reply", "error"))
     check_place(answers_path)
     check_complete(answers_path, answers, asked, asked_by)
     names = reference_names(examples_of(root), root)
@@ -167,5 +169,10 @@ def reference_names(examples: Sequence[Example], root: str | Path) -> dict[str, 
         folder = table[example.task].folder.removeprefix("video/").strip("/") + "/"
         video_name = f"{folder}_{example.video}"
         flat = video_name.replace("/", "_")
-        names[example.key] = (video_name, f"{flat[50:] if len(flat) > 100 else flat}_{number}.json")
+        names[example.key] = (video_name, _possible(f"{flat[50:] if len(flat) > 100 else flat}_{number}.json"))
     return names
+
+
+def _possible(name: str) -> str:
+    """The name, or of one that no file can have the end of what comes nearest to it."""
+    return name.replace("\0", "_").encode("utf-8", "backslashreplace")[-LONGEST:].decode("utf-8", "ignore")

@@ -27,7 +27,7 @@ from videogpt_plus.experiments import base_of, is_random
 from videogpt_plus.flops import costs
 from videogpt_plus.store import GridStore, open_store
 from videogpt_plus.sweep import OWN
-from videogpt_plus.training.folder import QUESTION
+from videogpt_plus.training.folder import taught
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -153,12 +153,11 @@ def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:
 
 def _other_words(run: Path, examples: Sequence[Example]) -> str | None:
     """What is to be said of a run that was taught one question alone and is asked others."""
-    file = run / QUESTION
-    taught = file.read_text(encoding="utf-8") if file.is_file() else None
-    other = next((example.prompt for example in examples if example.prompt != taught), None)
-    if taught is None or other is None:
+    learned = taught(run)
+    other = next((example.prompt for example in examples if example.prompt != learned), None)
+    if learned is None or other is None:
         return None
-    return f"{run} was taught to answer {taught!r} and is asked otherwise, such as {other!r}"
+    return f"{run} was taught to answer {learned!r} and is asked otherwise, such as {other!r}"
 
 
 def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
@@ -166,7 +165,8 @@ def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
 
     Where nothing was answered: the most that the experiment allows.
     """
-    counts = [line["visual_tokens"] for line in read_answers(path).values() if line["visual_tokens"] is not None]
+    lines = read_answers(path, ("visual_tokens",)).values()
+    counts = [line["visual_tokens"] for line in lines if line["visual_tokens"] is not None]
     if not counts:
         return num_visual_tokens(experiment, experiment.num_frames), experiment.num_frames
     mean = sum(counts) / len(counts)

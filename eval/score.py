@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.answer import read_answers, read_meta, write_atomically
+from eval.answer import SCORED, read_answers, read_meta, write_atomically
 from eval.labels import LabelExample, label_scores
 from eval.options import reference_verdict
 from eval.places import check_complete, check_place, without_places
@@ -42,7 +42,7 @@ def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence
     if not examples:
         raise UserError("no question to score: the benchmark is empty")
     check_place(answers_path)
-    answers = read_answers(answers_path)
+    answers = read_answers(answers_path, SCORED)
     check_complete(answers_path, answers, examples, asked)
     by_task: dict[str, list[Example]] = defaultdict(list)
     for example in examples:

@@ -143,8 +143,8 @@ class Question(NamedTuple):
     models: tuple[str, ...]
 
 
-#: What became of a question: a reply by model, or a clip that cannot be read.
-Outcome: TypeAlias = "Mapping[str, Reply] | ClipError"
+#: What became of a question: by model a reply, or why that model cannot be asked it; or a clip that cannot be read.
+Outcome: TypeAlias = "Mapping[str, Reply | ClipError] | ClipError"
 
 
 class Answerer(Protocol):

@@ -20,6 +20,7 @@ from eval.task import Example, Outcome, Question, Reply, seed_of
 from videogpt_plus import chat
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.configs import DEFAULT_ASKING, GREEDY, Asking, Choosing, Experiment
+from videogpt_plus.entries import reading
 from videogpt_plus.feeding import Fed, Feeder, Job, Preparation
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.store import GridStore
@@ -83,10 +84,13 @@ class VideoLLM:
         """The first model's reply to a question about a visual that `prepare` made, in pieces of text as they come.
 
         `past` holds what was asked about it and replied before; each turn draws anew from one seed. Closing the
-        iterator stops the model. UserError: the conversation and the answer are longer than what the LLM can read.
+        iterator stops the model. ClipError: the conversation is longer than what the LLM can read, or no text;
+        UserError: so is the answer that is asked for.
         """
         name, (model, experiment) = next(iter(self.members.items()))
-        ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template, past)
+        template = experiment.finetune.template
+        with reading(f"the question {question!r:.60}"):
+            ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], template, past)
         read = len(ids) - visual.placeholders + num_visual_tokens(experiment, visual.placeholders)
         longest = _room(name, model, read, experiment.max_new_tokens, choosing.max_new_tokens)
         if choosing.seed is not None:
@@ -114,7 +118,7 @@ class VideoLLM:
         _wait_for_the_gpu()
         each = (time.perf_counter() - began) / len(views)
         seeing = [(next(encoded), visual.placeholders) if visual else None for visual in visuals]
-        replies: dict[Question, dict[str, Reply]] = {q: {} for view in views for q in view.questions}
+        replies: dict[Question, dict[str, Reply | ClipError]] = {q: {} for view in views for q in view.questions}
         before = {
             q: (seconds + each) / len(view.questions)
             for view, seconds in zip(views, decoded, strict=True)
@@ -132,8 +136,15 @@ class VideoLLM:
         name: str,
         asked: Sequence[tuple[Sequence[Question], tuple[Grids, int] | None]],
         before: Mapping[Question, float],
-    ) -> Iterator[tuple[Question, Reply]]:
-        """One model's replies; `before` is what each question took until its grids were there."""
+    ) -> Iterator[tuple[Question, Reply | ClipError]]:
+        """One model's replies; `before` is what each question took until its grids were there. A question that the
+        model cannot read is a ClipError, and the others are asked.
+        """
+        prompts = {q: self._prompt(name, q.example, sight) for questions, sight in asked for q in questions}
+        refused = {q: prompt for q, prompt in prompts.items() if isinstance(prompt, ClipError)}
+        yield from refused.items()
+        asked = [([q for q in questions if q not in refused], sight) for questions, sight in asked]
+        asked = [(questions, sight) for questions, sight in asked if questions]
         if not asked:
             return
         model, experiment = self.members[name]
@@ -141,9 +152,8 @@ class VideoLLM:
             asked[0][0][0].example.spoken if self.asking.scoring != "generate" else None
         )  # a benchmark is all alike
         began = time.perf_counter()
-        prompts = [[self._prompt(name, q.example, sight) for q in questions] for questions, sight in asked]
         generated = model.answer(
-            [(rows, [sight] if sight else []) for rows, (_, sight) in zip(prompts, asked, strict=True)],
+            [([prompts[q] for q in questions], [sight] if sight else []) for questions, sight in asked],
             0 if self.asking.scoring == "logprob" else experiment.max_new_tokens,
             self._option_tokens(name, spoken),
         )
@@ -170,19 +180,32 @@ class VideoLLM:
             self._options[name, spoken] = self.members[name].model.option_tokens(spoken)
         return self._options[name, spoken]
 
-    def _prompt(self, name: str, example: Example, sight: tuple[Grids, int] | None) -> list[int]:
+    def _prompt(self, name: str, example: Example, sight: tuple[Grids, int] | None) -> list[int] | ClipError:
+        """The ids of a question; why the model cannot read it where it is no text, or leaves no room for an answer."""
         model, experiment = self.members[name]
         counts = [sight[1]] if sight else []
-        return chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+        try:
+            with reading(f"the question about {example.video}"):
+                ids = chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+        except ClipError as error:
+            return error
+        read = len(ids) - sum(counts) + sum(num_visual_tokens(experiment, count) for count in counts)
+        if model.reads is None or read + experiment.max_new_tokens <= model.reads:
+            return ids
+        return ClipError(
+            f"the question about {example.video} takes {read:,} tokens, visual ones included, and {experiment.name} "
+            f"reads {model.reads:,}, {experiment.max_new_tokens:,} of them its answer: ask in fewer words, or take a "
+            "coarser pool level"
+        )
 
 
 def _room(name: str, model: DualEncoderVLM, read: int, usual: int, asked: int | None) -> int:
     """Tokens that an answer may have behind `read` others: `asked`, or as many of the `usual` as there is room for."""
-    most = getattr(model.causal.config, "max_position_embeddings", None)
+    most = model.reads
     if most is None:
         return asked or usual
     if read >= most:
-        raise UserError(
+        raise ClipError(
             f"the conversation takes {read:,} tokens, visual ones included, and {name} reads {most:,}: ask in fewer "
             "words, or take a coarser pool level"
         )

@@ -58,7 +58,8 @@ def write_parts(folder: Path) -> Experiment:
 
 def write_rows(path: Path, rows: list[dict]) -> Path:
     """A JSONL file."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(lines, errors="backslashreplace")  # half a pair of surrogates as JSON writes it
     return path
 
 

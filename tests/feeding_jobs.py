@@ -31,6 +31,8 @@ def prepare(path, start=None, end=None, still=None, frame=None, shuffle=None) ->
     if "wrong" in what:
         raise UserError("the encoder is unknown; choose another")
     if "bug" in what:
+        raise NameError("of all things")
+    if "odd" in what:
         raise ZeroDivisionError("of all things")
     if "memory" in what:
         raise MemoryError

@@ -247,13 +247,59 @@ def test_bad_clips_of_a_benchmark_are_one_error_line_each_and_the_rest_goes_on(a
 
 def test_bounds_outside_the_clip_are_error_lines_and_bounds_behind_its_end_are_cut(answers, done):
     bounds = {"inside": (0, 1), "behind": (5, 9), "turned": (1.5, 1), "before": (-3, -1), "too long": (1, 99)}
+    bounds |= {"huge": (0, 10**400), "nothing": (float("nan"), 1)}
     with kept("bench/json/clip.json", "bench/tasks.json"):
         write_benchmark([question("good.mp4", q, start=a, end=b) for q, (a, b) in bounds.items()], {"bounds": True})
         done("answer", RUN)
     errors = {line["question"]: line["error"] for line in answers() if line["error"]}
-    assert list(errors) == ["behind", "turned", "before"]
-    assert all("good.mp4" in error and "correct the bounds" in error for error in errors.values())
+    assert list(errors) == ["behind", "huge", "nothing"]
+    assert all("good.mp4: " in error for error in errors.values())
+    assert "end is inf; give it in seconds" in errors["huge"] and "start is nan" in errors["nothing"]
     assert "nothing of its 2.00 s lies from 5 s to 9 s" in errors["behind"]
+
+
+#: Clips and questions that no other file or text is like -> what their line says.
+ODD = {
+    ("n" * 300 + ".mp4", "What?"): "File name too long",
+    ("p/" * 3000 + ".mp4", "What?"): "File name too long",
+    ("good.mp4/inside.mp4", "What?"): "there is no such file",
+    ("loop.mp4", "What?"): "there is no such file",
+    ("null\0.mp4", "What?"): "there is no such file",
+    ("\ud800.mp4", "What?"): "there is no such file",
+    ("2\udcff.mp4", "What?"): None,  # a name in bytes that are not UTF-8
+    (".", "What?"): "there is no such file",
+    ("..", "What?"): "there is no such file",
+    ("a\\b.mp4", "What?"): None,
+    ("good.mp4", "What \ud83d?"): "the question about good.mp4: ",
+    ("good.mp4", "What? " * 20_000): "reads 32,768, 2 of them its answer: ask in fewer words",
+    ("good.mp4", "  What?\n"): None,
+}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_entry_ends_a_run(workers, answers, done, capfd, tmp_path):
+    names = (CLIPS / "loop.mp4", CLIPS / "2\udcff.mp4", CLIPS / "a\\b.mp4")
+    with kept("bench/json/clip.json", *names):
+        names[0].symlink_to("loop.mp4")
+        for name in names[1:]:
+            shutil.copy(CLIPS / "good.mp4", name)
+        write_benchmark([question(video, text) for video, text in ODD])
+        failed = sum(said is not None for said in ODD.values())
+        assert f"{len(ODD)} new, 0 kept, {failed} with an error" in done("answer", RUN, "--workers", workers)
+        found = {(line["video"], line["question"]): line["error"] for line in answers()}
+        assert found.keys() == ODD.keys()
+        for entry, said in ODD.items():
+            assert (found[entry] is None) == (said is None), found[entry]
+            assert said is None or (said in found[entry] and "\n" not in found[entry] and len(found[entry]) < 700)
+        done("score", RUN)
+        done("export", RUN, tmp_path)
+        written = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
+        assert sum(one["pred"].startswith("no answer: ") for one in written) == failed and len(written) == len(ODD)
+        with pytest.raises(SystemExit):
+            cli.main(["doctor", "bench", "--decode", "all", "--workers", str(max(1, workers))])
+        out, err = capfd.readouterr()
+        clips = {video for video, text in ODD if ODD[video, text] and text == "What?"}
+        assert f"{len(ODD) - len(clips)} of {len(ODD)} questions can be asked" in out and not err
 
 
 # Benchmarks. What an entry may hold is tested in test_mvbench.
@@ -314,6 +360,19 @@ def test_bad_training_data_is_one_line_and_training_goes_on_once_it_is_mended(co
         assert "train.json" in refused(*TRAIN, tmp_path)
     done(*TRAIN, tmp_path)
     assert same_weights(tmp_path, RUN)
+
+
+def test_no_entry_ends_a_training(done, tmp_path):
+    entries = [sample("good.mp4"), *(sample(video) for video, text in ODD if ODD[video, text] and text == "What?")]
+    entries += [sample("good.mp4") | {"start": 10**400}, sample("good.mp4"), sample("good.mp4")]
+    for entry, text in zip(entries[-2:], ("What \ud83d?", "What? " * 20_000), strict=True):
+        entry["conversations"] = [{"from": "human", "value": f"<video>{text}"}, {"from": "gpt", "value": "a cup"}]
+    with kept("train.json", CLIPS / "loop.mp4"):
+        (CLIPS / "loop.mp4").symlink_to("loop.mp4")
+        Path("train.json").write_text(json.dumps(entries))
+        out = done(*TRAIN, tmp_path)
+    listed = [json.loads(line) for line in (tmp_path / "substituted.jsonl").read_text().splitlines()]
+    assert listed and f"{len(listed)} " in out and all(line["replaced_by"] == 0 for line in listed)
 
 
 def same_weights(*folders: Path) -> bool:

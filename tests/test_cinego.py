@@ -442,10 +442,8 @@ def tiny(experiment, tmp_path, monkeypatch) -> str:
 def test_predict_takes_a_video_or_a_picture_and_any_adapter(tiny, capsys):
     cli.main(["predict", tiny, "What is it?", "--video", str(MEDIA / "clip_b.mkv")])
     cli.main(["predict", f"{tiny}_frame_mean_pool2", "What is it?", "--image", str(MEDIA / "img_c.png")])
-    assert Path("results/tiny_cinego/experiment.json").exists()
-    assert Path("results/tiny_cinego_frame_mean_pool2/experiment.json").exists()
-    told = json.loads(Path("results/tiny_cinego/experiment.json").read_text())
-    assert told["summary"]["queries"] == 5
+    assert capsys.readouterr().out.count("\n") == 2
+    assert not Path("results/tiny_cinego").exists(), "to ask once leaves no run behind"
 
 
 def test_tokens_of_the_published_sizes_are_told_without_weights(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from transformers import AutoTokenizer
 
 from videogpt_plus.chat import encode_prompt
 from videogpt_plus.cinego.data import Samples, encode, encode_all, read_rows, reference_ids
+from videogpt_plus.cinego.features import frames_of, read_features
 from videogpt_plus.cinego.tokenizer import check_tokenizer, texts_of, train_tokenizer
 from videogpt_plus.data import collate, read_substitutions
-from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
+from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError
 
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded values of Cinego are not there")
 MARK_ID = 34
@@ -33,6 +35,40 @@ def rows_of(tmp_path):
         return read_rows(write_rows(tmp_path / "rows.jsonl", list(rows)), tmp_path)
 
     return made
+
+
+@pytest.mark.parametrize(
+    ("text", "files", "media"),
+    [
+        ("<video> then <image>", {"image": "a.png", "video": "b.mp4"}, ["b.mp4", "a.png"]),
+        ("<image> then <video>", {"image": "a.png", "video": "b.mp4"}, ["a.png", "b.mp4"]),
+        ("<video><image><video>", {"image": "a.png", "video": ["b.mp4", "c.mp4"]}, ["b.mp4", "a.png", "c.mp4"]),
+        ("<video> and <image>", {"image": "a.png", "features": "f.npy"}, ["f.npy", "a.png"]),
+        ("<image> and <image>", {"image": "a.png", "features": "f.npy"}, ["a.png", "f.npy"]),
+        # A marker may stand for a file of the other kind, as in the authors' rows: then the order of the keys counts.
+        ("<image>", {"video": "b.mp4"}, ["b.mp4"]),
+        ("<image> and <image>", {"image": "a.png", "video": "b.mp4"}, ["a.png", "b.mp4"]),
+        ("<video> and <image>", {"image": "a.png, b.mp4"}, ["a.png", "b.mp4"]),
+    ],
+)
+def test_files_come_in_the_order_of_the_words_that_stand_for_them(text, files, media, rows_of, tmp_path):
+    (row,) = rows_of(said(text, "fine", **files))
+    assert row.media == tuple(str(tmp_path / name) for name in media)
+
+
+def test_a_row_whose_words_cannot_be_read_is_left_out_and_told(tokenizer, rows_of):
+    rows = rows_of(said("a\ud83d?", "b"), {"text": "\udc00"}, said("c?", "d"))
+    samples, left = encode_all(rows, tokenizer, five, 200)
+    assert [where for _, where in samples] == [rows[2].where] and left.out == []
+    assert [row.where in told for row, told in zip(rows, left.unreadable, strict=False)] == [True, True]
+    with pytest.raises(UserError, match="no row can be read; the first: .*line 1"):
+        encode_all(rows[:2], tokenizer, five, 200)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_rows(path, tmp_path)[0].turns == (("text", "a"),)
 
 
 def five(path: str) -> int:
@@ -113,7 +149,7 @@ def test_what_people_write_is_text(written, tokenizer, rows_of):
 
 def test_visuals_stand_where_their_markers_do(tokenizer, rows_of):
     (row,) = rows_of(said("a <image> b <video>", "c", "d<image>", "e", image=["1.png", "3.png"], video="2.mp4"))
-    assert [path.rsplit("/")[-1] for path in row.media] == ["1.png", "3.png", "2.mp4"]
+    assert [path.rsplit("/")[-1] for path in row.media] == ["1.png", "2.mp4", "3.png"]
     (sample,) = encode(row, tokenizer, five, 300)
     text = "".join("|" if t == PLACEHOLDER else tokenizer.decode([t]) for t in sample.ids.tolist())
     assert "user\na | b |</s>" in text and "user\nd|</s>" in text
@@ -181,6 +217,36 @@ def test_one_loader_mixes_all_kinds_of_rows(tokenizer, rows_of, tmp_path):
     assert shown == [[(1, {})], [(1, {"video": (3, 1, 5, 32)})], [(1, {"video": (8, 1, 5, 32)})], []]
     assert seen == [(rows[0].media[0], "crop")]
     assert (batch["input_ids"] == PLACEHOLDER).sum(1).tolist() == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f2", ">f8", np.longdouble])
+def test_features_are_read_whatever_the_order_of_their_bytes(dtype, tmp_path):
+    values = np.arange(-30, 30).reshape(3, 5, 4) / 8
+    np.save(tmp_path / "a.npy", values.astype(dtype))
+    assert torch.equal(read_features(tmp_path / "a.npy"), torch.from_numpy(values).float()[:, None])
+    assert frames_of(tmp_path / "a.npy") == 3
+
+
+class Runs:
+    """What a pickle would run when it is read."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('it ran')",)
+
+
+def test_a_features_file_runs_nothing_and_is_one_line_where_it_is_no_array(tmp_path):
+    np.save(tmp_path / "pickle.npy", np.array([Runs()], object), allow_pickle=True)
+    (tmp_path / "whole.npy").write_bytes(pickle.dumps(Runs()))
+    with open(tmp_path / "archive.npy", "wb") as file:
+        np.savez(file, a=np.zeros(3))
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000, 5, 32), }"
+    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    (tmp_path / "odd.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + b"[" * 64)
+    for name in ("pickle", "whole", "archive", "huge", "odd"):
+        for read in (read_features, frames_of):
+            if (name, read) != ("huge", frames_of):
+                with pytest.raises(ClipError, match=f"^cannot read .*{name}.npy: [^\n]*; [^\n]*$"):
+                    read(tmp_path / f"{name}.npy")
 
 
 def test_a_file_that_cannot_be_read_is_replaced_and_listed(tokenizer, rows_of, tmp_path):

@@ -249,6 +249,20 @@ def test_bfloat16_and_float16(experiment, parts, tmp_path):
             short("pretrain", experiment, parts, tmp_path / "half", dtype="float16")
 
 
+def test_features_that_are_not_there_end_no_training(experiment, parts, tmp_path):
+    random_features(tmp_path / "a.npy", 3)
+    rows = [said("<image>", "Hello.", image=f"{name}.npy") for name in ("gone", "a", "n" * 300)]
+    rows.append(said("What \ud83d?", "Hello."))
+    source = Source([write_rows(tmp_path / "rows.jsonl", rows)], tmp_path)
+    told: list[str] = []
+    recipe = replace(SHORT, epochs=1)
+    assert train("pretrain", experiment, source, parts / "s", tmp_path / "run", recipe, say=told.append).is_file()
+    listed = read_substitutions(tmp_path / "run" / "substituted.jsonl")
+    assert sorted((line["sample"], line["replaced_by"]) for line in listed) == [(0, 1), (2, 1)]
+    assert len(told) == 1 and told[0].startswith(f"left out: cannot read {tmp_path / 'rows.jsonl'}: line 4: ")
+    assert log_of(tmp_path / "run")[0]["left_out"] == 1
+
+
 def test_what_does_not_fit_is_told_and_in_the_log(experiment, parts, tmp_path):
     said_lines: list[str] = []
     random_features(tmp_path / "a.npy", 3)

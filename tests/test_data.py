@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -55,13 +56,13 @@ def tokenizer(tiny_experiment):
 def conversations(tiny_experiment, tokenizer, media, tmp_path, monkeypatch):
     """Builds the dataset of the given entries."""
 
-    def build(entries: list[dict], **training) -> Conversations:
+    def build(entries: list[dict], room: data.Room | None = None, **training) -> Conversations:
         path = tmp_path / "annotations.json"
         path.write_text(json.dumps(entries))
         monkeypatch.setitem(MIXTURES, "TEST", [(str(path), str(media))])
         stage = replace(tiny_experiment.finetune, data="TEST", **training)
         substituted = tmp_path / "run" / "substituted.jsonl"
-        return Conversations(stage, tiny_experiment.streams, tokenizer, 8, substituted)
+        return Conversations(stage, tiny_experiment.streams, tokenizer, 8, substituted, room=room)
 
     return build
 
@@ -174,7 +175,7 @@ def test_cutting_a_visual_or_the_whole_answer_is_an_error(conversations):
 def test_template_that_does_not_fit_names_the_entry(conversations):
     entry = {"conversations": talk("a") + talk("b")}
     with pytest.raises(UserError, match="annotations.json: entry 1: .*plain"):
-        conversations([TEXT, entry], template="plain")[1]
+        conversations([entry, entry], template="plain")[1]
 
 
 def test_unknown_aspect_ratio_names_the_choices(conversations):
@@ -265,6 +266,67 @@ def test_substitution_does_not_depend_on_workers(conversations):
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
     assert all(same(a, b) for a, b in zip(alone, loader, strict=True))
     assert sorted(line["sample"] for line in data.read_substitutions(dataset.substituted)) == [0, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({**VIDEO, "video": "n" * 300 + ".mp4"}, "File name too long"),
+        ({**VIDEO, "video": "a.mp4/inside.mp4"}, "no such file"),
+        ({**VIDEO, "video": "loop.mp4"}, "no such file"),
+        ({**VIDEO, "video": "null\0.mp4"}, "no such file"),
+        ({**VIDEO, "video": "\ud800.mp4"}, "no such file"),
+        ({**VIDEO, "video": "."}, "names a folder and no clip in it"),
+        ({**VIDEO, "video": "sub/.."}, "names a folder and no clip in it"),
+        ({**VIDEO, "start": 10**400}, "start is inf"),
+        ({**VIDEO, "end": -(10**400)}, "end is -inf"),
+        ({**VIDEO, "start": float("nan")}, "start is nan"),
+        ({**VIDEO, "conversations": talk("<video>\ud83d?")}, "entry 0: "),
+        ({**VIDEO, "conversations": talk("<video>?" + " a cup" * 20_000)}, "no part of an answer"),
+    ],
+)
+def test_any_entry_that_cannot_be_read_is_replaced_and_listed(conversations, media, entry, said):
+    if not (media / "loop.mp4").is_symlink():
+        (media / "loop.mp4").symlink_to("loop.mp4")
+    dataset = conversations([entry, VIDEO])
+    assert same(dataset[0], dataset[1])
+    (line,) = data.read_substitutions(dataset.substituted)
+    assert said in line["error"] and "\n" not in line["error"] and len(line["error"]) < 700, line
+
+
+def test_an_entry_that_is_longer_than_the_llm_reads_is_replaced(conversations):
+    whole = conversations([VIDEO])[0]
+    text = len(whole["input_ids"]) - whole["visuals"][0].placeholders
+    longer = {**VIDEO, "conversations": talk("<video>\nWhat is it, and what is it for?")}
+    fits = conversations([longer, VIDEO], data.Room(text + 8 * 52, lambda frames: 52 * frames))
+    assert same(fits[0], fits[1]) and same(fits[1], whole)
+    (line,) = data.read_substitutions(fits.substituted)
+    assert "visual ones included, and the LLM reads" in line["error"]
+
+
+@pytest.mark.parametrize("content", ["\ufeff[%s, %s]", "%s\n%s\n", "\ufeff%s\n\n%s"])
+def test_annotations_with_a_byte_order_mark_or_a_line_an_entry_are_read(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_text(content % (json.dumps(VIDEO), json.dumps(TEXT)))
+    assert [len(entry.media) for entry in read_annotations(path, tmp_path)] == [1, 0]
+
+
+def test_a_jsonl_file_of_one_line_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(VIDEO))
+    assert len(read_annotations(path, tmp_path)) == 1
+
+
+def test_a_backslash_in_a_name_is_a_character_like_any_other(conversations, media):
+    shutil.copy(media / "a.mp4", media / "b\\c.mp4")
+    assert same(conversations([{**VIDEO, "video": "b\\c.mp4"}])[0], conversations([VIDEO])[0])
+
+
+@pytest.mark.parametrize("text", ["  What?", "What?\n ", "\tWhat ?"])
+def test_what_people_write_keeps_its_whitespace_where_no_marker_is_taken_out(conversations, tokenizer, text):
+    dataset = conversations([{"conversations": talk(text, f"{text} ")}])
+    written = tokenizer.decode(dataset[0]["input_ids"])
+    assert f"user\n{text}<|im_end|>" in written and written.endswith(f"assistant\n{text} <|im_end|>")
 
 
 def test_all_clips_bad_is_an_error(conversations):

@@ -135,14 +135,14 @@ def test_two_processes_pretrain_with_zero_2_as_one_does(root, plain, tmp_path):
 
 @needs_deepspeed
 def test_zero_2_goes_on_as_one_process_would_after_one_of_two_failed(root, plain, tmp_path):
-    command = finetuning(root, plain, tmp_path / "run", ZERO2)
+    command = finetuning(root, plain, tmp_path / "run[1]", ZERO2)
     said = call(command[0], "--fails", *command[1:], code=1)
     assert errors(said) == ["error: the second process is out of luck"]
-    assert not (tmp_path / "run" / "projectors.safetensors").exists()
-    assert (tmp_path / "run" / "checkpoint-2" / "COMPLETE").exists()
+    assert not (tmp_path / "run[1]" / "projectors.safetensors").exists()
+    assert (tmp_path / "run[1]" / "checkpoint-2" / "COMPLETE").exists()
     said = call(*command)
     assert "2/6" not in said and "3/6" in said
-    assert_same_training(tmp_path / "run", plain["finetune"])
+    assert_same_training(tmp_path / "run[1]", plain["finetune"])
 
 
 @pytest.fixture(scope="module")

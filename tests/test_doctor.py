@@ -322,7 +322,6 @@ def test_without_decoding_only_names_and_sizes_are_looked_at(root):
 @pytest.mark.parametrize(
     ("start", "end", "outside", "words"),
     [
-        (1.5, 1.0, 1, "its end at 1 s is not behind its start at 1.5 s"),
         (7.0, 9.0, 1, "it has 2.00 s and the question begins at 7 s"),
         (1.0, 9.0, 0, "it has 2.00 s and the question ends at 9 s; it is asked about what is there"),
         (1.0, 2.8, 0, None),
@@ -337,6 +336,21 @@ def test_bounds_outside_the_clip_are_found_in_videos_and_folders(root, task, sta
     found = look(root)[0][task]
     assert (found.outside, found.askable) == (outside, COUNT - outside)
     assert [words in what for what in said(found, "bounds")] == ([True] if words else [])
+
+
+@pytest.mark.parametrize(
+    ("task", "outside", "then"),
+    [("Action Localization", 0, "they are taken in order"), ("Episodic Reasoning", 1, "correct the bounds")],
+)
+def test_bounds_that_are_turned_round_are_told_and_lost_only_where_nothing_is_read(root, task, outside, then):
+    name = TASKS[task][1]
+    entries = [entry(name.format(i)) for i in range(COUNT)]
+    entries[1] |= {"start": 1.5, "end": 1.0}
+    write_annotation(root, task, entries)
+    found = look(root)[0][task]
+    assert (found.outside, found.askable) == (outside, COUNT - outside)
+    (what,) = said(found, "bounds")
+    assert "its end at 1 s is not behind its start at 1.5 s; " in what and then in what
 
 
 def test_what_the_doctor_calls_askable_is_what_can_be_read_and_nothing_else(root):

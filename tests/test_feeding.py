@@ -92,6 +92,22 @@ def test_one_frame_is_never_kept(tiny_experiment, media, tmp_path):
     assert kept(media / "a.mp4").key and kept(media / "a.mp4", frame=0).key is None
 
 
+def test_pictures_of_several_sizes_are_each_made_ready_as_they_are_alone(preparation, tmp_path):
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(48, 64), (64, 48), (100, 30)]):
+        for copy in range(3):  # of a folder every third picture is taken
+            picture = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / f"{3 * number + copy}.png")
+    together = preparation(tmp_path)
+    alone = [preparation(tmp_path / f"{number}.png") for number in (0, 3, 6)]
+    assert together.placeholders == 3
+    for stream, pixels in together.pixels.items():
+        assert torch.equal(pixels, torch.cat([visual.pixels[stream] for visual in alone]))
+    assert torch.equal(preparation(tmp_path, frame=1).pixels["video"][2], alone[1].pixels["video"][0])
+    shuffled = preparation(tmp_path, shuffle=5).pixels["image"]
+    assert sorted(frame.sum().item() for frame in shuffled) == sorted(v.pixels["image"].sum().item() for v in alone)
+
+
 def test_shuffling_shows_the_same_frames_in_an_order_fixed_by_its_number(preparation, media):
     for clip in ("a.mp4", "frames"):  # eight frames and two
         whole, orders = preparation(media / clip), set()
@@ -204,9 +220,12 @@ def test_a_clip_error_is_handed_on_and_other_errors_are_raised(feeder):
     fed = list(feeder(jobs("1_", "2_unreadable", "3_")))
     assert numbers(fed) == [1, None, 3]
     assert str(fed[1].outcome) == "cannot read 2_unreadable: it is damaged; download it again"
+    odd = list(feeder(jobs("1_", "2_odd", "3_")))
+    assert numbers(odd) == [1, None, 3]
+    assert str(odd[1].outcome).startswith("cannot read 2_odd: ZeroDivisionError: of all things; ")
     with pytest.raises(UserError, match="^the encoder is unknown; choose another$"):
         list(feeder(jobs("1_", "2_wrong", "3_")))
-    with pytest.raises(RuntimeError, match=r"2_bug could not be prepared:\n(.|\n)*ZeroDivisionError: of all things"):
+    with pytest.raises(RuntimeError, match=r"2_bug could not be prepared:\n(.|\n)*NameError: of all things"):
         list(feeder(jobs("1_", "2_bug", "3_")))
     assert numbers(feeder(jobs("1_", "2_"))) == [1, 2]
 

@@ -24,7 +24,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from videogpt_plus import chat, cli, fetch
 from videogpt_plus.adapters import build_adapter, num_visual_tokens
-from videogpt_plus.checkpoint import load_experiment, located, save_tensors
+from videogpt_plus.checkpoint import located, save_tensors
 from videogpt_plus.configs import Lora
 from videogpt_plus.encoders import clip_llava
 from videogpt_plus.experiments import EXPERIMENTS, LLAVA15_7B, TOY_WEIGHTS, at_level, get_experiment
@@ -451,7 +451,7 @@ def test_predict_takes_a_picture_a_video_and_several_questions(tiny, tmp_path, c
     cli.main(["predict", f"{tiny}_pool2", "What is it?", "Why?", "--image", str(picture)])
     cli.main(["predict", tiny, "What is it?", "--video", "clip.mp4"])
     assert len(capsys.readouterr().out.splitlines()) >= 4
-    assert load_experiment(Path(f"results/{tiny}_pool2")).level == 2
+    assert not Path(f"results/{tiny}_pool2").exists(), "to ask once leaves no run behind"
 
 
 def test_a_further_question_goes_on_with_the_conversation(tiny, monkeypatch, capsys):

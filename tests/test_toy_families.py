@@ -137,7 +137,10 @@ def test_predict_writes_the_twin_and_says_that_it_means_nothing(family, tmp_path
     cli.main(["predict", name, "What is it?", "--image", "a.png"])
     told = capsys.readouterr()
     assert told.out.endswith("\n") and f"{name}: its weights are random" in told.err
-    cli.main(["predict", f"results/{name}", "What is it?", "--image", "a.png"])
+    assert not Path("results").exists() and [p.name for p in Path(".cache/toy/families").iterdir()] == [family]
+    cli.main(["take", name, "--output-dir", "run"])
+    capsys.readouterr()
+    cli.main(["predict", "run", "What is it?", "--image", "a.png"])
     again = capsys.readouterr()
     assert again.out == told.out and f"{name}: its weights are random" in again.err
 

@@ -159,6 +159,10 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
 
     path = require(path, "weight file")
     try:
+        if _begins(path, b"GGUF"):
+            raise UserError(
+                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
+            )
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
@@ -185,6 +189,11 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"cannot read weights {path}: it holds no state dict of tensors; name a weight file")
     return state
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
@@ -291,7 +300,8 @@ def load_experiment(folder: str | Path) -> Experiment:
 
 def _pairs(value: Any, made: Callable[[Any], Any]) -> Any:
     """[[name, object], ...] as a tuple of pairs; anything else as it is, for `_made` to refuse."""
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    if not pairs or not all(isinstance(name, str) for name, _ in value):
         return value
     return tuple((name, made(inner)) for name, inner in value)
 
@@ -309,7 +319,10 @@ def _made(kind: type, value: Any, path: Path) -> Any:
         if not _fits(value[name], hint):
             wanted = getattr(hint, "__name__", None) or str(hint)
             raise UserError(f"{path}: '{name}' must be of type {wanted}, not {value[name]!r:.60}; correct it")
-    return kind(**value)
+    try:
+        return kind(**value)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -443,8 +456,8 @@ def save_tensors(path: str | Path, tensors: State) -> None:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON as safely as `save_tensors` does."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Writes JSON as safely as `save_tensors` does; half a pair of surrogates as JSON itself spells it."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:

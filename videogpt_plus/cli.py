@@ -26,6 +26,7 @@ from videogpt_plus.commands.subset import subset
 from videogpt_plus.commands.train import pretrain, sweep, take, train
 from videogpt_plus.commands.web import web
 from videogpt_plus.memory import keep_freed
+from videogpt_plus.output import complain, written_out
 from videogpt_plus.types import UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -61,23 +62,41 @@ def main(args: Sequence[str] | None = None) -> None:
     keep_freed()
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
-        with ExitStack() as silence:
+        with written_out(), ExitStack() as silence:
             if not first:
                 silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+            _check_python()
             _check_command(sys.argv[1:] if args is None else args)
             tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
     except UserError as error:
         if not first:
             time.sleep(10)  # the first process may be about to say the same, and torchrun then ends this one
-        print("error:", " ".join(str(error).split("\n")), file=sys.stderr)
+        complain("error: " + " ".join(str(error).split("\n")))
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A name that no file can have, a folder that may not be entered, a server that is lost: nothing to trace.
+        complain(f"error: {error.filename!s:.300}: {error.strerror}; check the name and the permissions")
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        complain("stopped; the same command goes on from here")
         sys.exit(130)
+
+
+def _check_python() -> None:
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python's -OO takes docstrings away, of which the help and parts of transformers are made: leave it out "
+            "(and PYTHONOPTIMIZE), or use -O"
+        )
 
 
 def _check_command(args: Sequence[str]) -> None:
     """UserError: the first of `args` is no command. tyro would list them all and not say which one was meant."""
+    for option, word in zip(args, args[1:], strict=False):
+        if word == "" and option.startswith("--"):  # a variable of a script that is not set; a path of it is `.`
+            raise UserError(f"{option} is empty: give it a value, or leave it out")
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         close = get_close_matches(args[0], COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""

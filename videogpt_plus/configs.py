@@ -5,11 +5,26 @@ Nothing here imports torch: `videogpt-plus tokens` and the report read experimen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from videogpt_plus.types import UserError
+
+
+def _check(config: object, least: Mapping[str, float], most: Mapping[str, float] | None = None) -> None:
+    """UserError unless these values of a config are finite numbers within their bounds."""
+    most = most or {}
+    for name, low in least.items():
+        value, high = getattr(config, name), most.get(name, MOST)
+        if not low <= value <= high:  # NaN is neither
+            told = f"{low:g} to {high:g}" if name in most else f"at least {low:g}"
+            raise UserError(f"{type(config).__name__} has {name} {value!r:.60}: choose {told}")
+
+
+#: No number of a config is larger.
+MOST = 2.0**63
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,11 @@ class InternVideo2Size:
     chunk: int = 4
     # MLP width over token width: hidden = int(width * mlp_ratio).
     mlp_ratio: float = 48 / 11
+
+    def __post_init__(self) -> None:
+        _check(self, {"depth": 2, "width": 1, "heads": 1, "patch": 1, "chunk": 1, "mlp_ratio": 0})
+        if self.width % self.heads:
+            raise UserError(f"InternVideo2Size has width {self.width}, which {self.heads} heads cannot share evenly")
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,9 @@ class Stream:
     # Only for encoders whose weight file carries no config.
     size: InternVideo2Size | None = None
 
+    def __post_init__(self) -> None:
+        _check(self, {"pixels": 1, "grid": 1, "width": 1})
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -60,6 +83,9 @@ class Lora:
     alpha: int = 256
     # Dropout before the low-rank pair.
     dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(self, {"r": 1, "alpha": 0, "dropout": 0}, {"dropout": 1})
 
 
 @dataclass(frozen=True)
@@ -108,6 +134,14 @@ class Training:
     save_steps: int = 500
     # Order of the data, initial projectors, LoRA and dropout.
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        _check(self, dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps"), 1))
+        _check(self, {"model_max_length": 1, "max_steps": -1, "seed": 0}, {"seed": 2**32 - 1})
+        _check(self, dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "max_grad_norm"), 0))
+        _check(self, {"warmup_ratio": 0, "adam_beta2": 0}, {"warmup_ratio": 1, "adam_beta2": 1})
+        if self.projector_learning_rate is not None:
+            _check(self, {"projector_learning_rate": 0})
 
 
 @dataclass(frozen=True)
@@ -175,8 +209,15 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "max_new_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)}: choose at least 1")
+            if not 1 <= getattr(self, name) <= MOST:
+                raise UserError(f"experiment '{self.name}' has {name} {getattr(self, name)!r:.60}: choose at least 1")
+        if not 0 < self.level <= MOST:
+            raise UserError(f"pool level {self.level!r:.60} is not possible: choose a number above 0")
+        names = [name for name, _ in self.streams]
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"experiment '{self.name}' has streams {names}: it needs one or more, each of its own name")
+        if strange := sorted({name for name, _ in self.pretrain} - set(names)):
+            raise UserError(f"experiment '{self.name}' pre-trains {strange[0]!r}, which is none of its streams {names}")
 
     @property
     def is_trained(self) -> bool:

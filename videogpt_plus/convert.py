@@ -331,7 +331,7 @@ def _config_for_reference(experiment: Experiment, tuned: bool) -> dict[str, Any]
     path = require(located(experiment.llm) / "config.json", "LLM's config")
     llm = read_object(path, "download it again")
     with values_of(path, "correct it or download it again"):
-        rope = Qwen2Config.from_pretrained(path.parent, local_files_only=True).rope_parameters
+        rope = Qwen2Config.from_pretrained(path.parent, local_files_only=True, trust_remote_code=False).rope_parameters
     dtype = llm.pop("dtype", None) or llm.pop("torch_dtype", None)
     for key in ("rope_parameters", "layer_types", "transformers_version"):
         llm.pop(key, None)

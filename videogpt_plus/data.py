@@ -1,6 +1,6 @@
 """LLaVA JSON -> samples -> Batch, and the order in which they are seen.
 
-The order is a pure function of (seed, epoch), so that a resumed run finds its place by counting steps. A clip
+The order is a pure function of (seed, epoch), so that a resumed run finds its place by counting steps. An entry
 that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
 """
 
@@ -10,10 +10,11 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -22,9 +23,10 @@ from torch.utils.data import Dataset
 
 from videogpt_plus import chat, rwf2000
 from videogpt_plus.configs import Stream, Training
+from videogpt_plus.entries import json_of, names_a_file, reading, seconds_of
 from videogpt_plus.feeding import ASPECT_RATIOS, Preparation
 from videogpt_plus.mixtures import get_mixture
-from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, ClipError, UserError, Visual
+from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, ClipError, UserError, Visual, unreadable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,13 +63,15 @@ class Entry:
 def read_annotations(path: str | Path, media_folder: str | Path) -> list[Entry]:
     """All entries of a LLaVA JSON file, or of one of RWF-2000. UserError names the file and the entry, from 0."""
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        raw = json_of(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(
             f"cannot read annotations {path}: {error.strerror}; prepare the data, or take another mixture"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}; download or write it again") from error
+    if isinstance(raw, dict) and Path(path).suffix == ".jsonl":  # of one line
+        raw = [raw]
     if not isinstance(raw, list) or not raw:
         raise UserError(f"{path} holds no list of samples; expected [{{'conversations': [...], 'video': ...}}, ...]")
     return [
@@ -110,7 +114,7 @@ def _turns(turns: object, where: str) -> list[dict[str, str]]:
 def _seconds(value: object, name: str, where: str) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise UserError(f"{where}: '{name}' must be a number of seconds, not {value!r:.60}")
-    return value
+    return None if value is None else seconds_of(value)
 
 
 def _media(item: dict, turns: list[dict[str, str]], where: str, folder: Path) -> list[tuple[str, str]]:
@@ -132,7 +136,16 @@ def _files(value: object, kind: str, where: str, folder: Path) -> list[str]:
     names = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(name, str) and name for name in names):
         raise UserError(f"{where}: '{kind}' must be a path or a list of paths, not {value!r:.60}")
-    return [str(folder / name) for name in names]
+    return [os.path.join(folder, name) for name in names]  # as it is written: `.` is found out when it is read
+
+
+class Room(NamedTuple):
+    """What fits into the LLM."""
+
+    #: Tokens that it reads at most, visual ones included.
+    reads: int
+    #: Frames of a visual -> the tokens that stand for them.
+    visual_tokens: Callable[[int], int]
 
 
 class Conversations(Dataset[Encoded]):
@@ -140,7 +153,7 @@ class Conversations(Dataset[Encoded]):
 
     `streams` are those of the stage: one in projector pre-training, all in fine-tuning. `substituted` is the
     file that lists replaced samples. A video is sampled as in evaluation; a still image is one frame. What `store`
-    has is not decoded.
+    has is not decoded. What does not fit into `room` is replaced, too.
     """
 
     def __init__(
@@ -152,12 +165,14 @@ class Conversations(Dataset[Encoded]):
         substituted: str | Path,
         store: GridStore | None = None,
         decoder: str = "pyav",
+        room: Room | None = None,
     ):
+        chat.check_template(training.template)
         if training.image_aspect_ratio not in ASPECT_RATIOS:
             raise UserError(
                 f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; choose from: {', '.join(ASPECT_RATIOS)}"
             )
-        self.training, self.tokenizer = training, tokenizer
+        self.training, self.tokenizer, self.room = training, tokenizer, room
         self.substituted = Path(substituted)
         #: What the encoders compute in: see `Preparation`.
         self.arithmetic = "autocast" if training.bf16 else "float32"
@@ -192,29 +207,50 @@ class Conversations(Dataset[Encoded]):
         )
 
     def encode(self, entry: Entry) -> Encoded:
-        """Reads the clips of one entry and tokenizes its text. Raises ClipError, UserError."""
+        """Reads the clips of one entry and tokenizes its text. ClipError: it cannot be learned from."""
         visuals = [self._visual(kind, path, entry) for kind, path in entry.media]
         counts = [visual.placeholders for visual in visuals]
         try:
-            input_ids, labels = chat.encode_conversation(self.tokenizer, entry.turns, counts, self.training.template)
+            with reading(entry.where):
+                input_ids, labels = chat.encode_conversation(
+                    self.tokenizer, entry.turns, counts, self.training.template
+                )
+        except ClipError:
+            raise
         except UserError as error:
-            raise UserError(f"{entry.where}: {error}") from error
-        return {**self._cut(input_ids, labels, entry), "visuals": visuals}
+            raise ClipError(f"{entry.where}: {error}") from error
+        return {**self._cut(input_ids, labels, counts, entry), "visuals": visuals}
 
     def _visual(self, kind: str, path: str, entry: Entry) -> Visual:
+        if not names_a_file(path):
+            raise unreadable(path, "it names a folder and no clip in it", "write the clip's name")
         if kind == "video":
             return self.prepare(path, entry.start, entry.end)
         return self.prepare(path, still=self.training.image_aspect_ratio)
 
-    def _cut(self, input_ids: list[int], labels: list[int], entry: Entry) -> dict[str, list[int]]:
-        """Cuts the end off a sample that is too long; no frame and not all of the answer may go with it."""
+    def _cut(
+        self, input_ids: list[int], labels: list[int], counts: Sequence[int], entry: Entry
+    ) -> dict[str, list[int]]:
+        """Cuts the end off a sample that is too long; no frame and not all of the answer may go with it: ClipError."""
         length = self.training.model_max_length
         advice = "raise model_max_length or take the entry out"
         if PLACEHOLDER in input_ids[length:]:
-            raise UserError(f"{entry.where}: a visual begins or ends behind {length} tokens; {advice}")
+            raise ClipError(f"{entry.where}: a visual begins or ends behind {length} tokens; {advice}")
         if all(label == IGNORE for label in labels[:length]):
-            raise UserError(f"{entry.where}: no part of an answer is in its first {length} tokens; {advice}")
+            raise ClipError(f"{entry.where}: no part of an answer is in its first {length} tokens; {advice}")
+        self._check_room(min(len(input_ids), length), counts, entry)
         return {"input_ids": input_ids[:length], "labels": labels[:length]}
+
+    def _check_room(self, tokens: int, counts: Sequence[int], entry: Entry) -> None:
+        """ClipError unless the LLM reads so many tokens, of which each placeholder is replaced by visual ones."""
+        if self.room is None:
+            return
+        merged = tokens - sum(counts) + sum(map(self.room.visual_tokens, counts))
+        if merged > self.room.reads:
+            raise ClipError(
+                f"{entry.where}: it takes {merged:,} tokens, visual ones included, and the LLM reads "
+                f"{self.room.reads:,}; shorten the entry, or take a coarser pool level"
+            )
 
     def _list_substitution(self, index: int, replacement: int, error: ClipError) -> None:
         line = {
@@ -266,10 +302,9 @@ def _parse_lines(text: bytes) -> list[dict]:
     """The whole lines; one torn by a kill is listed again when its sample is met again."""
     whole = []
     for line in text.splitlines():
-        try:
-            whole.append(json.loads(line))
-        except ValueError:
-            continue
+        with suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            whole += [value] if isinstance(value, dict) and isinstance(value.get("sample"), int) else []
     return whole
 
 

@@ -11,6 +11,7 @@ import io
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -35,10 +36,13 @@ from videogpt_plus import encoders, limit, video
 from videogpt_plus.configs import Stream
 from videogpt_plus.decoders import check_decoder
 from videogpt_plus.encoders.scaling import is_huge, small_square
+from videogpt_plus.entries import reading
 from videogpt_plus.picture_files import form_of
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
+#: What a command put its sys.path in order by; a process that it starts does the same.
+PATHS = "videogpt_plus.paths"
 #: CLIP's mean colour in 0..255, cut to int as the reference does.
 CLIP_MEAN_COLOUR = (122, 116, 104)
 #: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
@@ -100,29 +104,32 @@ class Preparation:
             return Visual({}, len(next(iter(grids.values()))), grids, key)
         clip = limit.within(self.seconds, path, self.read, path, start, end, still)
         if frame is not None:
-            chosen = frame % len(clip.frames)
-            clip = replace(clip, frames=clip.frames[chosen : chosen + 1].expand(len(clip.frames), -1, -1, -1))
+            chosen = clip.frames[frame % len(clip.frames)]
+            clip = replace(clip, frames=chosen.expand(len(clip.frames), -1, -1, -1))
         if shuffle is not None:
-            order = shuffled(len(clip.frames), shuffle)
-            clip = replace(clip, frames=clip.frames[order], seconds=tuple(clip.seconds[i] for i in order))
-        return self.visual(clip, still)._replace(key=key)
+            clip = clip.taken(shuffled(len(clip.frames), shuffle))
+        with reading(path):
+            return self.visual(clip, still)._replace(key=key)
 
     def read(
         self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
     ) -> Clip:
         """The frames that the model gets, as they are in the file; of a still image one. Raises ClipError."""
-        if still and form_of(Path(path)):
-            return video.read_still(path)
         count = 1 if still else self.num_frames
-        return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+        with reading(path):
+            if still and form_of(Path(path)):
+                return video.read_still(path)
+            return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
 
     def visual(self, clip: Clip, still: str | None = None) -> Visual:
         """A clip that was read, made ready for every stream."""
-        pixels = {
-            stream: preprocess(self._square(clip, stream) if still == "pad" and stream == "image" else clip)
-            for stream, preprocess in self.preprocessors.items()
-        }
-        return Visual(pixels, len(clip.frames))
+
+        def ready(stream: str, part: Clip) -> torch.Tensor:
+            square = still == "pad" and stream == "image"
+            return self.preprocessors[stream](self._square(part, stream) if square else part)
+
+        parts = clip.of_one_size()  # no preprocessor looks at two frames together
+        return Visual({s: _joined([ready(s, part) for part in parts]) for s in self.preprocessors}, len(clip.frames))
 
     def _square(self, clip: Clip, stream: str) -> Clip:
         """The clip padded to a square; a huge one is made only as large as the encoder will scale it."""
@@ -135,9 +142,14 @@ class Preparation:
         if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
             return None
         try:
-            return self.store.key(path, start, end, still, self.settings)
-        except OSError:  # reading it will say what is wrong
+            with reading(path):
+                return self.store.key(path, start, end, still, self.settings)
+        except ClipError:  # reading it will say what is wrong
             return None
+
+
+def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
+    return pixels[0] if len(pixels) == 1 else torch.cat(pixels)
 
 
 def shuffled(count: int, seed: int) -> list[int]:
@@ -231,11 +243,10 @@ class Feeder:
 def _done(prepare: Callable[..., Visual], job: Job) -> Fed:
     began = time.perf_counter()
     try:
-        outcome = prepare(*job)
+        with reading(job.path):
+            outcome = prepare(*job)
     except ClipError as error:
         outcome = error
-    except MemoryError:
-        outcome = unreadable(job.path, "it takes more memory than there is", "make its pictures smaller")
     return Fed(outcome, time.perf_counter() - began)
 
 
@@ -243,7 +254,9 @@ def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
     context = get_context("forkserver")
     pickled = pickle.dumps(prepare)
-    context.set_forkserver_preload([__name__, *sorted(modules_of(pickled))])
+    # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
+    order = [name for name in (PATHS,) if name in sys.modules]
+    context.set_forkserver_preload([*order, __name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
 
 

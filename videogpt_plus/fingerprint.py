@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from videogpt_plus.checkpoint import located, write_json
+from videogpt_plus.checkpoint import located, read_object, write_json
 
 #: Hashes of large files by path, size and time of change, so that 3 GB are read once and not once a cell.
 CACHE = Path(".cache/fingerprints.json")
@@ -41,7 +41,7 @@ def _of_file(path: Path) -> str:
     state = path.stat()
     name = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
     large = state.st_size > 50_000_000
-    known = json.loads(CACHE.read_text()) if large and CACHE.is_file() else {}
+    known = read_object(CACHE, "remove it") if large and CACHE.is_file() else {}
     if name not in known:
         with path.open("rb") as file:
             known[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -18,6 +18,7 @@ from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
 
+from videogpt_plus.output import watch
 from videogpt_plus.sweep import Cell
 from videogpt_plus.training.folder import FINISHED, writing
 from videogpt_plus.types import UserError
@@ -31,8 +32,7 @@ def run_cells(
     A group begins as soon as what it needs is there. `run` has to be picklable. What it raises ends the sweep when
     the groups beside it are through.
     """
-    if jobs < 1:
-        raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
+    check_jobs(jobs)
     if jobs == 1:
         for cells, title in titled:
             run(cells, title)
@@ -52,6 +52,12 @@ def run_cells(
                 future.result()
 
 
+def check_jobs(jobs: int) -> None:
+    """UserError: it is no number of cells that can run side by side."""
+    if jobs < 1:
+        raise UserError(f"--jobs {jobs} is not possible: at least one cell runs at a time")
+
+
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -61,6 +67,7 @@ def _begin_worker(threads: int, parent: int) -> None:
     """A worker takes its share of the cores, and dies with the sweep that started it."""
     import ctypes
 
+    watch()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported, which is later
     die_with_parent = 1  # PR_SET_PDEATHSIG; elsewhere than on Linux a worker ends with its cell
     if sys.platform == "linux":
@@ -70,8 +77,14 @@ def _begin_worker(threads: int, parent: int) -> None:
 
 
 def launched(launcher: str, command: Sequence[str]) -> list[str]:
-    """The command of `videogpt-plus` behind a launcher such as torchrun, as it is run."""
-    return [*shlex.split(launcher), "-m", "videogpt_plus.cli", *command]
+    """The command of `videogpt-plus` behind a launcher such as torchrun, as it is run. UserError: it names none."""
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise UserError(f"--launcher {launcher}: {str(error).lower()}; close each quotation mark") from error
+    if not words:
+        raise UserError("--launcher names no program: write one, such as 'torchrun --nproc_per_node 8'")
+    return [*words, "-m", "videogpt_plus.cli", *command]
 
 
 def launch(launcher: str, command: Sequence[str], folder: Path) -> int:

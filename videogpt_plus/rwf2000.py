@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from videogpt_plus.checkpoint import write_json
+from videogpt_plus.entries import reading
 from videogpt_plus.types import ClipError, UserError, Visual
 
 SPLITS = ("train", "val")
@@ -115,7 +116,7 @@ def parse(item: Any) -> Labelled | None:
 
 def located(path: str, file: str | Path) -> Path:
     """Where a path of the JSON `file` leads: from the working folder if it is there, else from the file's folder."""
-    return Path(path) if Path(path).exists() else Path(file).parent / path
+    return Path(path) if os.path.exists(path) else Path(file).parent / path
 
 
 def _listed(root: Path, splits: Sequence[str], done: Written) -> list[Path]:
@@ -124,13 +125,15 @@ def _listed(root: Path, splits: Sequence[str], done: Written) -> list[Path]:
     for split in splits:
         for label in LABELS:
             folder = root / split / label
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise UserError(
                     f"{folder} is not there: RWF-2000 has {'/'.join(('DIR', '{train,val}', '{Fight,NonFight}'))}; name "
                     "the folder that holds them"
                 )
-            for path in sorted(folder.iterdir()):
-                if path.suffix.lower() in ENDINGS and _plain(path.name) and path.is_file():
+            with reading(folder):
+                paths = sorted(folder.iterdir())
+            for path in paths:
+                if path.suffix.lower() in ENDINGS and _plain(path.name) and os.path.isfile(path):
                     found.append(path.relative_to(root))
                 else:
                     done.others.append(path)

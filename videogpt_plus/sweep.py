@@ -328,7 +328,7 @@ def _stream(stream: Stream) -> dict[str, object]:
 def _training(training: Training) -> dict[str, object]:
     data = [(fingerprint.of_path(annotations), media) for annotations, media in get_mixture(training.data)]
     # Where checkpoints fall does not change what comes out.
-    settings = vars(replace(training, save_steps=0)).copy()
+    settings = {**vars(training), "save_steps": 0}
     if training.adam_beta2 == Training.adam_beta2:  # cells from before it could be chosen are what they were
         del settings["adam_beta2"]
     return {**settings, "data": data}
@@ -366,7 +366,7 @@ def begin(cell: Cell) -> Path | None:
     Returns where the old output went, or None. UserError: a cell that it needs is not finished.
     """
     for folder in cell.needs:
-        if not (folder / RECORD).is_file() or not json.loads((folder / RECORD).read_text())["finished"]:
+        if not (before := _read_record(folder)) or not before["finished"]:
             raise UserError(f"{cell.title} needs {folder}, which is not finished: run that cell of the sweep first")
     wanted, record, moved = _as_json(inputs(cell)), _record(cell), None
     if cell.folder.exists() and record is not None and record["inputs"] != wanted:
@@ -400,8 +400,18 @@ def claimed(cell: Cell) -> Iterator[None]:
 
 
 def _record(cell: Cell) -> dict | None:
-    path = cell.folder / RECORD
-    return read_object(path, "remove it and run the sweep again") if path.is_file() else None
+    return _read_record(cell.folder)
+
+
+def _read_record(folder: Path) -> dict | None:
+    """What stands in a cell's folder, with `inputs` and `finished`; None where nothing does."""
+    path, then = folder / RECORD, "remove it and run the sweep again"
+    if not path.is_file():
+        return None
+    record = read_object(path, then)
+    if not isinstance(record.get("finished"), bool) or not isinstance(record.get("inputs"), dict):
+        raise UserError(f"{path} is no record of a cell: it needs 'inputs' and 'finished', true or false; {then}")
+    return record
 
 
 def _as_json(value: object) -> object:

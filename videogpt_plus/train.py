@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from videogpt_plus import data
+from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import (
     adapter_key,
     experiment_json,
@@ -262,6 +263,7 @@ def _fill(
             own_list,
             store,
             means.decoder,
+            data.Room(model.reads, partial(num_visual_tokens, experiment)) if model.reads else None,
         )
         args = training_arguments(training, out_dir, means.deepspeed)
         if store and means.say and args.should_save:

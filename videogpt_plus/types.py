@@ -33,23 +33,44 @@ class UserError(Exception):
 
 
 class ClipError(UserError):
-    """A video, image or frame folder cannot be read. In a benchmark it is one error line, never a crash."""
+    """One entry cannot be used: its clip cannot be read, or its words are none that the LLM can read.
+
+    In a benchmark it is one error line, in a training another sample takes its place; never a crash.
+    """
+
+
+#: Characters of a path in a message, half of them from either end.
+SHOWN = 300
 
 
 def unreadable(path: str | Path, what: str, then: str) -> ClipError:
-    """The ClipError of a path: what is wrong with it, and what to do."""
-    return ClipError(f"cannot read {path}: {what}; {then}")
+    """The ClipError of a path: what is wrong with it, and what to do. A path that no file can have is cut."""
+    told = str(path)
+    told = told if len(told) <= SHOWN else f"{told[: SHOWN // 2]}...{told[-SHOWN // 2 :]}"
+    return ClipError(f"cannot read {told}: {what}; {then}")
 
 
 @dataclass(frozen=True)
 class Clip:
     """Sampled frames of one video, image or frame folder; every frame is a real one."""
 
-    frames: UInt8[Tensor, "t 3 h w"]
+    #: Of a folder whose pictures differ in size: each by itself, "3 h w".
+    frames: UInt8[Tensor, "t 3 h w"] | tuple[UInt8[Tensor, "3 h w"], ...]
     #: Time of each frame in seconds from the beginning of the file; 0 for an image.
     seconds: tuple[float, ...]
     #: The path it was read from, for messages.
     source: str
+
+    def taken(self, order: Sequence[int]) -> Clip:
+        """The frames of these numbers, in this order."""
+        chosen = tuple(self.frames[i] for i in order) if isinstance(self.frames, tuple) else self.frames[order]
+        return Clip(chosen, tuple(self.seconds[i] for i in order), self.source)
+
+    def of_one_size(self) -> list[Clip]:
+        """The clip itself, or each of its frames as a clip where their sizes differ."""
+        if not isinstance(self.frames, tuple):
+            return [self]
+        return [Clip(frame[None], (at,), self.source) for frame, at in zip(self.frames, self.seconds, strict=True)]
 
 
 class Nothing(dict):

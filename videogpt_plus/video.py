@@ -44,9 +44,10 @@ def read_clip(
 ) -> Clip:
     """At most `num_frames` frames of a video, GIF, picture or folder of frames, at the source's size.
 
-    `start` and `end` are seconds; an end behind the clip's is the clip's. A still picture is one frame, an animated one
-    a clip. Files of a folder are taken in natural order and as `folder_fps` a second. `decoder` is a name in
-    `DECODERS`: all give the same frames. `sampling` is a name in `SAMPLINGS`. Raises ClipError; UserError if the
+    `start` and `end` are seconds; an end behind the clip's is the clip's, and the "spread" of a video takes bounds that
+    are turned round in order, as the reference does. A still picture is one frame, an animated one a clip. Files of a
+    folder are taken in natural order and as `folder_fps` a second. `decoder` is a name in `DECODERS`: all give the same
+    frames. `sampling` is a name in `SAMPLINGS`. Raises ClipError; UserError if the
     decoder is unknown or not installed.
     """
     path = Path(path)
@@ -218,11 +219,9 @@ def _read_folder(
         indices = folder_indices(len(files), num_frames, start, end, fps)
     if not indices:
         raise _outside(path, start, end, len(files) / fps)
-    frames = [_read_still(files[i]) for i in indices]
-    for index, frame in zip(indices, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise unreadable(files[index], "its size differs from that of the first frame", "bring all to one size")
-    return Clip(torch.stack(frames), tuple(i / fps for i in indices), str(path))
+    frames = tuple(_read_still(files[i]) for i in indices)
+    alike = len({frame.shape for frame in frames}) == 1
+    return Clip(torch.stack(frames) if alike else frames, tuple(i / fps for i in indices), str(path))
 
 
 def _frames(path: Path) -> list[Path]:
@@ -286,10 +285,6 @@ def _check_bounds(path: Path, start: float | None, end: float | None) -> None:
     for name, value in (("start", start), ("end", end)):
         if value is not None and not math.isfinite(value):
             raise unreadable(path, f"{name} is {value}", "give it in seconds")
-    if end is not None and end <= max(0, start or 0):
-        raise unreadable(
-            path, f"its end at {end:g} s is not behind its start at {start or 0:g} s", "correct the bounds"
-        )
 
 
 def _outside(path: Path, start: float | None, end: float | None, seconds: float) -> ClipError:

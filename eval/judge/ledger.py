@@ -216,7 +216,7 @@ def finished_answers(
     `asked` is for the command that finishes them (`places.answer_command`).
     """
     check_place(path)
-    answers = read_answers(path)
+    answers = read_answers(path, ("reference", "reply"))
     check_complete(path, answers, examples, asked)
     return answers
 

@@ -1,14 +1,16 @@
 """JSONL -> samples of Cinego: images, videos, stored features and text alone, mixed in one loader.
 
 A line is `{"conversations": [{"role": "user", "content": "<image>\\nWhat is it?"}, ...], "image": "a.mp4"}` or
-`{"text": "..."}`. `<image>` and `<video>` in a user turn stand for the files of `image`, `video` and `features`, in
-order; everything else that people write is text. Supervised is every assistant turn, with its end.
+`{"text": "..."}`. `<image>` and `<video>` in a user turn stand for the files of `image` and `video`, or of `features`
+in their place, in the order of the words; everything else that people write is text. Supervised is every assistant
+turn, with its end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,9 +21,10 @@ from torch.utils.data import Dataset
 from videogpt_plus.chat import CINEGO_SYSTEM, MARKER, Said, cinego_pieces
 from videogpt_plus.cinego.features import SUFFIX, read_features
 from videogpt_plus.data import MOST_IN_A_ROW, Encoded, append_once
+from videogpt_plus.entries import names_a_file, reading
 from videogpt_plus.models.cinego.places import MARK, with_placeholders
 from videogpt_plus.picture_files import is_still
-from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual
+from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual, unreadable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +66,7 @@ def read_rows(path: str | Path, folder: str | Path, reference: bool = False) -> 
     """
     rows = []
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     rows.append(_row(line, f"{path}: line {number}", Path(folder), reference))
@@ -112,19 +115,38 @@ def _check_answered(roles: list[str], where: str) -> None:
 def _media(
     item: dict, turns: tuple[tuple[str, str], ...], where: str, folder: Path, reference: bool
 ) -> tuple[str, ...]:
-    markers = sum(len(MARKER.findall(content)) for role, content in turns if role == "user")
-    names: list[str] = []
+    markers = [marker for role, content in turns if role == "user" for marker in MARKER.findall(content)]
+    files: dict[str, list[str]] = {}
     for key in MEDIA_KEYS:
         value = item.get(key)
-        own = [] if value is None else value if isinstance(value, list) else [value]
-        if not all(isinstance(name, str) and name for name in own):
+        files[key] = [] if value is None else value if isinstance(value, list) else [value]
+        if not all(isinstance(name, str) and name for name in files[key]):
             raise UserError(f"{where}: '{key}' must be a path or a list of paths, not {value!r:.60}")
-        names += own
-    if len(names) == 1 < markers:  # the parent project lists several pictures in one string
+    names = [name for own in files.values() for name in own]
+    if len(names) == 1 < len(markers):  # the parent project lists several pictures in one string
         names = [name.strip() for name in names[0].split(",")]
-    if not reference and len(names) != markers:
-        raise UserError(f"{where}: {markers} markers in user turns but {len(names)} files; write one <image> for each")
-    return tuple(str(folder / name) for name in names)
+    elif not reference:
+        names = _in_order(markers, files) or names
+    if not reference and len(names) != len(markers):
+        raise UserError(
+            f"{where}: {len(markers)} markers in user turns but {len(names)} files; write one <image> for each"
+        )
+    return tuple(os.path.join(folder, name) for name in names)  # as it is written: `.` is found out when it is read
+
+
+def _in_order(markers: Sequence[str], files: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """The files in the order of the markers that stand for them, each of its own key or of `features`.
+
+    None where they do not come out even by these: `<image>` may stand for a video, as in the authors' rows.
+    """
+    left = {key: list(own) for key, own in files.items()}
+    names = []
+    for marker in markers:
+        own = left[marker.strip("<>")] or left["features"]
+        if not own:
+            return None
+        names.append(own.pop(0))
+    return None if any(left.values()) else names
 
 
 def encode(
@@ -215,6 +237,8 @@ class Left(NamedTuple):
     out: list[str]
     #: Rows that lost a part of their answers.
     cut: int
+    #: What is said of rows whose words are none that the tokenizer can read; they are left out.
+    unreadable: Sequence[str] = ()
 
 
 class Samples(Dataset[Encoded]):
@@ -267,6 +291,8 @@ class Samples(Dataset[Encoded]):
         """A file as the model takes it; one placeholder stands for it. Raises ClipError, UserError."""
         if self._kept is not None and path in self._kept:
             return self._kept[path]
+        if not names_a_file(path):
+            raise unreadable(path, "it names a folder and no file in it", "write the file's name")
         if Path(path).suffix.lower() == SUFFIX:
             visual = Visual({}, 1, {self.stream: read_features(path)})
         elif self.prepare is None:
@@ -282,16 +308,23 @@ def encode_all(
     rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, visual_tokens: Callable[[str], int], max_length: int
 ) -> tuple[list[tuple[Sample, str]], Left]:
     """Every row's samples with their `where`, and what did not fit. UserError: nothing fits."""
-    samples, out, cut = [], [], 0
+    samples, out, cut, unreadable_rows = [], [], 0, []
     for row in rows:
-        own = encode(row, tokenizer, visual_tokens, max_length)
+        try:
+            with reading(row.where):
+                own = encode(row, tokenizer, visual_tokens, max_length)
+        except ClipError as error:
+            unreadable_rows.append(str(error))
+            continue
         if not own:
             out.append(row.where)
         cut += any(sample.cut for sample in own)
         samples += [(sample, row.where) for sample in own]
+    if not samples and not out:
+        raise UserError(f"no row can be read; the first: {unreadable_rows[0]}")
     if not samples:
         raise UserError(
             f"no part of any answer is in the first {max_length} tokens of its conversation (first: {out[0]}); raise "
             "the length, or take fewer visual tokens"
         )
-    return samples, Left(out, cut)
+    return samples, Left(out, cut, unreadable_rows)

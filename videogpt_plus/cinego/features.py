@@ -18,6 +18,7 @@ from torch import Tensor
 from videogpt_plus.checkpoint import read_object, write_json
 from videogpt_plus.configs import Experiment
 from videogpt_plus.encoders import load_encoder, sampling
+from videogpt_plus.entries import reading
 from videogpt_plus.feeding import Feeder, Job, Preparation
 from videogpt_plus.fingerprint import of_path
 from videogpt_plus.names import with_ending
@@ -26,6 +27,8 @@ from videogpt_plus.types import ClipError, UserError, unreadable
 from videogpt_plus.video import VIDEOS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from videogpt_plus.store import GridStore
 
 #: Of the original's files, one for each image or video.
@@ -139,17 +142,16 @@ def read_features(path: str | Path) -> Float[Tensor, "t h w d"]:
     import numpy as np
 
     advice = "extract it again"
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise unreadable(path, str(error).splitlines()[0], advice) from error
-    if array.ndim != 3 or array.dtype.kind != "f":
-        raise unreadable(path, f"{array.dtype} of shape {array.shape} is no features 'frames tokens width'", advice)
+    with reading(path):
+        array = _array(path)
+        if array.ndim != 3 or array.dtype.kind != "f":
+            raise unreadable(path, f"{array.dtype} of shape {array.shape} is no features 'frames tokens width'", advice)
+        array = np.asarray(array, np.float32)  # torch knows no other order of bytes than the machine's
     if not array.size or not np.isfinite(array).all():
         raise unreadable(path, "its features are empty or not finite", advice)
     if not array.any():
         raise unreadable(path, "all its features are zero, as where a video could not be decoded", advice)
-    return as_grid(torch.from_numpy(array).float())
+    return as_grid(torch.from_numpy(array))
 
 
 def as_grid(features: Float[Tensor, "t l d"]) -> Float[Tensor, "t h w d"]:
@@ -159,12 +161,18 @@ def as_grid(features: Float[Tensor, "t l d"]) -> Float[Tensor, "t h w d"]:
 
 def frames_of(path: str | Path) -> int:
     """Frames of a .npy file, by its header alone. ClipError: it has none."""
+    with reading(path):
+        return int(_array(path, "r").shape[0])
+
+
+def _array(path: str | Path, mapped: str | None = None) -> np.ndarray:
+    """The array of a .npy file, in which nothing is run. ClipError: it is an archive of several."""
     import numpy as np
 
-    try:
-        return int(np.load(path, mmap_mode="r", allow_pickle=False).shape[0])
-    except (OSError, ValueError, EOFError, IndexError) as error:
-        raise unreadable(path, str(error).splitlines()[0], "extract it again") from error
+    array = np.load(path, mapped, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise unreadable(path, "it is an archive of arrays (.npz)", "extract it again")
+    return array
 
 
 def find_features(media: Iterable[str], folder: str | Path) -> dict[str, str]:

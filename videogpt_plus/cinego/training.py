@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ from videogpt_plus.training.folder import (
     step_of,
 )
 from videogpt_plus.training.trainer import StageTrainer, join, left_alone, processes_launched, share, training_arguments
-from videogpt_plus.types import UserError
+from videogpt_plus.types import ClipError, UserError
 
 Stage = Literal["lm", "pretrain", "sft"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -358,6 +358,9 @@ def _fill(
             model.store = source.store if recipe.dtype == "float32" else None
         steps = plan(len(samples), recipe, processes.num_processes)
         args = _arguments(recipe, out_dir)
+        if say and args.should_save and samples.left.unreadable:
+            first, *more = samples.left.unreadable
+            say(f"left out: {first}" + (f"; and {len(more)} more rows that cannot be read" if more else ""))
         if say and args.should_save and (samples.left.out or samples.left.cut):
             say(
                 f"{len(samples.left.out)} rows have no part of an answer within {recipe.max_length} tokens and are "
@@ -383,7 +386,7 @@ def _fill(
             "stage": stage,
             "start": digest(model),
             "samples": len(samples),
-            "left_out": len(samples.left.out),
+            "left_out": len(samples.left.out) + len(samples.left.unreadable),
             "answers_cut": samples.left.cut,
             "steps": len(steps),
             "processes": processes.num_processes,
@@ -471,8 +474,12 @@ def read_samples(
 
 
 def _visual_tokens(experiment: Experiment, path: str) -> int:
-    """Tokens of a file at most, before it is read."""
-    return num_visual_tokens(experiment, frames_of(path) if path.endswith(SUFFIX) else experiment.num_frames)
+    """Tokens of a file at most, before it is read; one that cannot be read will be replaced with its row."""
+    frames = experiment.num_frames
+    if path.endswith(SUFFIX):
+        with suppress(ClipError):
+            frames = frames_of(path)
+    return num_visual_tokens(experiment, frames)
 
 
 def _arguments(recipe: Recipe, out_dir: Path) -> TrainingArguments:

@@ -23,6 +23,7 @@ from videogpt_plus.commands.common import (
     find_run,
     named_runs,
     own_runs,
+    run_to_ask,
     which_answers,
 )
 from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
@@ -92,7 +93,7 @@ def score(
     from eval.benchmarks import kind_of
 
     task, benchmark = benchmark_stated(task, benchmark)
-    folders, asked = named_runs(runs), which_answers(task, control, limit, benchmark)
+    folders, asked = named_runs(runs, take=False), which_answers(task, control, limit, benchmark)
     roots = {folder: benchmark_folder(task, folder, benchmark) for folder in folders}
     paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
     if kind_of(task).scored == "judged":
@@ -209,7 +210,7 @@ def export(
     task, benchmark = benchmark_stated(task, benchmark)
     if not kind_of(task).files:
         raise UserError(f"the reference has no files of {task}'s answers; answers.jsonl and scores.json hold them all")
-    folder, asked = find_run(run), which_answers(task, control, limit, benchmark)
+    folder, asked = find_run(run, take=False), which_answers(task, control, limit, benchmark)
     root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task, benchmark)
     if kind_of(task).scored == "judged":
         count = write_open_files(path, task, root, limit, output, asked)
@@ -262,21 +263,31 @@ def predict(
         image: A picture (JPEG, PNG, WebP, BMP, GIF): its file or its http(s) address. An animated one is a clip.
         url: Whether an address may be fetched; with --no-url nothing is.
     """
-    if (video is None) == (image is None):
+    if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
-    folder = find_run(run)  # before seconds of imports
-    if not question:
-        question = (_taught(folder),)
-    if video and not video.exists():
-        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
-    if not Path(run).is_dir():
-        print(f"{run}: {folder}", file=sys.stderr)  # the packaged one, or one that was trained here
+    with run_to_ask(run) as folder:  # before seconds of imports
+        asked = question or (_taught(folder),)
+        if video and not os.path.exists(video):
+            raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
+        _predict(run, folder, asked, video, image, url, choosing, loading)
+
+
+def _predict(
+    run: str,
+    folder: Path,
+    question: tuple[str, ...],
+    video: Path | None,
+    image: str | None,
+    url: bool,
+    choosing: Choosing,
+    loading: Loading,
+) -> None:
     from eval.runs import load_answerer
     from videogpt_plus.checkpoint import load_experiment
     from videogpt_plus.models.parallel import agreed, processes, world
     from videogpt_plus.picture_files import header, is_still
 
-    with processes(), _picture(image, url) if image else nullcontext(video) as path:
+    with processes(), _picture(image, url) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
         ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
         still = ratio if image and is_still(path) else None
@@ -300,11 +311,11 @@ def predict(
 
 def _taught(folder: Path) -> str:
     """The one question of the run's training. UserError: it had none, or several."""
-    from videogpt_plus.training.folder import QUESTION
+    from videogpt_plus.training.folder import taught
 
-    if not (folder / QUESTION).is_file():
+    question = taught(folder)
+    if question is None:
         raise UserError("predict takes a question behind the run: what shall be asked?")
-    question = (folder / QUESTION).read_text(encoding="utf-8")
     print(f"asked as in training: {question}", file=sys.stderr)
     return question
 

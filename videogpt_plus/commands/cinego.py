@@ -333,7 +333,7 @@ def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
             raise UserError('--prompt is empty: give a question, as --prompt "Describe the video."')
         return [prompt]
     try:
-        found = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        found = [line for line in prompts.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {prompts} ({error}); name a text file with a question on each line") from error
     if not found:
@@ -361,10 +361,15 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
         for question in left:
             began, first, pieces = time.perf_counter(), None, []
             print(f"{path}: {question}\n  ", end="", flush=True)
-            for piece in answerer.stream(question, visual, (), choosing):
-                first = first or time.perf_counter() - began
-                pieces.append(piece)
-                print(piece, end="", flush=True)
+            try:
+                for piece in answerer.stream(question, visual, (), choosing):
+                    first = first or time.perf_counter() - began
+                    pieces.append(piece)
+                    print(piece, end="", flush=True)
+            except ClipError as error:
+                print(f"{path}: {error}", file=sys.stderr)
+                yield {"key": _key(path, question), "file": str(path), "prompt": question, "error": str(error)}
+                continue
             print()
             taken = {"seconds": round(time.perf_counter() - began, 3), "seconds_first": first and round(first, 3)}
             line = {"key": _key(path, question), "file": str(path), "prompt": question, "answer": "".join(pieces)}

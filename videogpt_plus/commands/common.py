@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 from tyro.conf import arg
@@ -144,33 +147,63 @@ def which_answers(task: str, control: str | None, limit: int | None, benchmark: 
     return options_of(task, control, limit, benchmark, is_own(task))
 
 
-def find_runs(run: str) -> list[Path]:
-    """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/."""
-    if not set(run) & set("*?["):
-        return [find_run(run)]
-    found = sorted({path.parent for path in Path().glob(f"results/**/{run}/projectors.safetensors")})
+def find_runs(run: str, take: bool = True) -> list[Path]:
+    """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/.
+
+    A folder that is called like this, as `run[1]` is, comes before what its name would fit as a pattern.
+    """
+    if not set(run) & set("*?[") or os.path.isdir(run):
+        return [find_run(run, take)]
+    trained = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
+    found = [folder for folder in trained if folder.match(run) or folder.absolute().match(run)]
     found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
     if not found:
         raise UserError(f"no trained run under results/ fits '{run}'; train some, or name their folders")
     return found
 
 
-def find_run(run: str) -> Path:
+def find_run(run: str, take: bool = True) -> Path:
     """The folder itself, or the only trained run of that name under results/, or the packaged one.
 
-    Of a family's tiny twin the weights are written, too, if they are not there.
+    With `take` the run of published weights is made, and a tiny twin's weights are written, if they are not there.
+    Without it nothing is written: for a command that reads what was answered.
     """
     from videogpt_plus.checkpoint import load_experiment
     from videogpt_plus.experiments import is_random
 
-    folder = _found(run)
+    folder = _found(run, take)
     if is_random(experiment := load_experiment(folder)):
-        prepare_twin(experiment.llm)
+        if take:
+            prepare_twin(experiment.llm)
         say_random(experiment.name)
     return folder
 
 
-def _found(run: str) -> Path:
+@contextmanager
+def run_to_ask(run: str) -> Iterator[Path]:
+    """`find_run`, for one question: the run of published weights is made for as long as it takes, and leaves nothing.
+
+    A tiny twin's weights are kept where they usually lie.
+    """
+    from videogpt_plus.experiments import EXPERIMENTS, base_of, get_experiment, is_random
+
+    if run and base_of(run) in EXPERIMENTS and not Path(run).exists():
+        experiment = get_experiment(run)
+        if not experiment.is_trained and not (Path("results") / experiment.name / "experiment.json").is_file():
+            with TemporaryDirectory() as folder:
+                taken = take_published(experiment, Path(folder))
+                if is_random(experiment):
+                    say_random(experiment.name)
+                print(f"{run}: {experiment.llm}", file=sys.stderr)
+                yield taken
+            return
+    folder = find_run(run)
+    if not Path(run).is_dir():
+        print(f"{run}: {folder}", file=sys.stderr)  # the packaged one, or one that was trained here
+    yield folder
+
+
+def _found(run: str, take: bool) -> Path:
     from videogpt_plus.checkpoint import located
     from videogpt_plus.experiments import TOY_WEIGHTS, get_experiment
 
@@ -190,12 +223,15 @@ def _found(run: str) -> Path:
     if folder.parent != Path():  # a path, and no experiment's name holds a slash
         raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
     experiment = get_experiment(run)
-    found = sorted(path.parent for path in Path("results").glob(f"**/{run}/projectors.safetensors"))
+    found = sorted(p.parent for p in Path("results").glob("**/projectors.safetensors") if p.parent.name == run)
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
         return packaged
     if not found and not experiment.is_trained:
-        return take_published(experiment, Path("results") / experiment.name)
+        usual = Path("results") / experiment.name
+        if not take and not (usual / "experiment.json").is_file():
+            raise UserError(f"{run} was not asked here yet: there is no {usual}; run `videogpt-plus answer {run}`")
+        return take_published(experiment, usual) if take else usual
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
         training = _training(run, experiment)
@@ -236,11 +272,11 @@ def _published(folder: Path) -> str | None:
     return f"for weights as they were published {put}name the experiment {experiment.name}"
 
 
-def named_runs(runs: Sequence[str]) -> list[Path]:
+def named_runs(runs: Sequence[str], take: bool = True) -> list[Path]:
     """`find_runs` of all, each once."""
     if not runs:
         raise UserError("no run is named: give a run folder, or the name of a trained experiment such as toy_pool2")
-    return list(dict.fromkeys(folder for run in runs for folder in find_runs(run)))
+    return list(dict.fromkeys(folder for run in runs for folder in find_runs(run, take)))
 
 
 def own_runs(runs: Sequence[str]) -> list[Path]:
@@ -255,7 +291,6 @@ def own_runs(runs: Sequence[str]) -> list[Path]:
 def _copied(folder: Path) -> Path:
     """A copy of the packaged run under results/, whole or not there."""
     from shutil import copytree
-    from tempfile import TemporaryDirectory
 
     target = Path("results") / folder.name
     target.parent.mkdir(exist_ok=True)

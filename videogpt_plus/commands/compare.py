@@ -53,7 +53,7 @@ def _answers(name: str) -> Path:
         return path
     if (path / "answers.jsonl").is_file():
         return path / "answers.jsonl"
-    return answers_of(find_run(name), None, None)
+    return answers_of(find_run(name, take=False), None, None)
 
 
 def _show(found: Mapping[str, Any], unit: int) -> None:

@@ -42,7 +42,7 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
     from eval.compare import read_run
 
     found, about, named = {}, {}, {}
-    for folder in named_runs(runs):
+    for folder in named_runs(runs, take=False):
         experiment = load_experiment(folder)
         named.setdefault(series({"experiment": experiment.name}), folder)
         if len(named) > 1:

@@ -90,10 +90,17 @@ def sweep(
     from functools import partial
 
     from videogpt_plus import sweep as sweeps
+    from videogpt_plus.checkpoint import read_object, require
     from videogpt_plus.experiments import at_level, get_experiment, with_adapter, with_seed
-    from videogpt_plus.jobs import accounts, run_cells
+    from videogpt_plus.jobs import accounts, check_jobs, launched, run_cells
 
     base = get_experiment(experiment)
+    check_jobs(jobs)
+    _check_name(name)
+    if launcher is not None:
+        launched(launcher, ())
+    if deepspeed is not None:
+        read_object(require(deepspeed, "DeepSpeed json"), "name another one, such as scripts/zero2.json")
     seeds = (base.finetune.seed,) if seeds is None else seeds
     wanted = dict.fromkeys((seed, a, level) for seed in seeds for a in adapters for level in levels)
     experiments = [with_seed(at_level(with_adapter(base, a), level), seed) for seed, a, level in wanted]
@@ -118,6 +125,12 @@ def sweep(
     with accounts(root) as said:
         run_cells(_titled(together, cells), run, jobs)
     print(said())
+
+
+def _check_name(name: str | None) -> None:
+    """UserError unless the sweep's folder lies within --output."""
+    if name is not None and (Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts):
+        raise UserError(f"--name '{name}' is no folder within --output: write a name, such as seeds")
 
 
 def _asked(stated: str, own: str, judging: MaybeJudging) -> Asked:

@@ -68,7 +68,7 @@ def load_model(stream: Stream) -> CLIPVisionModel:
 
     folder = require_folder(stream.weights, "CLIP")
     with values_of(folder / "config.json", "correct it or download it again"):
-        config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True)
+        config = CLIPVisionConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     return _build_model(stream, config, without_prefixes(read_folder(folder), PREFIXES), folder)
 
 
@@ -121,7 +121,7 @@ def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
     read_object(file, "download it again")
     with values_of(file, "correct it or download it again"):
-        processor = pillow_processor().from_pretrained(file.parent, local_files_only=True)
+        processor = pillow_processor().from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
         found = (processor.crop_size["height"], processor.crop_size["width"])
         if found != (stream.pixels, stream.pixels):
             raise UserError(f"{file} crops to {found}, the experiment's stream says {stream.pixels} pixels")

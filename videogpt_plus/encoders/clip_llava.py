@@ -98,12 +98,13 @@ def read_config(folder: str | Path) -> LlavaConfig:
     _check_kind(file.parent, found)
     with values_of(file, "correct it or download it again"):
         if "text_config" in found:
-            config = LlavaConfig.from_pretrained(file.parent, local_files_only=True)
+            config = LlavaConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
         else:
             vision = {name: found[name] for name in ("vision_config",) if name in found}  # `convert` wrote it
             beside = tower_beside(file.parent, found)
             if not vision and beside and (beside / "config.json").exists():
-                vision = {"vision_config": CLIPVisionConfig.from_pretrained(beside, local_files_only=True)}
+                tower = CLIPVisionConfig.from_pretrained(beside, local_files_only=True, trust_remote_code=False)
+                vision = {"vision_config": tower}
             config = LlavaConfig(
                 text_config={**found, "model_type": "llama"},
                 image_token_index=found["vocab_size"],  # behind the last one: the original has no token for it

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -49,6 +48,7 @@ from videogpt_plus.generation import Generated, Reading, generate, stream
 from videogpt_plus.merge import Merged, VisualTokens, splice
 from videogpt_plus.models.beside import has_lora
 from videogpt_plus.models.quiet import quiet
+from videogpt_plus.models.tokenizer import read_tokenizer
 from videogpt_plus.projectors import build_projector
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
@@ -94,6 +94,12 @@ class DualEncoderVLM(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.llm.device
+
+    @property
+    def reads(self) -> int | None:
+        """Tokens that the LLM was made to read at most, visual ones and answer included; None where nothing says so."""
+        config = self.causal.config
+        return getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
 
     @torch.no_grad()
     def encode(self, visuals: Sequence[Visual]) -> list[dict[str, Float[Tensor, "t h w d"]]]:
@@ -504,7 +510,7 @@ def _load_llm(folder: str | Path, device: str | torch.device, dtype: torch.dtype
     if kind != "qwen2":
         raise UserError(f"LLM in {folder} is a '{kind}', not a 'qwen2'; name a folder of Qwen2 or Qwen2.5")
     with values_of(folder / "config.json", "correct it or download it again"):
-        config = Qwen2Config.from_pretrained(folder, local_files_only=True)
+        config = Qwen2Config.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):  # an impossible value shows here, and not as a fault of the weights
             Qwen2ForCausalLM(config)
     # transformers reads safetensors piece by piece; a pickle is read here, where each fault of it is one line.
@@ -517,6 +523,7 @@ def _load_llm(folder: str | Path, device: str | torch.device, dtype: torch.dtype
             dtype=dtype,
             device_map="meta" if torch.device(device).type == "meta" else None,
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # reported below, with the other lists
         )
@@ -538,5 +545,4 @@ def load_tokenizer(llm: str | Path, run_dir: str | Path | None) -> PreTrainedTok
         for name in TOKENIZER_FILES:
             if name.endswith(".json") and (folder / name).exists():
                 read_object(folder / name, "copy the LLM's again")
-    with values_of(f"the tokenizer in {folder}", "download its files again"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return read_tokenizer(folder, "download its files again")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from transformers import (
-    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     PreTrainedTokenizerFast,
@@ -32,6 +31,7 @@ from videogpt_plus.models.beside import check_one_set, check_without_lora, froze
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.parallel import check_shares, columns, rows, summed
 from videogpt_plus.models.settle import Settled
+from videogpt_plus.models.tokenizer import read_tokenizer
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     folder = require(folder, "LLaVA")
     if (folder / "tokenizer.json").exists():
         read_object(folder / "tokenizer.json", "download it again")
-        with values_of(f"the tokenizer in {folder}", "download its files again"):
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_tokenizer(folder, "download its files again")
     file = require(folder / "tokenizer.model", "LLaVA's tokenizer")
     with values_of(file, "download it again"):
         return _from_sentencepiece(file)

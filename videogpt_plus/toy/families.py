@@ -48,7 +48,7 @@ def ensure_family(folder: str | Path) -> bool:
         return False
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_name(folder.name + ".lock").open("w") as lock:
+        with (lock_file := folder.with_name(folder.name + ".lock")).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
             if _is_made(folder):
                 return False
@@ -59,6 +59,7 @@ def ensure_family(folder: str | Path) -> bool:
             write_json(scratch / "made.json", _made_from())
             shutil.rmtree(folder, ignore_errors=True)
             scratch.rename(folder)
+            lock_file.unlink(missing_ok=True)  # who waits for it finds the folder made
     return True
 
 

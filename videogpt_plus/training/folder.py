@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -147,6 +147,17 @@ def remove_incomplete_checkpoints(folder: Path) -> None:
                 shutil.rmtree(checkpoint)
 
 
+def taught(run: Path) -> str | None:
+    """The one question of a run's training; None where it had none, or several. UserError: it cannot be read."""
+    path = run / QUESTION
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); copy it again, or remove it") from error
+
+
 class Log:
     """`log.jsonl`: one header line that says what trains, then one line a step."""
 
@@ -157,15 +168,27 @@ class Log:
         """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
         kept = [header]
         if step:
-            lines = self.path.read_text().splitlines()
-            if told := difference(json.loads(lines[0]), header):
+            lines = self._read()
+            if len(lines) <= step or [line.get("step") for line in lines[1 : step + 1]] != list(range(1, step + 1)):
+                raise UserError(
+                    f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
+                    "choose another one"
+                )
+            if told := difference(lines[0], header):
                 raise UserError(
                     f"{self.path.parent} holds a training that began otherwise ({told}): "
                     "remove the folder or choose another one"
                 )
-            kept += [json.loads(line) for line in lines[1 : step + 1]]
-            assert [line["step"] for line in kept[1:]] == list(range(1, step + 1)), self.path
+            kept += lines[1 : step + 1]
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+    def _read(self) -> list[dict]:
+        """The whole lines; what a kill left of the last one is none."""
+        found = []
+        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
+            with suppress(ValueError, RecursionError):
+                found.append(json.loads(line))
+        return [line for line in found if isinstance(line, dict)]
 
     def append(self, line: dict) -> None:
         """Adds one step."""

@@ -7,6 +7,7 @@ trains, and count only when complete; every step is one line of log.jsonl, and n
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -19,6 +20,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -203,6 +205,18 @@ def old_names() -> Iterator[None]:
 
 
 @contextmanager
+def plainly_named(folder: str) -> Iterator[str]:
+    """The folder by a name without brackets and the like: DeepSpeed looks for its files by patterns."""
+    if glob.escape(folder) == folder:
+        yield folder
+        return
+    with TemporaryDirectory() as scratch:
+        link = Path(scratch) / "checkpoint"
+        link.symlink_to(Path(folder).resolve())
+        yield str(link)
+
+
+@contextmanager
 def safe_pickles(folder: str) -> Iterator[None]:
     """Within it DeepSpeed's pickles build nothing but tensors and its own records. UserError: one wants to."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
@@ -362,17 +376,19 @@ class StageTrainer(Trainer):
         with fitting(self.args.deepspeed):
             prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
         if resume_from_checkpoint is not None:
-            with safe_pickles(resume_from_checkpoint):
+            with safe_pickles(resume_from_checkpoint), plainly_named(resume_from_checkpoint) as folder:
                 # Not strict, as the Trainer's own would be: checkpoints leave out what is frozen.
-                loaded, _ = self.deepspeed.load_checkpoint(resume_from_checkpoint, load_module_strict=False)
-            assert loaded, f"{resume_from_checkpoint} is none of DeepSpeed's"
+                loaded, _ = self.deepspeed.load_checkpoint(folder, load_module_strict=False)
+            if not loaded:
+                raise UserError(f"{resume_from_checkpoint} is none of DeepSpeed's: remove it and run the command again")
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         tensors = read_tensors(Path(resume_from_checkpoint) / TRAINABLE)
         parameters = dict(self.model.named_parameters())
-        assert tensors.keys() == self.shapes.keys(), f"{resume_from_checkpoint} is of another model"
+        if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != self.shapes:
+            raise UserError(f"{resume_from_checkpoint} is of another model: remove it and run the command again")
         with torch.no_grad():
             for name, tensor in tensors.items():
                 parameters[name].copy_(tensor)

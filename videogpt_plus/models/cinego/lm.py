@@ -81,6 +81,7 @@ class Size:
             num_key_value_heads=self.kv_heads,
             rms_norm_eps=self.norm_eps,
             tie_word_embeddings=True,
+            max_position_embeddings=8192,  # as its authors ask it; weights say nothing of it
         )
 
 

@@ -270,7 +270,7 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     file = require(Path(folder) / "tokenizer.json", "Cinego's tokenizer")
     read_object(file, "copy it again")
     with values_of(f"the tokenizer in {file.parent}", "copy its files again"):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
         for kind, text in (("unk_token", "<unk>"), ("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<unk>")):
             if getattr(tokenizer, kind) is None:
                 setattr(tokenizer, kind, text)

@@ -1,0 +1,292 @@
+"""Malformed command lines and files through the real command: one line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from videogpt_plus import cli
+from videogpt_plus.commands.common import find_runs
+from videogpt_plus.screen import progress, show, table
+
+ROOT = Path(__file__).parent.parent
+PACKAGED = ROOT / "videogpt_plus/toy/weights/runs/toy_pool2"
+ANSWER = {
+    "key": "0", "task": "clip", "video": "a.mp4", "reference": "(A) a", "reply": "(A)", "correct": True, "error": None,
+    "seconds": 0.1, "visual_tokens": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def refused(capfd, monkeypatch, tmp_path):
+    """Runs a command in an empty folder that must be refused and write nothing; returns its one line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: object) -> str:
+        before = sorted(p for p in tmp_path.rglob("*") if ".cache" not in p.parts)
+        with pytest.raises(SystemExit) as stop:
+            cli.main([str(a) for a in args])
+        line = capfd.readouterr().err
+        assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1, line
+        assert sorted(p for p in tmp_path.rglob("*") if ".cache" not in p.parts) == before
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jobs", "0"], "--jobs 0 is not possible"),
+        (["--jobs", "-2"], "--jobs -2 is not possible"),
+        (["--launcher", 'torchrun "x'], 'torchrun "x: no closing quotation'),
+        (["--launcher", " "], "--launcher names no program"),
+        (["--name", ""], "--name is empty"),
+        (["--name", "."], "--name '.' is no folder within --output"),
+        (["--name", "../../.."], "--name '../../..' is no folder within --output"),
+        (["--name", "a/../../b"], "is no folder within --output"),
+        (["--name", "/tmp/x"], "is no folder within --output"),
+        (["--deepspeed", "/nonexistent.json"], "/nonexistent.json does not exist"),
+        (["--deepspeed", "/"], "cannot read /: Is a directory"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_sweep_that_could_not_run_is_refused_before_it_begins_and_in_a_dry_run(words, said, dry, refused):
+    assert said in refused("sweep", "toy", *words, *(["--dry-run"] if dry else []))
+
+
+LONG = "n" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", PACKAGED, "What?", "--image", ""], "--image is empty"),
+        (["predict", PACKAGED, "What?", "--video", ""], "--video is empty"),
+        (["answer", PACKAGED, "--store", ""], "--store is empty"),
+        (["predict", PACKAGED, "What?", "--video", LONG], "there is no such file"),
+        (["score", LONG], "File name too long"),
+        (["answer", LONG], "File name too long"),
+        (["doctor", LONG], "File name too long"),
+        (["compare", f"{LONG}.jsonl", "x.jsonl"], "File name too long"),
+        (["report", LONG], "File name too long"),
+        (["tokens", "\udcff"], "unknown experiment"),
+        (["\udcff"], "unknown command"),
+        (["answer", "run[1]"], "no trained run under results/ fits 'run[1]'"),
+        (["answer", "/x/*"], "no trained run under results/ fits '/x/*'"),
+        (["answer", "**x"], "no trained run under results/ fits '**x'"),
+    ],
+)
+def test_a_word_that_names_nothing_is_one_line(words, said, refused):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize("words", [["compare", "toy_cinego"], ["score"], ["export", "out"], ["subset"]])
+def test_a_twin_that_was_not_asked_is_not_made_by_what_reads_answers(words, refused):
+    command, *more = words
+    assert "toy_llava15 was not asked here yet" in refused(command, "toy_llava15", *more)
+
+
+# What a command reads.
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[" * 100_000, "maximum recursion depth"),
+        ('{"key": ' + "[" * 100_000, "maximum recursion depth"),
+        ("{}", "'key'"),
+        ("[]", "list indices"),
+        ("3", "not subscriptable"),
+        ('{"key": []}', "unhashable"),
+        ("\udcff", "utf-8"),
+        ({"key": 3}, "'key' is 3"),
+        ({"task": ["clip"]}, "'task' is [\"clip\"]"),
+        ({"video": None}, "'video' is null"),
+        ({"clip": 3}, "'clip' is 3"),
+        ({"reference": {}}, "'reference' is {}"),
+        ({"error": 1}, "'error' is 1"),
+        ({"reply": ["(A)"]}, "'reply' is [\"(A)\"]"),
+        ({"reply": None}, "no 'error', and 'reply' is null"),
+        ({"visual_tokens": None}, "no 'error', and 'visual_tokens' is null"),
+        ({"visual_tokens": 1.5}, "'visual_tokens' is 1.5"),
+        ({"seconds": "1"}, "'seconds' is \"1\""),
+        ({"seconds": float("nan")}, "'seconds' is NaN"),
+        ({"seconds_first": 10**400}, "'seconds_first' is 1000"),
+    ],
+)
+def test_a_line_of_answers_that_is_none_is_named_by_file_number_and_field(line, said, refused, tmp_path):
+    text = line if isinstance(line, str) else json.dumps(ANSWER | line)
+    (tmp_path / "answers.jsonl").write_text(f"{json.dumps(ANSWER)}\n{text}\n", errors="surrogateescape")
+    told = refused("compare", "answers.jsonl", PACKAGED)
+    assert "answers.jsonl, line 2: not an answer (" in told and said in told
+
+
+@pytest.mark.parametrize("field", ["reference", "reply", "error", "seconds", "visual_tokens"])
+def test_an_answer_that_lacks_what_is_scored_is_named(field, tmp_path):
+    from eval.answer import SCORED, read_answers
+    from videogpt_plus.types import UserError
+
+    short = {name: value for name, value in ANSWER.items() if name != field}
+    (tmp_path / "answers.jsonl").write_text(json.dumps(short) + "\n")
+    with pytest.raises(UserError, match=rf"answers.jsonl, line 1: not an answer \(no '{field}'\)"):
+        read_answers(tmp_path / "answers.jsonl", SCORED)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"control": 3}', '{"control": null, "benchmark": []}', "[" * 100_000])
+def test_what_stands_beside_answers_is_checked_whole(text, tmp_path):
+    from eval.answer import read_meta
+    from videogpt_plus.types import UserError
+
+    (tmp_path / "answers.meta.json").write_text(text)
+    with pytest.raises(UserError, match="answers.meta.json .*move it and .*answers.jsonl away"):
+        read_meta(tmp_path / "answers.jsonl")
+
+
+def changed(value: dict, path: str, new: object) -> dict:
+    *inner, last = path.split(".")
+    place = value
+    for name in inner:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    place[int(last) if isinstance(place, list) else last] = new
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "said"),
+    [
+        ("streams", [], "it needs one or more"),
+        ("streams", {}, "'streams' must be of type"),
+        ("streams", [["image"]], "'streams' must be of type"),
+        ("streams.0.0", 3, "'streams' must be of type"),
+        ("streams.1.0", "image", "each of its own name"),
+        ("streams.0.1", None, "does not describe Stream"),
+        ("streams.0.1.grid", 0, "Stream has grid 0: choose at least 1"),
+        ("streams.0.1.pixels", -1, "Stream has pixels -1: choose at least 1"),
+        ("streams.1.1.size.heads", 0, "InternVideo2Size has heads 0: choose at least 1"),
+        ("streams.1.1.size.heads", 3, "which 3 heads cannot share evenly"),
+        ("streams.1.1.size.depth", 10**400, "InternVideo2Size has depth 1000"),
+        ("pretrain.0.0", "audio", "pre-trains 'audio', which is none of its streams"),
+        ("level", float("nan"), "pool level nan is not possible: choose a number above 0"),
+        ("level", 0, "pool level 0 is not possible: choose a number above 0"),
+        ("num_frames", 0, "has num_frames 0: choose at least 1"),
+        ("num_frames", 10**400, "has num_frames 1000"),
+        ("num_frames", 1.5, "'num_frames' must be of type int"),
+        ("name", None, "'name' must be of type str"),
+        ("lora.r", 0, "Lora has r 0: choose at least 1"),
+        ("lora.dropout", 2, "Lora has dropout 2: choose 0 to 1"),
+        ("finetune.learning_rate", float("inf"), "Training has learning_rate inf"),
+        ("finetune.per_device_train_batch_size", 0, "per_device_train_batch_size 0: choose at least 1"),
+        ("finetune.seed", -1, "Training has seed -1"),
+        ("adapter", [], "'adapter' must be of type str"),
+    ],
+)
+def test_an_experiment_is_checked_whole_where_it_is_read(path, new, said, refused, tmp_path):
+    value = changed(json.loads((PACKAGED / "experiment.json").read_text()), path, new)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "experiment.json").write_text(json.dumps(value))
+    told = refused("answer", "run")
+    assert "run/experiment.json" in told and said in told
+
+
+def test_a_record_of_a_cell_that_is_none_is_named(refused, tmp_path):
+    cell = tmp_path / "results/qwen1_5b/pretrain/image/cell.json"
+    for text in ("[]", "{}", '{"inputs": 3, "finished": true}', "[" * 100_000):
+        cell.parent.mkdir(parents=True, exist_ok=True)
+        cell.write_text(text)
+        assert "pretrain/image/cell.json" in refused("sweep", "qwen1_5b", "--dry-run")
+
+
+# Names with square brackets.
+
+
+def test_a_folder_with_brackets_is_found_by_its_name_and_a_pattern_by_what_fits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run[1]", "results/a/toy_pool2", "results/b[2]/toy_pool4", "results/a/toy_pool2.old-1234"):
+        Path(name).mkdir(parents=True)
+        for file in ("experiment.json", "projectors.safetensors"):
+            (Path(name) / file).write_bytes((PACKAGED / file).read_bytes())
+    assert find_runs("run[1]") == [Path("run[1]")]
+    assert find_runs("toy_pool[24]") == [Path("results/a/toy_pool2"), Path("results/b[2]/toy_pool4")]
+    assert find_runs("a/toy_*") == [Path("results/a/toy_pool2")]
+    assert find_runs("toy_pool4") == [Path("results/b[2]/toy_pool4")]
+
+
+def test_names_are_shown_as_they_are(capsys):
+    made = table("task", "[bold]n", title="run[1] [red]x[/red] :warning:")
+    made.add_row("[link=x]a[/link] [1] :smile:", "[/]")
+    show(made)
+    with progress("sweep[2] [/]") as advance:
+        advance(1, 1, "loss[0]")
+    said = capsys.readouterr().out
+    for text in ("run[1] [red]x[/red] :warning:", "[link=x]a[/link] [1] :smile:", "[bold]n", "[/]", "sweep[2] [/]"):
+        assert text in said
+
+
+# Standard output.
+
+CALL = [sys.executable, "-m", "videogpt_plus.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def shell(command: str, folder: Path, flags: str = "") -> subprocess.CompletedProcess:
+    python = f"{sys.executable} {flags} -m videogpt_plus.cli"
+    script = f"set -o pipefail; {command.replace('CLI', python)}"
+    return subprocess.run(["bash", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "command", ["CLI sweep qwen1_5b --dry-run | true", "CLI tokens toy | true", "CLI --help | true"]
+)
+def test_a_pipe_that_nobody_reads_ends_a_command_quietly_as_it_ends_others(command, tmp_path):
+    done = shell(command, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("CLI tokens toy > /dev/full", 2, "error: cannot write to standard output: No space left on device; free"),
+        ("CLI --help > /dev/full", 2, "error: cannot write to standard output: No space left on device; free"),
+        ("CLI tokens toy >&-", 2, "error: cannot write to standard output: Bad file descriptor; free"),
+        ("CLI tokens toyy >&-", 2, "error: unknown experiment 'toyy'"),
+        ("CLI tokens toyy 2> /dev/full", 2, ""),
+        ("CLI tokens toyy 2>&-", 2, ""),
+        ("CLI tokens toy > out <&- 2>&-", 0, ""),
+    ],
+)
+def test_an_output_that_is_full_or_closed_is_one_line(command, code, said, tmp_path):
+    done = shell(command, tmp_path)
+    assert done.returncode == code and done.stderr.startswith(said) and done.stderr.count("\n") == bool(said), done
+
+
+def test_without_docstrings_there_is_one_line_and_without_asserts_all_is_well(tmp_path):
+    done = shell("CLI tokens toy", tmp_path, "-OO")
+    assert done.returncode == 2 and done.stderr.startswith("error: Python's -OO takes docstrings away")
+    assert done.stderr.count("\n") == 1
+    assert shell("CLI tokens toy", tmp_path, "-O").returncode == 0
+
+
+def test_names_that_are_not_utf_8_are_printed_whatever_the_locale(tmp_path):
+    for name in (b"\xff[1].mp4", "ü.mp4".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "videogpt_plus.cli", "data", "rwf2000", "--data-dir", ".", "--output", "x.json"],
+        cwd=_rwf(tmp_path), env={**ENVIRONMENT, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0 and "1 files are no videos: train/Fight/\\udcff[1].mp4" in done.stdout, done
+
+
+def _rwf(folder: Path) -> Path:
+    from clips import coded_frames, render_mp4
+
+    for label in ("Fight", "NonFight"):
+        render_mp4(folder / "train" / label / "a.mp4", coded_frames(30), 10)
+    bad = folder / "train" / "Fight" / os.fsdecode(b"\xff[1].mp4")
+    bad.touch()
+    return folder
