@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 #: Lower rooms import nothing of a higher one; rooms on one level are free among themselves.
 LEVELS = [
-    ["types", "configs", "memory", "limit", "names", "fetch", "pictures", "picture_files", "entries", "output", "paths"],
+    ["types", "configs", "memory", "limit", "names", "fetch", "pictures", "picture_files", "entries", "output"]
+    + ["paths"],
     ["adapters", "checkpoint", "mixtures", "shards", "placement"],
     ["fingerprint", "experiments", "generation", "quantise", "flops", "store", "video", "decoders", "encoders"]
     + ["projectors", "merge", "chat"],

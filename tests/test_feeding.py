@@ -95,9 +95,9 @@ def test_one_frame_is_never_kept(tiny_experiment, media, tmp_path):
 def test_pictures_of_several_sizes_are_each_made_ready_as_they_are_alone(preparation, tmp_path):
     random = np.random.default_rng(0)
     for number, (height, width) in enumerate([(48, 64), (64, 48), (100, 30)]):
-        for copy in range(3):  # of a folder every third picture is taken
+        for other in range(3):  # of a folder every third picture is taken
             picture = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / f"{3 * number + copy}.png")
+            Image.fromarray(picture).save(tmp_path / f"{3 * number + other}.png")
     together = preparation(tmp_path)
     alone = [preparation(tmp_path / f"{number}.png") for number in (0, 3, 6)]
     assert together.placeholders == 3
