@@ -42,6 +42,15 @@ class SignFlips:
         found = np.flatnonzero((tails < level) & (chances > 0))
         return float(sums[found[0]]) if len(found) else np.inf
 
+    def critical_between(self, level: float) -> float:
+        """The middle between the critical sum and the next smaller possible one, as for a continuous sum."""
+        critical = self.critical(level)
+        if critical == np.inf:
+            return critical
+        sums, chances = self._sums
+        below = sums[(sums < critical) & (chances > 0)]
+        return float(critical + (below[-1] if len(below) else critical)) / 2
+
     @cached_property
     def _sums(self) -> tuple[np.ndarray, np.ndarray]:
         """Possible |sums|, rising, and their chances."""
