@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from itertools import product
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 import numpy as np
@@ -252,10 +252,32 @@ def markdown(name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows), ""])
 
 
+def summary(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """The rows by n and questions a clip: how many worlds, and from where to where each measured column goes (median).
+
+    Rows without these two columns, or with columns of words, stay as they are.
+    """
+    if "clips are" not in columns:
+        return list(columns), [list(row) for row in rows]
+    first, keys = columns.index("share") + 1, (columns.index("n"), columns.index("a clip"))
+    groups: dict[tuple[str, ...], list[Sequence[str]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[i] for i in keys), []).append(row)
+    found = []
+    for group, members in groups.items():
+        spans = []
+        for i in range(first, len(columns)):
+            values = [float(row[i].split()[0]) for row in members if row[i] and row[i][0].isdigit()]
+            spans.append(f"{min(values):g} to {max(values):g} ({median(values):g})" if values else "")
+        found.append([*group, str(len(members)), *spans])
+    return ["n", "a clip", "worlds", *columns[first:]], found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"which of {', '.join(PARTS)}; all by default")
     parser.add_argument("--repeats", type=int, default=400, help="draws of each world")
+    parser.add_argument("--summary", action="store_true", help="one row for each n and number of questions a clip")
     parser.add_argument("--output", type=Path, help="Markdown file of the tables; printed when not given")
     args = parser.parse_args()
     if unknown := set(args.parts) - PARTS.keys():
@@ -265,7 +287,7 @@ def main() -> None:
         columns, rows = PARTS[name](args.repeats)
         missed = sum("!" in cell for row in rows for cell in row)
         print(f"{name}: {len(rows)} worlds, {missed} cells outside their goal", file=sys.stderr)
-        made.append(markdown(name, columns, rows))
+        made.append(markdown(name, *(summary(columns, rows) if args.summary else (columns, rows))))
     text = "\n".join(made)
     if args.output:
         args.output.write_text(text)
