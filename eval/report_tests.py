@@ -10,12 +10,12 @@ from statistics import median
 from eval.cells import Cell, are_grouped, clips_of, correct, curves, groups, n_clips, rows_of, runs_of
 from eval.compare import NONE_SHOWN, TOO_FEW
 from eval.report_parts import DETECTABLE, MEAN, Table, Test
-from eval.stats import LEVEL, margin, resolvable
+from eval.stats import LEVEL, Paired, margin, resolvable
 
 #: Shares of discordant pairs (right with one level, wrong with the other), as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)
 #: What stands where no difference that the discordant pairs could make would be found.
-NOTHING_FOUND = "none: more than changes"
+NOTHING_FOUND = "none (too few discordant pairs)"
 TEST_COLUMNS = [
     "comparison", "questions", "n", "clips", "seeds", "only first right", "only second right", "difference", "p",
     "p adjusted", DETECTABLE, "shown",
@@ -78,8 +78,10 @@ def seeds_of(test: Test) -> str:
     return used if test.of_seeds == (len(test.seeds),) * 2 else f"{used} (of {test.of_seeds[0]} and {test.of_seeds[1]})"
 
 
-def difference(found) -> str:
-    return f"{100 * found.difference:+.1f} ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+def difference(found: Paired) -> str:
+    """In points with its interval; what rounds to nothing is +0.0, never -0.0."""
+    value, low, high = (0.0 + round(100 * part, 1) for part in (found.difference, found.low, found.high))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def detectable(share: float) -> str:

@@ -603,7 +603,7 @@ def test_every_table_of_accuracies_says_what_it_could_find(reported):
     heads = [line for line in text.splitlines() if line.startswith(("| group | tasks", "| task | group"))]
     assert len(heads) == 2 and all(head.endswith(f"| {DETECTABLE} |") for head in heads)
     row = next(line for line in text.splitlines() if line.startswith("| which square | fine |"))
-    assert row.split("|")[-2].strip() == "none: more than changes" or 0 < float(row.split("|")[-2]) < 100
+    assert row.split("|")[-2].strip() == "none (too few discordant pairs)" or 0 < float(row.split("|")[-2]) < 100
 
 
 def test_the_heat_map_marks_what_is_more_than_chance(tmp_path):
