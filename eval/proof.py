@@ -195,7 +195,8 @@ def _above(found: Estimate, chance: float) -> Estimate:
 
 
 def _percent(found: Estimate) -> str:
-    return f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return f"{100 * found.value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _points(found: Estimate) -> str:
