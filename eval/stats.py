@@ -174,6 +174,14 @@ def share(right: Mapping[str, float], videos: Videos | None = None, tasks: Tasks
     return Estimate(value, min(value, low), max(value, high))
 
 
+def independent_questions(right: Mapping[str, float], videos: Videos | None, tasks: Tasks | None = None) -> float:
+    """How many questions about clips of their own these are worth, for their mean or the mean over tasks of theirs."""
+    from eval.clustered import spread
+
+    found = spread(right, videos, tasks)
+    return found.questions / found.design_effect()
+
+
 def _independent(found: Spread, of_one: float) -> float:
     """How many independent questions a mean is worth, given the variance of one."""
     alone = of_one / found.independent if found.independent > 0 else found.questions

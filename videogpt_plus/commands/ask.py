@@ -29,6 +29,9 @@ from videogpt_plus.commands.common import (
 from videogpt_plus.configs import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
 from videogpt_plus.types import ClipError, UserError, unreadable
 
+#: What a task's scores keep of each question, for paired tests.
+PAIRED_PARTS = ("correct", "videos")
+
 
 def answer(
     runs: Positional[tuple[str, ...]],
@@ -133,10 +136,20 @@ def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path, a
         _show_labels(scores["labels"])
     of_all = f"{whole['n_answered']:,} of {whole['n']:,} questions were answered"
     print(f"{of_all}; the {whole['n_failed']:,} that failed count as wrong" if whole["n_failed"] else of_all)
-    print(_detectable(whole["n"], min(row["n"] for row in scores["tasks"].values())))
+    print(_detectable(*_worth(scores["tasks"])))
     if more := len(read_answers(path)) - len(examples):
         print(f"{more:,} further answers are there, to questions that {root} does not hold")
     print(f"scores: {scores_path(path)}")
+
+
+def _worth(tasks: Mapping[str, dict]) -> tuple[int, int]:
+    """How many questions about clips of their own all tasks together are worth, and the one that is worth least."""
+    from eval.stats import independent_questions
+
+    of_each = [round(independent_questions(row["correct"], row["videos"])) for row in tasks.values()]
+    correct, videos = ({key: one for row in tasks.values() for key, one in row[part].items()} for part in PAIRED_PARTS)
+    of_task = {key: task for task, row in tasks.items() for key in row["correct"]}
+    return round(independent_questions(correct, videos, of_task)), min(of_each)
 
 
 def _show_labels(labels: dict) -> None:

@@ -238,7 +238,7 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
 
 def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -> None:
     """The share of right words of every question under every control, and how far above the blind one it is."""
-    from eval.stats import compare, wilson
+    from eval.stats import compare, share
     from videogpt_plus.cinego.demo import QUESTIONS, is_right
     from videogpt_plus.screen import show
     from videogpt_plus.screen import table as new_table
@@ -248,12 +248,12 @@ def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -
     for name, question in QUESTIONS.items():
         right = {c: [is_right(name, reply) for reply in own[name]] for c, own in replies.items()}
         cells = []
-        for own in right.values():
-            share = wilson(sum(own), len(own))
-            cells.append(f"{100 * share.value:.0f} ({100 * share.low:.0f} to {100 * share.high:.0f})")
         keys = [str(i) for i in range(len(right[None]))]
         # Each clip is asked twice, once in each turn: the two answers are about one clip.
         videos = {key: str(i // 2) for i, key in enumerate(keys)}
+        for own in right.values():
+            found = share(dict(zip(keys, own, strict=True)), videos)
+            cells.append(f"{100 * found.value:.0f} ({100 * found.low:.0f} to {100 * found.high:.0f})")
         pair = (dict(zip(keys, right[control], strict=True)) for control in (None, "blind"))
         above = compare(*pair, videos)
         worth.append(above.low)
