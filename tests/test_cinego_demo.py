@@ -241,8 +241,8 @@ def test_other_commands_know_the_model_that_the_demo_left(made, tmp_path, monkey
     main(["predict", "toy_cinego", "What color is the object?", "And now?", "--video", str(clip)])
     assert capsys.readouterr().out.count("\n") == 2
     main(["answer", "toy_cinego", "--benchmark", str(tmp_path / "toy" / "bench"), "--workers", "0"])
-    lines = (tmp_path / "results" / "toy_cinego" / "answers" / "answers.jsonl").read_text().splitlines()
-    answers = [json.loads(line) for line in lines]
+    (path,) = (tmp_path / "results" / "toy_cinego").glob("answers_mvbench_of_bench-*/answers.jsonl")
+    answers = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(answers) == 10 and not any(line.get("error") for line in answers)
 
 
