@@ -134,7 +134,8 @@ class Power:
         if critical == inf:
             return inf
         differing = squares**2 / float((flips.sizes**4).sum())
-        apart = max(0.0, 1 - self.spread.design_effect() * self.spread.units / self.spread.questions)
+        together = self.spread.variance / self.spread.independent if self.spread.independent else inf
+        apart = max(0.0, 1 - max(1.0, together) * self.spread.units / self.spread.questions)
         found = critical
         for _ in range(100):
             grown = squares + apart * found**2 / self.spread.clips
