@@ -18,6 +18,8 @@ MARKS = re.compile(
 #: What makes a list, a quotation or a rule at the beginning of a line.
 BEGINNING = re.compile(r"^(\d{0,9})([-+>.)])(?=\s|-|$)")
 MAIL = re.compile(r"(?<=[\w+-])@(?=[\w-]+\.)")
+#: Stands for a piece of code while the text around it is made plain: a letter of the private use area.
+CODE_HERE = "\ue000"
 #: A column's letters in pixels, the space beside them, and the room of all.
 LETTER, PADDING, ROOM = 7.4, 17, 1240
 #: A text in words, every second one a space: a unit, a sign before a number and an interval at the end stay whole.
@@ -47,7 +49,12 @@ def plain_text(text: str) -> str:
 
 def _markdown_note(text: str) -> str:
     """A note, whose backticks are meant as code."""
-    return "".join(f"`{part}`" if i % 2 else plain_text(part) for i, part in enumerate(CODE.split(text)))
+    code = CODE.findall(text)
+    plain = plain_text(CODE.sub(CODE_HERE, text))  # as a whole: its spaces stay, and no part begins a line
+    return (
+        "".join(f"{part}`{one}`" for part, one in zip(plain.split(CODE_HERE), code, strict=False))
+        + plain.split(CODE_HERE)[-1]
+    )
 
 
 def page(title: str, stamp: str | None, parts: Sequence[Part], more: Section) -> str:

@@ -215,3 +215,9 @@ def test_names_of_files_are_apart_where_names_are():
         made = {file_name(name) for name in names} | {slug(name) for name in names}
         assert len({file_name(name) for name in names}) == len({slug(name) for name in names}) == len(names)
         assert not any(set("/ \\") & set(name) or name.startswith(".") for name in made)
+
+
+def test_code_in_a_note_keeps_the_spaces_and_points_around_it():
+    table = Table("t", "Listed in `pairs.csv`. See `--margin` * and `a_b`", ["x"], [["y"]])
+    text = markdown("title", None, [table], [])
+    assert "Listed in `pairs.csv`. See `--margin` \\* and `a_b`\n" in text
