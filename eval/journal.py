@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from videogpt_plus.checkpoint import read_object, write_bytes
+from videogpt_plus.checkpoint import read_object, sweep_parts, write_bytes
 from videogpt_plus.types import UserError
 
 
@@ -52,7 +52,8 @@ def open_locked(path: Path) -> BinaryIO:
         except OSError:
             file.close()
             raise
-        return file
+    sweep_parts(path.parent)
+    return file
 
 
 def append(file: BinaryIO, path: Path, *lines: Mapping[str, Any]) -> None:

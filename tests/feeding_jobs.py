@@ -24,6 +24,9 @@ def prepare(path, start=None, end=None, still=None, frame=None, shuffle=None) ->
         ctypes.string_at(0)
     if "killed" in what:
         os.kill(os.getpid(), signal.SIGKILL)
+    if "once" in what and not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if "exit" in what:
         os._exit(3)
     if "unreadable" in what:

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 #: Lower rooms import nothing of a higher one; rooms on one level are free among themselves.
 LEVELS = [
     ["types", "configs", "memory", "limit", "names", "fetch", "pictures", "picture_files", "entries", "output"]
-    + ["paths"],
+    + ["paths", "processes", "reader_start"],
     ["adapters", "checkpoint", "mixtures", "shards", "placement"],
     ["fingerprint", "experiments", "generation", "quantise", "flops", "store", "video", "decoders", "encoders"]
     + ["projectors", "merge", "chat"],
     ["models", "data", "feeding", "rwf2000"],
-    ["train", "training", "toy", "cinego", "sweep", "convert", "convert_families", "convert_llava", "hub"],
+    ["train", "training", "toy", "cinego", "sweep", "convert", "convert_families", "convert_llava", "hub"] + ["made"],
     ["jobs", "screen", "web"],
     ["eval"],
     ["commands"],

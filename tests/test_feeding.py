@@ -208,6 +208,12 @@ def test_a_decoder_that_brings_its_process_down_costs_its_clip(feeder, name, end
     assert f"cannot read 2_{name}: " in str(fed[1].outcome) and end in str(fed[1].outcome)
 
 
+def test_a_reader_that_was_killed_once_costs_nothing(feeder, tmp_path):
+    """As where memory ran out for another's sake."""
+    names = [tmp_path / "0_once", tmp_path / "1", tmp_path / "2_once"]
+    assert numbers(feeder(jobs(*names))) == [0, 1, 2]
+
+
 def test_a_limit_counts_from_the_beginning_of_its_clip(feeder):
     # Twelve clips of 0.3 s wait behind one another, and behind a consumer that takes longer than any limit.
     for number, fed in enumerate(feeder(jobs(*(f"{i}_slow" for i in range(12))))):
@@ -403,3 +409,29 @@ def test_early_jobs_do_not_wait_for_late_ones(feeder):
     began = time.monotonic()
     first = next(islice(feeder(jobs("0_", *(f"{i}_slow" for i in range(1, 9)))), 1))
     assert int(first.outcome.pixels["image"][0, 0]) == 0 and time.monotonic() - began < 1
+
+
+BEGINS = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from multiprocessing import forkserver
+from feeding_jobs import prepare
+from videogpt_plus.feeding import Feeder, Job
+
+connect = forkserver.connect_to_new_process
+
+def die(fds):
+    connect(fds)  # the reader begins, and waits for what it is to do
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    forkserver.connect_to_new_process = die
+    with Feeder(prepare, workers=1) as feeder:
+        list(feeder([Job("0")]))
+"""
+
+
+def test_a_reader_whose_parent_is_killed_while_it_begins_says_nothing(tmp_path):
+    (tmp_path / "parent.py").write_text(BEGINS.format(tests=str(TESTS)))
+    run = subprocess.run([sys.executable, tmp_path / "parent.py"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == -signal.SIGKILL and run.stderr == ""  # it is read until the last reader has ended

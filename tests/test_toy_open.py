@@ -61,6 +61,15 @@ def test_the_questions_are_written_once_and_change_no_clip(run):
     assert not ensure_toy_data(data, SMALL), "the toy's data would be rendered anew"
 
 
+@pytest.mark.parametrize("text", ["", "[{", "\x00"])
+def test_damaged_questions_are_written_again(text, tmp_path):
+    assert ensure_open_questions(tmp_path, SMALL)
+    path = tmp_path / "open" / "generic_qa.json"
+    then = path.read_bytes()
+    path.write_text(text)
+    assert ensure_open_questions(tmp_path, SMALL) and path.read_bytes() == then
+
+
 def test_every_question_has_a_clip_and_facts_that_its_own_answer_states(questions):
     examples = benchmarks.examples("toy_open", questions)
     assert {e.task for e in examples} == {"generic", "temporal", "consistency"}

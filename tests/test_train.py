@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,13 +19,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset
 from train_worker import Job, tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus import mixtures, train
 from videogpt_plus.configs import Experiment, Training
 from videogpt_plus.models import load_model
 from videogpt_plus.training.folder import FINISHED, alone_in
-from videogpt_plus.training.trainer import check_deepspeed, left_alone
+from videogpt_plus.training.trainer import check_deepspeed, in_one_line, left_alone
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -119,7 +122,7 @@ def test_only_steps_after_a_complete_checkpoint_are_repeated(killed, straight, t
     (folder / "projectors.safetensors").unlink()
     (folder / "checkpoint-6" / "COMPLETE").unlink()
     train.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
-    assert [step[:2] for step in steps] == [(i, 6) for i in range(1, 7)]
+    assert [step[:2] for step in steps] == [(5, 6), (6, 6)]  # checkpoint-4 is kept, too
 
 
 def test_finished_folder_is_left_as_it_is(experiment, straight, monkeypatch):
@@ -163,6 +166,19 @@ def test_a_lost_connection_is_one_line_and_other_errors_stay(monkeypatch):
     assert "\n" not in str(told.value)
     with pytest.raises(RuntimeError, match="shapes"), left_alone():
         raise RuntimeError("shapes")
+
+
+def test_a_killed_data_worker_is_one_line():
+    class Killed(Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, number: int) -> int:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError, match="a process that reads training data was ended") as told, in_one_line():
+        list(DataLoader(Killed(), num_workers=1))
+    assert "\n" not in str(told.value)
 
 
 def test_folder_of_another_experiment_is_refused(experiment, straight):

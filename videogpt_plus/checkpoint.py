@@ -65,6 +65,9 @@ def adapter_key(stream: str) -> str:
     return projector_key(stream).replace("projector", "adapter")
 
 
+#: What `write_bytes` calls a file until it is whole, with the id of its process.
+PART = re.compile(r"\..+\.(\d+)\.part")
+
 #: Before a path inside this package: the toy's weights lie there wherever it is installed.
 PACKAGE = "package:"
 
@@ -484,6 +487,28 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
             f"cannot write {path}: {error.strerror}; free space or choose another folder, then run the same command "
             "again: it goes on"
         ) from error
+
+
+def sweep_parts(folder: Path) -> None:
+    """Removes what killed processes left half-written in `folder` by `write_bytes`; that of a living one stays."""
+    for path in folder.glob(".*.part"):
+        found = PART.fullmatch(path.name)
+        if found and path.is_file() and not is_alive(int(found[1])):
+            with suppress(OSError):  # another process was faster, or a folder that may only be read
+                path.unlink()
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this id runs on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    except OverflowError:  # no id of any process
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,10 +9,6 @@ Three kinds of folders on each side:
 from __future__ import annotations
 
 import io
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +34,7 @@ from videogpt_plus.checkpoint import (
 )
 from videogpt_plus.configs import Experiment, Lora
 from videogpt_plus.experiments import EXPERIMENTS, at_level, get_experiment, level_text
-from videogpt_plus.training.folder import FINISHED, describe, writing
+from videogpt_plus.training.folder import FINISHED, describe
 from videogpt_plus.types import IGNORE, UserError, Visual
 
 TUNED, PRETRAINED = "non_lora_trainables.bin", "mm_projector.bin"
@@ -115,21 +111,6 @@ def _logits(experiment: Experiment, folder: Path) -> Any:
     with torch.inference_mode():
         merged = model.merge(ids, torch.ones_like(ids).bool(), torch.full_like(ids, IGNORE), [[Visual(pixels, 4)]])
         return model.llm(inputs_embeds=merged.inputs_embeds, logits_to_keep=32).logits[0]
-
-
-@contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `target` in one step when it is full. UserError: `target` holds something."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is not empty: remove it or name another target")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with writing(part):
-            part.mkdir(parents=True)
-            yield part
-            os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _direction(source: Path) -> str:

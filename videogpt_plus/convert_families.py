@@ -23,8 +23,8 @@ from videogpt_plus.checkpoint import (
     write_json,
 )
 from videogpt_plus.configs import Experiment
-from videogpt_plus.convert import new_folder
 from videogpt_plus.experiments import get_experiment
+from videogpt_plus.made import new_folder
 from videogpt_plus.shards import (
     DTYPES,
     SHARD_BYTES,

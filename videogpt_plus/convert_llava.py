@@ -21,10 +21,10 @@ from videogpt_plus.checkpoint import (
     write_json,
 )
 from videogpt_plus.configs import Experiment
-from videogpt_plus.convert import new_folder
 from videogpt_plus.encoders import clip
 from videogpt_plus.encoders.clip_llava import LAYOUTS, UNUSED, canonical, read_config, spelled, tower_beside
 from videogpt_plus.experiments import LLAVA15_7B
+from videogpt_plus.made import new_folder
 from videogpt_plus.shards import (
     COPIED,
     SHARD_BYTES,

@@ -22,8 +22,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.connection import Connection, wait
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,11 +38,14 @@ from videogpt_plus.decoders import check_decoder
 from videogpt_plus.encoders.scaling import is_huge, small_square
 from videogpt_plus.entries import reading
 from videogpt_plus.picture_files import form_of
+from videogpt_plus.processes import end_with_parent
 from videogpt_plus.store import GridStore
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
 #: What a command put its sys.path in order by; a process that it starts does the same.
 PATHS = "videogpt_plus.paths"
+#: What the server of reading processes imports beside what they need.
+READER_START = "videogpt_plus.reader_start"
 #: CLIP's mean colour in 0..255, cut to int as the reference does.
 CLIP_MEAN_COLOUR = (122, 116, 104)
 #: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
@@ -256,7 +259,7 @@ def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     pickled = pickle.dumps(prepare)
     # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
     order = [name for name in (PATHS,) if name in sys.modules]
-    context.set_forkserver_preload([*order, __name__, *sorted(modules_of(pickled))])
+    context.set_forkserver_preload([*order, READER_START, __name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
 
 
@@ -309,16 +312,19 @@ class _Worker:
             self.process = process
 
     def ask(self, job: Job, seconds: float | None) -> Fed:
-        """What became of the job, which may be that the process had to be ended or ended by itself."""
-        self.start()
-        try:
-            self.connection.send_bytes(pickle.dumps(job))
-            if self.connection.poll(seconds):
-                return _received(self.connection)
-        except (EOFError, OSError):
-            return Fed(
-                unreadable(job.path, f"its decoder brought the process down ({self.end()})", "encode it again"), 0.0
-            )
+        """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
+        for last in (False, True):  # memory may have run out for another's sake: a healthy clip is read the next time
+            self.start()
+            try:
+                self.connection.send_bytes(pickle.dumps(job))
+                if self.connection.poll(seconds):
+                    return _received(self.connection)
+                break
+            except (EOFError, OSError):
+                ended = self.end()
+                if last:
+                    what = f"its decoder brought the process down twice ({ended})"
+                    return Fed(unreadable(job.path, what, "encode it again"), 0.0)
         self.process.kill()
         self.end()
         return Fed(limit.too_long(job.path, seconds), seconds)
@@ -347,13 +353,13 @@ class _Worker:
 def _serve(connection: Connection, pickled: bytes) -> None:
     """The life of a worker: jobs in, what became of them out, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()  # it is started by a fork server, and is no child of the one that uses it
     limit.end_from_outside()
     os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
     torch.set_num_threads(1)
     prepare = pickle.loads(pickled)
-    connection.send_bytes(b"ready")
     with suppress(EOFError, OSError):  # of the connection: the parent is gone
+        connection.send_bytes(b"ready")
         while True:
             job = pickle.loads(connection.recv_bytes())
             try:
@@ -363,12 +369,6 @@ def _serve(connection: Connection, pickled: bytes) -> None:
             except Exception:
                 done = Fed(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
             _send(connection, done)
-
-
-def _end_with_parent() -> None:
-    """A process that is started by a fork server is no child of the one that uses it."""
-    wait([parent_process().sentinel])
-    os._exit(1)
 
 
 def _send(connection: Connection, done: Fed) -> None:

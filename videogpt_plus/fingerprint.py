@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
+import time
 from pathlib import Path
 
-from videogpt_plus.checkpoint import located, read_object, write_json
+from videogpt_plus.checkpoint import located, read_object, sweep_parts, write_json
+from videogpt_plus.types import UserError
 
-#: Hashes of large files by path, size and time of change, so that 3 GB are read once and not once a cell.
+#: Hashes of large files, so that 3 GB are read once and not once a cell. Trusted is what the system itself keeps of a
+#: file: where it lies, its size, and the time of its last change, which no program can set back. A change behind the
+#: system's back, such as bits that a disk loses, is not seen.
 CACHE = Path(".cache/fingerprints.json")
+#: Bytes above which a hash is kept.
+LARGE = 50_000_000
+#: Nanoseconds after which a later change has another time, on file systems that count in seconds, too.
+SETTLED = 3 * 10**9
+HASH = re.compile(r"[0-9a-f]{16}")
 
 
 def of_value(value: object) -> str:
@@ -38,13 +48,50 @@ def of_path(path: str | Path) -> str:
 
 
 def _of_file(path: Path) -> str:
+    state = _state(path)
+    if state[2] <= LARGE:
+        return _hash(path)
+    known, name = _read_cache(), str(path.resolve())
+    if known.get(name, [])[:-1] == state:
+        return known[name][-1]
+    began, found = time.time_ns(), _hash(path)
+    # A file that is changing, or changed so lately that its times might not tell of another change, is read again.
+    if _state(path) == state and max(state[3:]) < began - SETTLED:
+        _remember(name, [*state, found])
+    return found
+
+
+def _state(path: Path) -> list[int]:
+    """Device, inode, bytes, and the times of the last change of content and of anything, in nanoseconds."""
     state = path.stat()
-    name = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
-    large = state.st_size > 50_000_000
-    known = read_object(CACHE, "remove it") if large and CACHE.is_file() else {}
-    if name not in known:
-        with path.open("rb") as file:
-            known[name] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        if large:
-            write_json(CACHE, known)
-    return known[name]
+    return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _read_cache() -> dict[str, list]:
+    """By path, `_state` and hash of large files; a damaged cache is said on stderr, and made again."""
+    if not CACHE.is_file():
+        return {}
+    try:
+        known = read_object(CACHE, "it is made again")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        CACHE.unlink(missing_ok=True)
+        return {}
+    return {name: value for name, value in known.items() if _is_entry(value)}  # earlier versions kept others
+
+
+def _is_entry(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 6:
+        return False
+    *numbers, found = value
+    return all(type(n) is int for n in numbers) and isinstance(found, str) and HASH.fullmatch(found) is not None
+
+
+def _remember(name: str, entry: list) -> None:
+    sweep_parts(CACHE.parent)
+    write_json(CACHE, {**_read_cache(), name: entry})

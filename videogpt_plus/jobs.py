@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from datetime import datetime
 from multiprocessing import get_context
@@ -48,8 +49,15 @@ def run_cells(
                 left.remove((cells, title))
                 running[pool.submit(run, cells, title)] = cells
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                del running[future]
-                future.result()
+                cells = running.pop(future)
+                try:
+                    future.result()
+                except BrokenProcessPool as error:  # all of them are ended then, and nobody knows by which one
+                    begun = "; ".join(one[0].title for one in (cells, *running.values()))
+                    raise UserError(
+                        f"a process of this sweep was ended while it ran {begun}: perhaps memory ran out, which fewer "
+                        "--jobs need less of; run the same command again: it goes on"
+                    ) from error
 
 
 def check_jobs(jobs: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,13 @@ from pathlib import Path
 from videogpt_plus import fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.chat import check_template
-from videogpt_plus.checkpoint import read_object, write_json
+from videogpt_plus.checkpoint import read_object, sweep_parts, write_json
 from videogpt_plus.configs import DEFAULT_ASKING, Asking, Experiment, Feeding, Stream, Training
 from videogpt_plus.mixtures import get_mixture
-from videogpt_plus.training.folder import writing
+from videogpt_plus.training.folder import CELL as RECORD
+from videogpt_plus.training.folder import FINISHED, TUNED, are_there, check_own, difference, writing
 from videogpt_plus.types import UserError
 
-#: Written into a cell's folder: what it was made from, and whether it is finished.
-RECORD = "cell.json"
 #: The benchmark of options that lies where the experiment says.
 OWN = "mvbench"
 
@@ -354,33 +354,90 @@ def _outputs(folder: Path) -> str:
     return fingerprint.of_value([fingerprint.of_path(folder / name) for name in names])
 
 
+def outputs(cell: Cell) -> list[Path]:
+    """The files that a finished cell has left. A judge's are those of every judge beside the answers."""
+    if cell.kind == "judge":
+        answers = cell.needs[0]
+        found = [sorted(answers.glob(f"{name}*{kind}")) for name, kind in (("judged", ".jsonl"), ("scores", ".json"))]
+        return [*(found[0] or [answers / "judged.jsonl"]), *(found[1] or [answers / "scores.json"])]
+    names = {
+        "pretrain": ("experiment.json", FINISHED),
+        "train": ("experiment.json", *TUNED),
+        "take": ("experiment.json",),
+        "answer": ("answers.jsonl", "answers.meta.json"),
+    }
+    return [cell.folder / name for name in names.get(cell.kind, ())]
+
+
 def is_finished(cell: Cell) -> bool:
     """Whether the cell's output stands and was made from what it would be made from now."""
-    record = _record(cell)
-    return bool(record) and record["finished"] and record["inputs"] == _as_json(inputs(cell))
+    try:
+        record = _read_record(cell.folder)
+    except UserError:  # said when it is made again
+        return False
+    return (
+        bool(record) and record["finished"] and record["inputs"] == _as_json(inputs(cell)) and not _gone(cell, record)
+    )
 
 
-def begin(cell: Cell) -> Path | None:
+def _gone(cell: Cell, record: Mapping) -> Path | None:
+    """An output of a finished cell that is not there any more, or empty."""
+    left = [cell.folder / name for name in record["outputs"]] if "outputs" in record else outputs(cell)
+    return next((path for path in left if not are_there(path.parent, [path.name])), None)
+
+
+def begin(cell: Cell) -> str | None:
     """Make the folder ready: a half-made one from the same inputs goes on, one from others is moved aside.
 
-    Returns where the old output went, or None. UserError: a cell that it needs is not finished.
+    Returns what there is to say of it, or None. UserError: a cell that it needs is not finished, or the folder is
+    somebody else's.
     """
     for folder in cell.needs:
-        if not (before := _read_record(folder)) or not before["finished"]:
+        if not _was_finished(folder):
             raise UserError(f"{cell.title} needs {folder}, which is not finished: run that cell of the sweep first")
-    wanted, record, moved = _as_json(inputs(cell)), _record(cell), None
-    if cell.folder.exists() and record is not None and record["inputs"] != wanted:
-        moved = cell.folder.with_name(f"{cell.folder.name}.old-{fingerprint.of_value(record['inputs'])[:8]}")
-        while moved.exists():
-            moved = moved.with_name(moved.name + "+")
-        cell.folder.rename(moved)
+    if cell.kind in ("pretrain", "train", "take") and cell.folder.is_dir():
+        check_own(cell.folder)
+    sweep_parts(cell.folder)
+    wanted, told = _as_json(inputs(cell)), None
+    try:
+        record = _read_record(cell.folder)
+    except UserError as error:
+        told = f"{error}; what was made is in {_aside(cell.folder, fingerprint.of_path(cell.folder / RECORD))}"
+        record = None
+    if record is not None and record["inputs"] != wanted:
+        moved = _aside(cell.folder, fingerprint.of_value(record["inputs"]))
+        told = f"made from something else now; what was made before is in {moved}"
+    elif record and record["finished"] and (gone := _gone(cell, record)):
+        told = f"{gone} is gone: it is made again"
     write_json(cell.folder / RECORD, {"inputs": wanted, "finished": False})
+    return told
+
+
+def _aside(folder: Path, name: str) -> Path:
+    """Moves the folder to FOLDER.old-NAME, and returns that."""
+    moved = folder.with_name(f"{folder.name}.old-{name[:8]}")
+    while moved.exists():
+        moved = moved.with_name(moved.name + "+")
+    folder.rename(moved)
     return moved
 
 
 def finish(cell: Cell, seconds: float) -> None:
-    """The cell's output is whole."""
-    write_json(cell.folder / RECORD, {"inputs": _as_json(inputs(cell)), "finished": True, "seconds": round(seconds, 1)})
+    """The cell's output is whole, and from what `begin` saw. UserError: that has changed since, or an output is not
+    there.
+    """
+    record, now = _read_record(cell.folder), _as_json(inputs(cell))
+    if record is None or record["inputs"] != now:
+        told = difference(record["inputs"], now) if record else f"{cell.folder / RECORD} is gone"
+        what = f"what it is made from has changed meanwhile ({told})"
+        raise UserError(f"{cell.title}: {what}; run the sweep again: it is made anew from what is there now")
+    if gone := _gone(cell, {}):
+        raise UserError(f"{cell.title}: {gone} is not there although all was made; run the sweep again")
+    names = [os.path.relpath(path, cell.folder) for path in outputs(cell)]
+    write_json(
+        cell.folder / RECORD,
+        {"inputs": record["inputs"], "finished": True, "outputs": names, "seconds": round(seconds, 1)},
+    )
 
 
 @contextmanager
@@ -399,13 +456,16 @@ def claimed(cell: Cell) -> Iterator[None]:
         path.unlink()
 
 
-def _record(cell: Cell) -> dict | None:
-    return _read_record(cell.folder)
+def _was_finished(folder: Path) -> bool:
+    try:
+        return bool(record := _read_record(folder)) and record["finished"]
+    except UserError:
+        return False
 
 
 def _read_record(folder: Path) -> dict | None:
-    """What stands in a cell's folder, with `inputs` and `finished`; None where nothing does."""
-    path, then = folder / RECORD, "remove it and run the sweep again"
+    """What stands in a cell's folder, with `inputs` and `finished`; None where nothing does. UserError: damaged."""
+    path, then = folder / RECORD, "nothing else says what the cell was made from, and it is made again"
     if not path.is_file():
         return None
     record = read_object(path, then)

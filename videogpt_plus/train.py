@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import set_seed
 
-from videogpt_plus import data
+from videogpt_plus import data, fingerprint
 from videogpt_plus.adapters import num_visual_tokens
 from videogpt_plus.checkpoint import (
     adapter_key,
@@ -38,18 +38,19 @@ from videogpt_plus.checkpoint import (
     write_json,
 )
 from videogpt_plus.configs import Experiment, Training
+from videogpt_plus.mixtures import get_mixture
 from videogpt_plus.models import load_model
+from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on, step_of
 from videogpt_plus.training.folder import (
     FINISHED,
     QUESTION,
+    TUNED,
     Log,
     alone_in,
+    are_there,
     claim,
-    complete_checkpoints,
     describe,
     difference,
-    remove_incomplete_checkpoints,
-    step_of,
 )
 from videogpt_plus.training.trainer import (
     StageTrainer,
@@ -106,7 +107,7 @@ def pretrain(
     def build(dtype: torch.dtype) -> DualEncoderVLM:
         return load_model(stage, None, "cpu", dtype)
 
-    _train(stage, Path(out_dir), build, Means(deepspeed, workers, progress, store, decoder, say))
+    _train(stage, Path(out_dir), (FINISHED,), build, Means(deepspeed, workers, progress, store, decoder, say))
 
 
 def finetune(
@@ -138,7 +139,7 @@ def finetune(
         model.add_lora(experiment.lora)
         return model
 
-    _train(experiment, Path(out_dir), build, Means(deepspeed, workers, progress, store, decoder, say))
+    _train(experiment, Path(out_dir), TUNED, build, Means(deepspeed, workers, progress, store, decoder, say))
 
 
 def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
@@ -225,13 +226,17 @@ def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) 
 def _train(
     experiment: Experiment,
     out_dir: Path,
+    outputs: Sequence[str],
     build: Callable[[torch.dtype], DualEncoderVLM],
     means: Means,
 ) -> None:
-    """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`."""
+    """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`.
+
+    It is finished where all `outputs` are there.
+    """
     check_deepspeed(means.deepspeed)
     share(experiment.finetune, processes_launched())  # refused before minutes of loading
-    with claimed_together(join(means.deepspeed), out_dir, experiment) as finished:
+    with claimed_together(join(means.deepspeed), out_dir, experiment, outputs) as finished:
         if not finished:
             _fill(experiment, out_dir, build, means)
 
@@ -290,12 +295,13 @@ def _fill(
             "experiment": experiment.name,
             "start": digest(model),
             "samples": len(dataset),
+            "annotations": {str(path): fingerprint.of_path(path) for path, _ in get_mixture(training.data)},
             "processes": args.world_size,
             "zero_stage": args.hf_deepspeed_config.get_value("zero_optimization.stage") if means.deepspeed else None,
             **parameters,
         }
         if args.should_save:
-            remove_incomplete_checkpoints(out_dir)
+            ready_to_go_on(out_dir, means.say)
         trainer.accelerator.wait_for_everyone()
         checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
         if args.should_save:
@@ -313,24 +319,26 @@ def _fill(
 
 
 @contextmanager
-def claimed_together(processes: PartialState, out_dir: Path, experiment: Experiment) -> Iterator[bool]:
+def claimed_together(
+    processes: PartialState, out_dir: Path, experiment: Experiment, outputs: Sequence[str] = (FINISHED,)
+) -> Iterator[bool]:
     """`claim` in every process, of which the first one alone writes, and keeps other trainings out."""
     with ExitStack() as held:
         with processes.main_process_first():
-            finished = _claim(processes, out_dir, experiment)
+            finished = _claim(processes, out_dir, experiment, outputs)
             if processes.is_main_process and not finished:
                 held.enter_context(alone_in(out_dir))
-                finished = (out_dir / FINISHED).exists()  # by the other training, while this one waited
+                finished = are_there(out_dir, outputs)  # by the other training, while this one waited
         yield finished
 
 
-def _claim(processes: PartialState, out_dir: Path, experiment: Experiment) -> bool:
+def _claim(processes: PartialState, out_dir: Path, experiment: Experiment, outputs: Sequence[str]) -> bool:
     if not (processes.is_main_process or (out_dir / "experiment.json").exists()):
         raise UserError(
             f"process {processes.process_index} does not see what the first one wrote into {out_dir}: choose a "
             "folder on a file system that all nodes share"
         )
-    return claim(out_dir, experiment)
+    return claim(out_dir, experiment, outputs)
 
 
 def gather_substitutions(own_list: Path, listed: Path) -> None:

@@ -8,7 +8,6 @@ but the direction.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,22 +17,24 @@ import numpy as np
 import torch
 
 from videogpt_plus import chat, fingerprint
-from videogpt_plus.checkpoint import write_bytes, write_json
+from videogpt_plus.checkpoint import write_bytes
 from videogpt_plus.cinego.features import preprocess
 from videogpt_plus.cinego.tokenizer import texts_of, train_tokenizer
 from videogpt_plus.cinego.training import Recipe, Source, train
 from videogpt_plus.configs import Experiment
 from videogpt_plus.feeding import Preparation, shuffled
+from videogpt_plus.made import making
 from videogpt_plus.models import load_model
 from videogpt_plus.models.cinego.lm import Size, mlp_width
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.store import GridStore
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import RATES, SIZES, write_mp4
-from videogpt_plus.training.folder import writing
 from videogpt_plus.types import Visual
 
 DESCRIBE = "Describe the video."
+#: What `prepare` writes.
+NAMES = ("train", "held_out", "lm.jsonl", "pretrain.jsonl", "sft.jsonl")
 
 
 #: What each training teaches, in words.
@@ -104,19 +105,20 @@ Reply = tuple[str, str]
 def prepare(root: Path, plan: Plan = Plan(), progress: Callable[[int, int], None] | None = None) -> bool:
     """Renders clips and writes rows under `root`, unless they are there from this plan; True when it did.
 
-    root/{train,held_out}/0000.mp4, lm.jsonl, pretrain.jsonl, sft.jsonl. Nothing half-made stands under the name.
+    root/{train,held_out}/0000.mp4, lm.jsonl, pretrain.jsonl, sft.jsonl. Nothing half-made stands under the names, and
+    whatever else `root` holds stays, trainings of other plans among it. UserError: `root` was not made here.
     """
-    made = root / "made.json"
-    if made.is_file() and json.loads(made.read_text()) == _made_from(plan):
-        return False
-    scratch = root.with_name(f"{root.name}.partial")
-    with writing(root):
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+    with making(root, _made_from(plan), NAMES) as scratch:
+        if scratch is None:
+            return False
+        _fill(scratch, plan, progress)
+    return True
+
+
+def _fill(scratch: Path, plan: Plan, progress: Callable[[int, int], None] | None) -> None:
     drawn = things(plan)
     for number, (clip, thing) in enumerate(zip(clips(scratch, plan), drawn, strict=True), 1):
-        with writing(scratch):
-            _write_clip(clip.path, thing, (plan.seed, number))
+        _write_clip(clip.path, thing, (plan.seed, number))
         if progress:
             progress(number, len(drawn))
     rng = np.random.default_rng((plan.seed, 1))
@@ -127,11 +129,6 @@ def prepare(root: Path, plan: Plan = Plan(), progress: Callable[[int, int], None
     _write_rows(scratch / "pretrain.jsonl", described)
     asked = [_question_row(t, rng, name) for _ in range(3) for t, name in zip(own, names, strict=True)]
     _write_rows(scratch / "sft.jsonl", asked)
-    write_json(scratch / "made.json", _made_from(plan))
-    with writing(root):
-        shutil.rmtree(root, ignore_errors=True)
-        scratch.rename(root)
-    return True
 
 
 def _made_from(plan: Plan) -> dict[str, object]:
@@ -209,7 +206,8 @@ def teach(
     What is finished is left as it is; what was interrupted goes on.
     """
     say = say or (lambda _: None)
-    folder = root / f"made-{fingerprint.of_value(asdict(plan) | {'experiment': asdict(experiment)})}"
+    made_from = {**asdict(plan), "experiment": asdict(experiment), "clips": _made_from(plan)}
+    folder = root / f"made-{fingerprint.of_value(made_from)}"
     tokenizer, store = folder / "tokenizer", GridStore(root / "features")
     if not (tokenizer / "tokenizer_config.json").exists():
         say(f"tokenizer: {plan.vocabulary} entries from {plan.texts:,} texts about the clips")

@@ -44,13 +44,8 @@ from videogpt_plus.models.cinego.lm import MiniMind, Size
 from videogpt_plus.models.cinego.model import Cinego, assemble, load_tokenizer
 from videogpt_plus.store import GridStore
 from videogpt_plus.train import claimed_together, digest, gather_substitutions, trainable_parameters
-from videogpt_plus.training.folder import (
-    Log,
-    complete_checkpoints,
-    difference,
-    remove_incomplete_checkpoints,
-    step_of,
-)
+from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on, step_of
+from videogpt_plus.training.folder import Log, difference
 from videogpt_plus.training.trainer import StageTrainer, join, left_alone, processes_launched, share, training_arguments
 from videogpt_plus.types import ClipError, UserError
 
@@ -393,7 +388,7 @@ def _fill(
             **parameters,
         }
         if args.should_save:
-            remove_incomplete_checkpoints(out_dir)
+            ready_to_go_on(out_dir, say)
         processes.wait_for_everyone()
         checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
         if args.should_save:

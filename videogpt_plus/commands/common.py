@@ -157,6 +157,7 @@ def find_runs(run: str, take: bool = True) -> list[Path]:
     trained = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
     found = [folder for folder in trained if folder.match(run) or folder.absolute().match(run)]
     found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
+    found = [folder for folder in found if not folder.name.startswith(".")]  # a copy that a kill cut short
     if not found:
         raise UserError(f"no trained run under results/ fits '{run}'; train some, or name their folders")
     return found
@@ -292,23 +293,28 @@ def _copied(folder: Path) -> Path:
     """A copy of the packaged run under results/, whole or not there."""
     from shutil import copytree
 
+    from videogpt_plus.made import new_folder
+
     target = Path("results") / folder.name
-    target.parent.mkdir(exist_ok=True)
-    with TemporaryDirectory(dir=target.parent) as scratch:
-        copytree(folder, Path(scratch) / folder.name).rename(target)
+    with new_folder(target) as scratch:
+        copytree(folder, scratch, dirs_exist_ok=True)
     print(f"{target}: copied from the package")
     return target
 
 
 def take_published(experiment, folder: Path) -> Path:
-    """Makes `folder` the run of weights that are asked as they were published, at the experiment's level."""
-    from videogpt_plus.checkpoint import require, save_experiment
+    """Makes `folder` the run of weights that are asked as they were published, at the experiment's level.
+
+    UserError: it holds another run, or something else.
+    """
+    from videogpt_plus.checkpoint import require
+    from videogpt_plus.training.folder import claim
 
     if experiment.is_trained:
         raise UserError(f"{experiment.name} is trained before it is asked: `videogpt-plus sweep {experiment.name}`")
     prepare_twin(experiment.llm)
     require(experiment.llm, f"weights of {experiment.name}")
-    save_experiment(folder, experiment)
+    claim(folder, experiment)
     return folder
 
 

@@ -57,6 +57,7 @@ def sweep(
     dry_run: bool = False,
     cell: int | None = None,
     jobs: int = 1,
+    retry_errors: bool = False,
     launcher: str | None = None,
     deepspeed: str | None = None,
     margin: float | None = None,
@@ -83,6 +84,7 @@ def sweep(
         dry_run: Print every cell, or the one of --cell, with its state and its command; run nothing.
         cell: Run this cell alone.
         jobs: Cells that run side by side, each on its share of the cores.
+        retry_errors: Ask those questions again that have no answer because their clip could not be read.
         launcher: Puts training cells behind a launcher, such as "torchrun --nproc_per_node 8".
         deepspeed: A DeepSpeed json for the training cells, such as scripts/zero2.json.
         margin: Points of accuracy that fewer visual tokens may cost; the report then names the fewest that cost less.
@@ -121,7 +123,8 @@ def sweep(
     if cell is None:
         _check_reachable(asked, limit, cells, judging)
     together = sweeps.together(cells, jobs) if cell is None else [[cells[cell]]]
-    run = partial(_run_cells, launcher=launcher, deepspeed=deepspeed, asking=asking, judging=judging, margin=margin)
+    options = {"launcher": launcher, "deepspeed": deepspeed, "asking": asking, "judging": judging, "margin": margin}
+    run = partial(_run_cells, retry_errors=retry_errors, **options)
     with accounts(root) as said:
         run_cells(_titled(together, cells), run, jobs)
     print(said())
@@ -269,18 +272,23 @@ def _run_cells(
     asking: Asking,
     judging: MaybeJudging,
     margin: float | None,
+    retry_errors: bool,
 ) -> None:
     """Fills one cell, or several answer cells together."""
     from eval.runs import report_sweep
     from videogpt_plus import sweep as sweeps
+    from videogpt_plus.checkpoint import sweep_parts
 
     if cells[0].kind == "report":
+        sweep_parts(cells[0].folder)
         chosen = {one.name: one.root for one in cells[0].benchmarks if one.chosen and not one.copy}
         print(f"{title}: {report_sweep(cells[0].folder.parent, chosen=chosen, say=print, margin=margin)}")
         return
-    left = [cell for cell in cells if not sweeps.is_finished(cell)]
+    failed = _failed(cells)
+    left = [cell for cell in cells if not sweeps.is_finished(cell) or (retry_errors and failed.get(cell.folder))]
     if not left:
         print(f"{title}: finished before")
+        _say_failed(title, failed)
         return
     with ExitStack() as claims:
         for cell in left:
@@ -288,7 +296,27 @@ def _run_cells(
         if left[0].kind == "judge":
             _judge_cells(left, title, judging)
         else:
-            _fill_cells(left, title, launcher, deepspeed, asking)
+            _fill_cells(left, title, launcher, deepspeed, asking, retry_errors)
+            _say_failed(title, _failed(left))
+
+
+def _failed(cells: Sequence[Cell]) -> dict[Path, int]:
+    """Questions without an answer, by the folder of each answer cell that has any."""
+    from eval.answer import read_answers
+
+    counts = {}
+    for cell in cells:
+        if cell.kind == "answer":
+            lines = read_answers(cell.folder / "answers.jsonl").values()
+            counts[cell.folder] = sum(line.get("error") is not None for line in lines)
+    return {folder: count for folder, count in counts.items() if count}
+
+
+def _say_failed(title: str, failed: dict[Path, int]) -> None:
+    for folder, count in failed.items():
+        what = "1 question has" if count == 1 else f"{count} questions have"
+        where = folder / "answers.jsonl"
+        print(f"{title}: {what} no answer: see 'error' in {where}; after a repair, add --retry-errors")
 
 
 def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> None:
@@ -297,8 +325,8 @@ def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> No
 
     began, by_answers = time.monotonic(), {}
     for cell in cells:
-        if moved := sweeps.begin(cell):
-            print(f"{title}: made from something else now; the old record is in {moved}")
+        if told := sweeps.begin(cell):
+            print(f"{title}: {told}")
         answers = cell.needs[0]
         by_answers[Answers(answers.parent, cell.benchmark.name, cell.control, cell.limit, cell.benchmark.root)] = cell
 
@@ -308,7 +336,14 @@ def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> No
     judge_answers(judging, list(by_answers), again=True, judged=judged)
 
 
-def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspeed: str | None, asking: Asking) -> None:
+def _fill_cells(
+    cells: Sequence[Cell],
+    title: str,
+    launcher: str | None,
+    deepspeed: str | None,
+    asking: Asking,
+    retry_errors: bool,
+) -> None:
     from eval.runs import answer_runs
     from videogpt_plus import sweep as sweeps
     from videogpt_plus.jobs import launch
@@ -316,8 +351,8 @@ def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspe
 
     began = time.monotonic()
     for cell in cells:
-        if moved := sweeps.begin(cell):
-            print(f"{title}: made from something else now; the old output is in {moved}")
+        if told := sweeps.begin(cell):
+            print(f"{title}: {told}")
     cell = cells[0]
     if launcher and cell.kind in TRAINED:
         if code := launch(launcher, _command(cell, deepspeed), cell.folder):
@@ -333,9 +368,7 @@ def _fill_cells(cells: Sequence[Cell], title: str, launcher: str | None, deepspe
         runs = {cell.needs[0]: cell.folder / "answers.jsonl" for cell in cells}
         asked = cell.benchmark
         with progress(title) as advance:
-            answer_runs(
-                runs, cell.control, cell.limit, asked.root, asking=asking, progress=advance, say=print, task=asked.name
-            )
+            answer_runs(runs, cell.control, cell.limit, asked.root, retry_errors, asking, advance, print, asked.name)
     for cell in cells:
         sweeps.finish(cell, time.monotonic() - began)
 

@@ -7,9 +7,6 @@ nothing. The same code writes the same files.
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 from videogpt_plus import fingerprint
 from videogpt_plus.checkpoint import save_tensors, write_json
 from videogpt_plus.experiments import EXPERIMENTS, TOY_FAMILIES
-from videogpt_plus.training.folder import writing
+from videogpt_plus.made import making
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
 SEED = 20
+#: What a twin consists of, beside `made.json`.
+FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 #: Sizes of every twin's language model and tower.
 WIDTH, MLP, LAYERS, HEADS = 64, 128, 2, 4
 VISION = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3}
@@ -44,28 +43,13 @@ def ensure_family(folder: str | Path) -> bool:
     """
     folder = Path(folder)
     writer = WRITERS.get(folder.name)
-    if writer is None or folder.parent != Path(TOY_FAMILIES) or _is_made(folder):
+    if writer is None or folder.parent != Path(TOY_FAMILIES):
         return False
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (lock_file := folder.with_name(folder.name + ".lock")).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
-            if _is_made(folder):
-                return False
-            scratch = folder.with_name(folder.name + ".partial")
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
-            writer(scratch, folder.name)
-            write_json(scratch / "made.json", _made_from())
-            shutil.rmtree(folder, ignore_errors=True)
-            scratch.rename(folder)
-            lock_file.unlink(missing_ok=True)  # who waits for it finds the folder made
+    with making(folder, _made_from(), FILES) as scratch:
+        if scratch is None:
+            return False
+        writer(scratch, folder.name)
     return True
-
-
-def _is_made(folder: Path) -> bool:
-    made = folder / "made.json"
-    return made.is_file() and json.loads(made.read_text()) == _made_from()
 
 
 def _made_from() -> dict[str, object]:

@@ -82,4 +82,7 @@ def _video(job: Job) -> str:
 
 
 def _holds(path: Path, entries: list[dict]) -> bool:
-    return path.is_file() and json.loads(path.read_text()) == entries
+    try:
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == entries
+    except ValueError:  # damaged, and written again
+        return False

@@ -2,16 +2,14 @@
 
     ROOT/bench/json/TASK.json  bench/video/TASK/0007.mp4 (or a folder of pictures)  bench/tasks.json
     ROOT/train/{images,videos,questions}.json  train/{images,videos,questions}/...
-    ROOT/made.json             what it was made from; another recipe makes it anew
+    ROOT/made.json             what it was made from; another recipe makes both anew, and leaves the rest of ROOT
 
 Deterministic from the recipe; training and test share no scene.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from videogpt_plus import fingerprint
+from videogpt_plus.made import making
+from videogpt_plus.processes import end_with_parent
 from videogpt_plus.toy import world
-from videogpt_plus.training.folder import writing
 
 #: Height and width of the files; the stage is the centred square.
 SIZES = ((96, 96), (112, 112), (128, 128), (96, 128))
@@ -51,36 +50,20 @@ def ensure_toy_data(root: Path, recipe: Recipe = Recipe(), progress: Callable[[i
     `progress(done, total)` is called as files appear. Nothing half-made is ever left under the final name, and of
     several processes one renders while the others wait.
     """
-    if _is_made(root, recipe):
-        return False
-    with writing(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with root.with_name(root.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
-            if _is_made(root, recipe):
-                return False
-            _render(root, recipe, progress)
+    with making(root, made_from(recipe), ("bench", "train"), shared=True) as scratch:
+        if scratch is None:
+            return False
+        _render(scratch, recipe, progress)
     return True
 
 
-def _is_made(root: Path, recipe: Recipe) -> bool:
-    made = root / "made.json"
-    return made.is_file() and json.loads(made.read_text()) == made_from(recipe)
-
-
-def _render(root: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> None:
-    scratch = root.with_name(root.name + ".partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+def _render(scratch: Path, recipe: Recipe, progress: Callable[[int, int], None] | None) -> None:
     jobs = plan(recipe)
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor(2, initializer=end_with_parent) as pool:
         for done, _ in enumerate(pool.map(write_clip, [scratch] * len(jobs), jobs, chunksize=16), 1):
             if progress:
                 progress(done, len(jobs))
     write_annotations(scratch, jobs)
-    (scratch / "made.json").write_text(json.dumps(made_from(recipe)))
-    shutil.rmtree(root, ignore_errors=True)
-    scratch.rename(root)
 
 
 def made_from(recipe: Recipe) -> dict[str, object]:

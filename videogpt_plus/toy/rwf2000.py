@@ -5,9 +5,6 @@ ROOT/{train,val}/{Fight,NonFight}/0007.avi  ROOT/{train,val}.json  ROOT/made.jso
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from videogpt_plus import fingerprint, rwf2000
+from videogpt_plus.made import making
 from videogpt_plus.toy.render import write_mp4
-from videogpt_plus.training.folder import writing
 
 #: Height and width of a clip, its frames, and how many of them a second; 4 seconds.
 HEIGHT, WIDTH, FRAMES, RATE = 72, 96, 16, 4
@@ -38,28 +35,19 @@ def ensure_rwf2000(root: Path, recipe: Recipe = Recipe(), progress: Callable[[in
     """Renders the clips and writes the two files unless they stand there, whole and from this recipe and code; True
     when they were made. Of several processes one renders while the others wait.
     """
-    if _is_made(root, recipe):
-        return False
-    with writing(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with root.with_name(root.name + ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
-            if _is_made(root, recipe):
-                return False
-            scratch = root.with_name(root.name + ".partial")
-            shutil.rmtree(scratch, ignore_errors=True)
-            clips = list(_clips(recipe))
-            for done, (name, fight, seed) in enumerate(clips, 1):
-                path = scratch / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_mp4(path, film(fight, np.random.default_rng(seed)), HEIGHT, WIDTH, RATE)
-                if progress:
-                    progress(done, len(clips))
-            for split in rwf2000.SPLITS:
-                rwf2000.write(scratch, scratch / f"{split}.json", split, recipe.language, True, decode=False)
-            (scratch / "made.json").write_text(json.dumps(_made_from(recipe)))
-            shutil.rmtree(root, ignore_errors=True)
-            scratch.rename(root)
+    names = [*rwf2000.SPLITS, *(f"{split}.json" for split in rwf2000.SPLITS)]
+    with making(root, _made_from(recipe), names) as scratch:
+        if scratch is None:
+            return False
+        clips = list(_clips(recipe))
+        for done, (name, fight, seed) in enumerate(clips, 1):
+            path = scratch / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_mp4(path, film(fight, np.random.default_rng(seed)), HEIGHT, WIDTH, RATE)
+            if progress:
+                progress(done, len(clips))
+        for split in rwf2000.SPLITS:
+            rwf2000.write(scratch, scratch / f"{split}.json", split, recipe.language, True, decode=False)
     return True
 
 
@@ -86,11 +74,6 @@ def _clips(recipe: Recipe) -> Iterator[tuple[str, bool, tuple[int, ...]]]:
         for kind, label in enumerate(rwf2000.LABELS):
             for i in range(count):
                 yield f"{split}/{label}/{i:04d}.avi", label == "Fight", (recipe.seed, part, kind, i)
-
-
-def _is_made(root: Path, recipe: Recipe) -> bool:
-    made = root / "made.json"
-    return made.is_file() and json.loads(made.read_text()) == _made_from(recipe)
 
 
 def _made_from(recipe: Recipe) -> dict[str, object]:

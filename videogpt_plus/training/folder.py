@@ -1,7 +1,7 @@
 """The folder that a training fills: experiment.json, log.jsonl, checkpoint-N/, and at the end tokenizer, card, weights.
 
-Whatever is here survives kill -9 and a power cut: a file appears whole, a checkpoint counts only when its
-COMPLETE marker stands, which is written after all else is on the disk, and `projectors.safetensors` comes last.
+Whatever is here survives kill -9 and a power cut: a file appears whole, a checkpoint counts only when it is complete
+(training/checkpoints.py), and `projectors.safetensors` comes last.
 """
 
 from __future__ import annotations
@@ -10,44 +10,71 @@ import fcntl
 import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from videogpt_plus.checkpoint import TOKENIZER_FILES, experiment_json, located, read_object, write_bytes, write_json
+from videogpt_plus.checkpoint import (
+    PART,
+    TOKENIZER_FILES,
+    experiment_json,
+    located,
+    read_object,
+    sweep_parts,
+    write_bytes,
+    write_json,
+)
 from videogpt_plus.configs import Experiment
 from videogpt_plus.training.card import CARD, model_card
 from videogpt_plus.types import UserError
 
-COMPLETE = "COMPLETE"
 #: Seconds in which what a killed training left behind ends, such as data workers, which hold its lock, too.
 PATIENCE = 10
 #: The file that a training writes last.
 FINISHED = "projectors.safetensors"
+#: What a fine-tuning leaves.
+TUNED = (FINISHED, "adapter_model.safetensors", "adapter_config.json")
+#: What a sweep keeps of a cell in the folder that it fills.
+CELL = "cell.json"
 #: What a model was asked in training, where that was one question for all samples.
 QUESTION = "question.txt"
 #: Texts of torch's zip writer when the disk is full.
 TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
-def claim(folder: Path, experiment: Experiment) -> bool:
-    """Writes experiment.json into a new `folder`; returns whether the training of it is finished.
+def claim(folder: Path, experiment: Experiment, outputs: Sequence[str] = (FINISHED,)) -> bool:
+    """Writes experiment.json into a new `folder`; returns whether the training of it is finished: `outputs` are there.
 
-    UserError: the folder belongs to another experiment, or cannot be written.
+    UserError: the folder belongs to another experiment or holds something else, or cannot be written.
     """
     path, wanted = folder / "experiment.json", experiment_json(experiment)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        check_own(folder)
     if not path.exists():
         write_json(path, wanted)
     if (found := read_object(path, "remove the folder or choose another one")) != wanted:
         raise UserError(
             f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
         )
-    return (folder / FINISHED).exists()
+    return are_there(folder, outputs)
+
+
+def check_own(folder: Path) -> None:
+    """UserError: something lies in `folder`, and neither a training nor a sweep says that it is theirs."""
+    if (folder / "experiment.json").exists() or (folder / CELL).exists():
+        return
+    if names := sorted(path.name for path in folder.iterdir() if not PART.fullmatch(path.name)):
+        raise UserError(
+            f"{folder} is no run folder and holds {names[0]}: it is left as it is; choose a new or an empty folder"
+        )
+
+
+def are_there(folder: Path, outputs: Sequence[str]) -> bool:
+    """Whether all these files of `folder` hold something."""
+    return all((folder / name).is_file() and (folder / name).stat().st_size for name in outputs)
 
 
 @contextmanager
@@ -68,6 +95,7 @@ def alone_in(folder: Path) -> Iterator[None]:
                 )
             time.sleep(0.1)
         try:
+            sweep_parts(folder)
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: data workers have the file, too
@@ -115,38 +143,6 @@ def flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Makes `checkpoint` count, once it is on the disk, and removes those before it."""
-    with writing(checkpoint.parent):
-        for file in checkpoint.rglob("*"):
-            flush_to_disk(file)
-        flush_to_disk(checkpoint)
-        flush_to_disk(checkpoint.parent / "log.jsonl")
-    write_bytes(checkpoint / COMPLETE, b"")
-    for old in complete_checkpoints(checkpoint.parent)[:-1]:
-        (old / COMPLETE).unlink()  # first, so that a half-removed checkpoint does not count
-        shutil.rmtree(old)
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of `folder` that count, oldest step first."""
-    found = [c for c in folder.glob("checkpoint-*") if (c / COMPLETE).exists()]
-    return sorted(found, key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """`checkpoint-12` -> 12."""
-    return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-def remove_incomplete_checkpoints(folder: Path) -> None:
-    """Removes what a killed run left half-written."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not (checkpoint / COMPLETE).exists():
-            with writing(folder):
-                shutil.rmtree(checkpoint)
-
-
 def taught(run: Path) -> str | None:
     """The one question of a run's training; None where it had none, or several. UserError: it cannot be read."""
     path = run / QUESTION
@@ -174,7 +170,9 @@ class Log:
                     f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
                     "choose another one"
                 )
-            if told := difference(lines[0], header):
+            # Which annotations it was is not said in logs of earlier versions.
+            known = {"annotations": header.get("annotations"), **lines[0]}
+            if told := difference(known, header):
                 raise UserError(
                     f"{self.path.parent} holds a training that began otherwise ({told}): "
                     "remove the folder or choose another one"

@@ -35,10 +35,10 @@ from transformers.trainer_utils import TrainOutput
 
 from videogpt_plus.checkpoint import read_object, read_tensors, require, save_tensors
 from videogpt_plus.configs import Training
-from videogpt_plus.training.folder import Log, check_finite, mark_complete, writing
+from videogpt_plus.training.checkpoints import TRAINABLE, mark_complete
+from videogpt_plus.training.folder import Log, check_finite, writing
 from videogpt_plus.types import UserError
 
-TRAINABLE = "trainable.safetensors"
 #: Seconds that one process waits for another: rank 0 may take so long to write or to load.
 TIMEOUT = 1800
 #: Seconds in which torchrun ends a process after another one failed.
@@ -242,9 +242,19 @@ def is_visual(name: str) -> bool:
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """A UserError of a data worker, as if it had been raised here: torch puts the worker's traceback into its text."""
+    """A UserError of a data worker, as if it had been raised here: torch puts the worker's traceback into its text.
+
+    UserError, too: a data worker was killed.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            "a process that reads training data was ended, perhaps because memory ran out: run the same command again, "
+            "it goes on from the last checkpoint; fewer --dataloader-num-workers need less"
+        ) from error
     except UserError as error:
         *traceback, last = str(error).rstrip().split("\n")
         if not traceback:
