@@ -41,13 +41,19 @@ def _line(values: Sequence[str]) -> str:
 
 def plain_text(text: str) -> str:
     """The text for Markdown, on one line, such that it reads as it is."""
-    escaped = MARKS.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
-    return MAIL.sub("<!-- -->@", BEGINNING.sub(r"\1\\\2", escaped))
+    return BEGINNING.sub(r"\1\\\2", _escaped(" ".join(text.split())))
+
+
+def _escaped(text: str) -> str:
+    """Without what would be markup in the midst of a line."""
+    return MAIL.sub("<!-- -->@", MARKS.sub(lambda found: f"\\{found[0]}", text))
 
 
 def _markdown_note(text: str) -> str:
     """A note, whose backticks are meant as code."""
-    return "".join(f"`{part}`" if i % 2 else plain_text(part) for i, part in enumerate(CODE.split(text)))
+    first, *rest = CODE.split(" ".join(text.split()))
+    parts = (f"`{part}`" if i % 2 == 0 else _escaped(part) for i, part in enumerate(rest))
+    return BEGINNING.sub(r"\1\\\2", _escaped(first)) + "".join(parts)
 
 
 def page(title: str, stamp: str | None, parts: Sequence[Part], more: Section) -> str:

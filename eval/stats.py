@@ -155,7 +155,7 @@ def share(right: Mapping[str, float], videos: Videos | None = None, tasks: Tasks
 def _independent(found: Spread, of_one: float) -> float:
     """How many independent questions a mean is worth, given the variance of one."""
     alone = of_one / found.independent if found.independent > 0 else found.questions
-    return max(found.units, alone / found.design_effect()) if found.clustered else alone
+    return max(found.units, alone / found.design_effect(alone)) if found.clustered else alone
 
 
 def mean_score(scores: Mapping[str, float], videos: Videos | None, lowest: float, highest: float) -> Estimate | None:
