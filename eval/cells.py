@@ -164,11 +164,16 @@ def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return first
 
 
-def seeds_said(cells: Sequence[Cell]) -> str:
-    """What the reader has to know about seeds: whether the noise of training is in the numbers."""
+def seeds_said(cells: Sequence[Cell], of_tests: bool = False) -> str:
+    """What the reader has to know about seeds: whether the noise of training is in the numbers.
+
+    Models are means over all of their seeds, tests over those that both sides have.
+    """
     counts = sorted({len(runs_of(cell)) for cell in cells})
     if counts[-1] == 1:
         return "One training seed: the noise of training is not in these numbers, so a difference is one of two runs."
+    if of_tests:
+        return "Each number is the mean over the seeds in its row, which both have; one seed does not tell its luck."
     span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[-1]}"
     return (
         f"Each number is the mean of {span} seeds of fine-tuning. Their noise is in the intervals, pooled over the "

@@ -49,18 +49,20 @@ class Spread:
 
     @property
     def doubt(self) -> float:
-        """1 where no clip differs from the others, 0 from TRUSTED_CLIPS on."""
-        return max(0.0, 1 - self.differing / TRUSTED_CLIPS) if self.clustered else 0.0
+        """1 where no clip differs from the others, 0 from TRUSTED_CLIPS on, which weigh about the same."""
+        return max(0.0, 1 - min(self.differing, self.units) / TRUSTED_CLIPS) if self.clustered else 0.0
 
-    def design_effect(self) -> float:
+    def design_effect(self, worth: float = 0.0) -> float:
         """By how much the variance exceeds that of independent questions, from 1 to `questions` / `units`.
+
+        `worth` takes the place of `questions` where the values, taken for independent, are worth more.
 
         Student's quantile is part of it, so that normal quantiles serve behind it (Korn and Graubard, Survey
         Methodology 1998).
         """
         if not self.clustered:
             return 1.0
-        most = self.questions / self.units
+        most = max(worth, self.questions) / self.units
         if not self.independent or self.clips < 2:
             return most
         measured = self.variance / self.independent * (t_quantile(0.975, self.freedom) / Z95) ** 2
@@ -72,7 +74,7 @@ class Spread:
         Two clips that have not been seen are what an interval of zero width forgets (Agresti and Caffo, American
         Statistician 2000).
         """
-        few = max(0.0, 1 - self.differing / TRUSTED_CLIPS)
+        few = max(0.0, 1 - min(self.differing, self.units) / TRUSTED_CLIPS)
         return max(self.variance, 0.0) + few * 2 * (size / self.units) ** 2
 
 
@@ -92,6 +94,7 @@ def spread(
     weight = 1 / (len(sizes) * sizes[task])
     centre = (np.bincount(task, x) / sizes)[task]
     off, shares = np.bincount(clip, weight * (x - centre)), np.bincount(clip, weight)
+    unseen, unseen_clips = _unseen(x, clip, task)
     lightest, n = weight.min(), len(shares)
     in_lightest = weight / lightest
     sums = np.bincount(clip, x * (in_lightest.round() if _whole(in_lightest) else in_lightest))
@@ -100,8 +103,8 @@ def spread(
         value=float(sums.sum() * lightest),
         clips=n,
         differing=_differing(np.bincount(clip, weight * x) / shares),
-        variance=float(squares * n / max(1, n - 1)),
-        independent=float((weight**2 * (x - centre) ** 2).sum()),
+        variance=float(squares * n / max(1, n - 1)) + unseen_clips,
+        independent=float((weight**2 * (x - centre) ** 2).sum()) + unseen,
         freedom=max(1.0, min(n - 1.0, 2 * squares**2 / (off**4).sum())) if squares > 0 else 1.0,
         questions=float(1 / (weight**2).sum()),
         units=float(1 / (shares**2).sum()),
@@ -109,6 +112,28 @@ def spread(
         sums=sums,
         scale=float(lightest),
     )
+
+
+def _unseen(x: np.ndarray, clip: np.ndarray, task: np.ndarray) -> tuple[float, float]:
+    """What a mean over tasks must add to its variances: of questions taken alone, and of clips.
+
+    A task of one question never differs from its own mean, and one of two by half as much as it should. So each task
+    counts one more question (one more clip), as far off as those of all tasks are from the mean of all.
+    """
+    if not task.any():
+        return 0.0, 0.0
+    _, place, counts = np.unique(task * (clip.max() + 1) + clip, return_inverse=True, return_counts=True)
+    task_of_place = np.zeros(len(counts), int)
+    task_of_place[place] = task
+    means = np.bincount(place, x) / counts
+    return _one_more(x, task), _one_more(means, task_of_place)
+
+
+def _one_more(values: np.ndarray, task: np.ndarray) -> float:
+    sizes = np.bincount(task)
+    centre = (np.bincount(task, values) / sizes).mean()
+    square = (np.bincount(task, (values - centre) ** 2) / sizes).mean()
+    return float(square * (1 / sizes**2).sum() / len(sizes) ** 2)
 
 
 def t_quantile(share: float, freedom: float) -> float:

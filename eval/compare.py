@@ -197,6 +197,8 @@ def _with_readable(
     Equivalence is refused where the two disagree about it.
     """
     whole = _measured(first, second, common, margin, by_task)
+    if failed == common and margin is not None and whole["equivalent"]:  # of what nobody could read
+        return whole | {"equivalent": None, "equivalence": DECIDED_BY_FAILURES}, {}
     if not failed or failed == common:
         return whole, {}
     readable = _measured(first, second, common - failed, margin, by_task)

@@ -140,6 +140,8 @@ def _claim(sentence: Sentence, options: Options) -> _Claim:
     for group, end in zip(groups, ends, strict=False):
         before, after = symbols[at : group.begin], symbols[group.end : end]
         verdict, used = _verdict(after)
+        if verdict is None and _contradicts(symbols[group.end :], group, options):
+            verdict = "contradicted"
         _read(claim, group, before, after, verdict, options)
         if group.has_text and not (claim.denied & group.options):
             claim.texts |= group.options
@@ -173,7 +175,7 @@ def _read(
         claim.unclear = True
     elif verdict == "right" or lead == "right":
         _choose(claim, group, options, outright=lead == "right")
-    elif _contradicts(after, group, options):
+    elif verdict == "contradicted":
         claim.unclear = True
     elif own:
         other = not options.same(own | group.options)

@@ -18,8 +18,6 @@ MARKS = re.compile(
 #: What makes a list, a quotation or a rule at the beginning of a line.
 BEGINNING = re.compile(r"^(\d{0,9})([-+>.)])(?=\s|-|$)")
 MAIL = re.compile(r"(?<=[\w+-])@(?=[\w-]+\.)")
-#: Stands for a piece of code while the text around it is made plain: a letter of the private use area.
-CODE_HERE = "\ue000"
 #: A column's letters in pixels, the space beside them, and the room of all.
 LETTER, PADDING, ROOM = 7.4, 17, 1240
 #: A text in words, every second one a space: a unit, a sign before a number and an interval at the end stay whole.
@@ -43,18 +41,19 @@ def _line(values: Sequence[str]) -> str:
 
 def plain_text(text: str) -> str:
     """The text for Markdown, on one line, such that it reads as it is."""
-    escaped = MARKS.sub(lambda found: f"\\{found[0]}", " ".join(text.split()))
-    return MAIL.sub("<!-- -->@", BEGINNING.sub(r"\1\\\2", escaped))
+    return BEGINNING.sub(r"\1\\\2", _escaped(" ".join(text.split())))
+
+
+def _escaped(text: str) -> str:
+    """Without what would be markup in the midst of a line."""
+    return MAIL.sub("<!-- -->@", MARKS.sub(lambda found: f"\\{found[0]}", text))
 
 
 def _markdown_note(text: str) -> str:
     """A note, whose backticks are meant as code."""
-    code = CODE.findall(text)
-    plain = plain_text(CODE.sub(CODE_HERE, text))  # as a whole: its spaces stay, and no part begins a line
-    return (
-        "".join(f"{part}`{one}`" for part, one in zip(plain.split(CODE_HERE), code, strict=False))
-        + plain.split(CODE_HERE)[-1]
-    )
+    first, *rest = CODE.split(" ".join(text.split()))
+    parts = (f"`{part}`" if i % 2 == 0 else _escaped(part) for i, part in enumerate(rest))
+    return BEGINNING.sub(r"\1\\\2", _escaped(first)) + "".join(parts)
 
 
 def page(title: str, stamp: str | None, parts: Sequence[Part], more: Section) -> str:

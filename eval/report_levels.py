@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 #: What one training costs is not in the answers; splits for a cheap and a dear one stand beside each other, in answers.
 TRAININGS = (1_000, 10_000)
 
+#: What stands where `outcomes` has none.
+NOTHING_SHARED = (
+    "No training seed, or no question, is in every level: neither the fewest tokens nor a trend can be told. Train or "
+    "answer the levels with the same seeds."
+)
+
 
 class Outcomes(NamedTuple):
     """A series on the questions and seeds that all of its levels have."""
@@ -56,7 +62,13 @@ def level_tables(models: Sequence[Cell], margin: float | None) -> list[Table]:
             rows = [*_fewest(together, margin), *_trend(together), *_budget(together)]
             found.append(Table(f"{name}: all levels together", _note(together), ["question", "answer"], rows))
             found.append(_band(name, curve, together))
+        elif len(curve) > 1:
+            found.append(Table(f"{name}: all levels together", NOTHING_SHARED, ["level", "seeds"], _seeds_of(curve)))
     return found
+
+
+def _seeds_of(curve: Sequence[Cell]) -> list[list[str]]:
+    return [[f"{cell['level']:g}", ", ".join(str(run.get("seed", "-")) for run in runs_of(cell))] for cell in curve]
 
 
 def _note(together: Outcomes) -> str:
@@ -64,7 +76,8 @@ def _note(together: Outcomes) -> str:
     return (
         f"One test each over all levels, of the {together.right.shape[2]:,} questions about "
         f"{len(set(together.clips)):,} clips that every level answered (seeds: {seeds}), each question weighing the "
-        "same; clips are drawn as a whole. The methods and how often they err are in docs/statistics.md."
+        "same (in the mean of tasks each task does); clips are drawn as a whole. The methods and how often they err "
+        "are in docs/statistics.md."
     )
 
 

@@ -25,7 +25,7 @@ from eval.cells import (
 from eval.proof import proof
 from eval.report_levels import level_tables
 from eval.report_parts import DETECTABLE, MEAN, Table, Test
-from eval.report_tests import detectable_of, paired_tables, resolution_table
+from eval.report_tests import detectable_of, paired_tables, resolution_table, unpaired_said
 from eval.stats import Estimate
 from videogpt_plus.flops import TEXT_TOKENS
 
@@ -50,7 +50,7 @@ def report_tables(
         _cost_table(models),
         *(_accuracy_table(models, *one, None, tests, said) for one in by_series),
         *level_tables(models, margin),
-        *paired_tables(tests, said),
+        *paired_tables(tests, f"{seeds_said(models, of_tests=True)}{unpaired_said(models)} {counted}"),
         resolution_table(models, tests),
         _run_table(runs),
         *_failures_table(runs),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import isfinite
 from statistics import median
 
-from eval.cells import Cell, are_grouped, clips_of, correct, curves, groups, n_clips, rows_of, runs_of
+from eval.cells import Cell, are_grouped, clips_of, correct, curves, groups, n_clips, pairs, rows_of, runs_of
 from eval.compare import NONE_SHOWN, TOO_FEW
 from eval.report_parts import DETECTABLE, MEAN, Table, Test
 from eval.stats import LEVEL, Paired, margin, resolvable
@@ -36,6 +36,16 @@ def paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
         note = f"{only}; the others are listed in `pairs.csv`. {_how(by_task, said)}"
         found.append(_table("Paired tests by task", note, shown))
     return found
+
+
+def unpaired_said(models: Sequence[Cell]) -> str:
+    """Which levels were not compared because they have no seed in common; "" where all were."""
+    lost = [label for label, one, other in pairs(models) if not _seeds(one) & _seeds(other)]
+    return f" Not compared, without a seed in common: {'; '.join(lost)}." if lost else ""
+
+
+def _seeds(cell: Cell) -> set[int | None]:
+    return {run.get("seed") for run in runs_of(cell)}
 
 
 def _table(title: str, note: str, tests: Sequence[Test], in_latex: bool = False) -> Table:

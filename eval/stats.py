@@ -186,7 +186,7 @@ def independent_questions(right: Mapping[str, float], videos: Videos | None, tas
 def _independent(found: Spread, of_one: float) -> float:
     """How many independent questions a mean is worth, given the variance of one."""
     alone = of_one / found.independent if found.independent > 0 else found.questions
-    return max(found.units, alone / found.design_effect()) if found.clustered else alone
+    return max(found.units, alone / found.design_effect(alone)) if found.clustered else alone
 
 
 def mean_score(scores: Mapping[str, float], videos: Videos | None, lowest: float, highest: float) -> Estimate | None:

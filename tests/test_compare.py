@@ -58,6 +58,12 @@ def test_a_question_that_failed_is_wrong_and_counted_whatever_its_line_says(tmp_
     assert (found["failed_a"], found["failed_b"]) == (1, 0)
 
 
+def test_what_nobody_could_read_is_not_equivalent(tmp_path):
+    lines = [line(str(i), False, error="file is empty") for i in range(400)]
+    found = compare_runs(*map(read_run, pair(tmp_path, lines, lines)), margin=0.05)
+    assert found["equivalent"] is None and found["equivalence"] == "unreadable clips decide it"
+
+
 def test_a_torn_last_line_is_ignored_and_of_two_lines_the_later_one_counts(tmp_path):
     a, b = pair(tmp_path, [line("1", False), line("1", True)], [line("1", True)])
     write(b, [line("1", True)], torn='{"key": "2", "cor')

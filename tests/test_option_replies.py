@@ -269,6 +269,11 @@ TABLE = [
     ("(D) down and left", DIRECTIONS, "D"),
     ("up", DIRECTIONS, None),
     # yes and no
+    ("No, there is no person.", YES, "B"),
+    ("No, there is no red cube in the video.", YES, "B"),
+    ("B. No, there is no cube.", YES, "B"),
+    ("No, there is.", YES, None),
+    ("Yes, there is no person.", YES, None),
     ("Yes", YES, "A"),
     ("No.", YES, "B"),
     ("Not sure.", YES, "C"),

@@ -427,6 +427,22 @@ def test_a_comparison_of_unlike_seeds_says_which_it_used(tmp_path):
     assert {row["seeds"] for row in rows} == {"7"}
 
 
+def test_levels_without_a_common_seed_are_named_and_no_number_is_said_to_be_of_more_seeds_than_its_row(tmp_path):
+    seeds = {1: (3, 7, 42), 2: (7,), 4: (99,)}
+    cells = [make_cell(tmp_path, at, {"a": 0.6, "b": 0.7}, seed=s) for at, several in seeds.items() for s in several]
+    write_report(cells, tmp_path / "report", margin=0.05)
+    text = (tmp_path / "report/sweep.md").read_text()
+    whole = text.partition("## Paired tests\n")[2].partition("\n| ")[0]
+    assert "Not compared, without a seed in common: toy: level 1 - level 4; toy: level 2 - level 4." in whole
+    assert "mean of 1 to 3 seeds" not in whole and "mean over the seeds in its row" in whole
+    assert "No training seed, or no question, is in every level" in text and "| 4 | 99 |" in text
+
+
+def test_code_in_a_note_keeps_its_spaces_and_its_dot(reported):
+    text = (reported[1] / "sweep.md").read_text()
+    assert "are listed in `pairs.csv`. The same" in text
+
+
 def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
     """One seed was asked 10 questions of a task and the other 40: the mean is of the 10 that both have."""
     cells = [make_cell(tmp_path, 1, {"a": 0.9}, seed=7), make_cell(tmp_path, 1, {"a": 0.9}, seed=42, drop=30)]

@@ -420,3 +420,37 @@ def test_the_interval_over_seeds_is_students_where_questions_have_no_noise():
     assert with_seed_noise(exact, values[:1]) is exact
     pooled = with_seed_noise(exact, values, SeedNoise(0.04**2, 10))
     assert pooled.high - 0.54 == pytest.approx(2.228139 * 0.04 / 3**0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [(2,) * 20, (200, 1, 1, 1, 1), (200, 2, 2, 2, 2), (10, 10, 10)])
+def test_a_mean_over_tasks_of_few_questions_is_as_uncertain_as_these_make_it(sizes):
+    """A task of one question lies at its own mean: taken for certain it left intervals that never held the truth."""
+    rng, chances, held = np.random.default_rng(3), np.linspace(0.3, 0.8, len(sizes)), 0
+    tasks = {f"{task} {i}": task for task, size in enumerate(sizes) for i in range(size)}
+    for _ in range(200):
+        right = {key: bool(rng.random() < chances[task]) for key, task in tasks.items()}
+        found = share(right, None, tasks)
+        held += found.low <= chances.mean() <= found.high
+    assert held >= 0.92 * 200
+
+
+def test_a_task_of_one_clip_is_not_certain_of_its_mean():
+    rng, held = np.random.default_rng(4), 0
+    tasks = {f"{task} {i}": task for task, size in enumerate((200, 20, 20)) for i in range(size)}
+    clips = {key: key if task == 0 else f"clip {task}" for key, task in tasks.items()}
+    for _ in range(200):
+        whole = {clip: bool(rng.random() < 0.5) for clip in sorted(set(clips.values()))}
+        found = share({key: whole[clip] for key, clip in clips.items()}, clips, tasks)
+        held += found.low <= 0.5 <= found.high
+    assert held >= 0.92 * 200
+
+
+def test_three_clips_with_most_of_the_questions_are_no_ground_for_equivalence():
+    """Of 100 questions 60 are of three clips: what 43 clips say is worth what 8 clips would."""
+    clips = {str(i): f"long {i // 20}" if i < 60 else f"single {i}" for i in range(100)}
+    first = {key: int(key) < 20 or 60 <= int(key) < 76 for key in clips}
+    found = compare(first, dict.fromkeys(clips, False), clips)
+    assert found.n_differing == 17 and spread(first, clips).units == pytest.approx(8.06, abs=0.01)
+    alike = {str(i): str(i // 20) if i < 60 else str(3 + (i - 60) // 20) for i in range(160)}
+    few = compare({key: int(key) // 20 < 2 for key in alike}, dict.fromkeys(alike, False), alike)
+    assert found.high - found.low > 0.75 * (few.high - few.low)
