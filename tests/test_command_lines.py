@@ -194,12 +194,15 @@ def test_an_experiment_is_checked_whole_where_it_is_read(path, new, said, refuse
     assert "run/experiment.json" in told and said in told
 
 
-def test_a_record_of_a_cell_that_is_none_is_named(refused, tmp_path):
-    cell = tmp_path / "results/qwen1_5b/pretrain/image/cell.json"
-    for text in ("[]", "{}", '{"inputs": 3, "finished": true}', "[" * 100_000):
-        cell.parent.mkdir(parents=True, exist_ok=True)
-        cell.write_text(text)
-        assert "pretrain/image/cell.json" in refused("sweep", "qwen1_5b", "--dry-run")
+@pytest.mark.parametrize("text", ["[]", "{}", '{"inputs": 3, "finished": true}', "[" * 100_000])
+def test_a_record_of_a_cell_that_is_none_finishes_nothing(text, tmp_path, monkeypatch, capsys):
+    """tests/test_cells.py: the cell is made again, and says so."""
+    monkeypatch.chdir(tmp_path)
+    cell = Path("results/qwen1_5b/pretrain/image/cell.json")
+    cell.parent.mkdir(parents=True)
+    cell.write_text(text)
+    cli.main(["sweep", "qwen1_5b", "--dry-run"])
+    assert "0  to do     pretrain (image)" in capsys.readouterr().out
 
 
 # Names with square brackets.

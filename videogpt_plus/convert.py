@@ -34,6 +34,7 @@ from videogpt_plus.checkpoint import (
 )
 from videogpt_plus.configs import Experiment, Lora
 from videogpt_plus.experiments import EXPERIMENTS, at_level, get_experiment, level_text
+from videogpt_plus.made import new_folder
 from videogpt_plus.training.folder import FINISHED, describe
 from videogpt_plus.types import IGNORE, UserError, Visual
 
