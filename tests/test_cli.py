@@ -93,6 +93,7 @@ def dry_run(capsys, *more: str) -> list[str]:
 
 def test_a_dry_run_prints_trainings_behind_their_launcher_and_the_rest_without(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("zero2.json").write_text("{}")
     given = ("--launcher", "torchrun --nproc_per_node 8", "--deepspeed", "zero2.json")
     commands, plain = dry_run(capsys, *given), dry_run(capsys)
     assert len(plain) == 6 and all(command.startswith("videogpt-plus ") for command in plain)

@@ -298,7 +298,12 @@ def load_experiment(folder: str | Path) -> Experiment:
         "summary": lambda value: made(Summary, value),
     }
     value.setdefault("summary", asdict(Summary()))
-    return made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
+    experiment = made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
+    try:
+        experiment.check_whole()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return experiment
 
 
 def _pairs(value: Any, made: Callable[[Any], Any]) -> Any:

@@ -70,7 +70,7 @@ class Stream:
     size: InternVideo2Size | None = None
 
     def __post_init__(self) -> None:
-        _check(self, {"pixels": 1, "grid": 1, "width": 1})
+        _check(self, {"pixels": 1, "grid": 0, "width": 0})  # 0 is what code says that only preprocesses
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,12 @@ class Experiment:
         names = [name for name, _ in self.streams]
         if not names or len(set(names)) < len(names):
             raise UserError(f"experiment '{self.name}' has streams {names}: it needs one or more, each of its own name")
+
+    def check_whole(self) -> None:
+        """UserError unless its parts fit each other, as those of an experiment that was written to a file must."""
+        names = [name for name, _ in self.streams]
+        for _, stream in self.streams:
+            _check(stream, {"grid": 1, "width": 1})
         if strange := sorted({name for name, _ in self.pretrain} - set(names)):
             raise UserError(f"experiment '{self.name}' pre-trains {strange[0]!r}, which is none of its streams {names}")
 

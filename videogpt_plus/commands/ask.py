@@ -278,10 +278,10 @@ def predict(
     """
     if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
+    if video and not os.path.exists(video):
+        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
     with run_to_ask(run) as folder:  # before seconds of imports
         asked = question or (_taught(folder),)
-        if video and not os.path.exists(video):
-            raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
         _predict(run, folder, asked, video, image, url, choosing, loading)
 
 
