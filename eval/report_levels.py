@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from eval.cells import Cell, clips_of, correct, curves, runs_of
+from eval.cells import Cell, clips_of, correct, curves, estimate, rows_of, runs_of
 from eval.report_parts import Table
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def level_tables(models: Sequence[Cell], margin: float | None) -> list[Table]:
     found = []
     for name, curve in curves(models).items():
         if together := outcomes(curve):
-            rows = [*_fewest(together, margin), *_trend(together), *_budget(together)]
+            rows = [*_fewest(together, margin), *_trend(together), *_budget(together), *_headline(curve)]
             found.append(Table(f"{name}: all levels together", _note(together), ["question", "answer"], rows))
             found.append(_band(name, curve, together))
         elif len(curve) > 1:
@@ -112,6 +112,15 @@ def _budget(together: Outcomes) -> list[list[str]]:
         luck, *split = sentences(found, splits(found, training, budget), training, budget)
         told += [luck, *split] if not told else split
     return [[question, " ".join(told)]]
+
+
+def _headline(curve: Sequence[Cell]) -> list[list[str]]:
+    """Tasks of unlike size: a row that keeps what all questions say from being taken for the mean of tasks."""
+    if len({row["n"] for row in rows_of(curve[0], None).values()}) < 2:
+        return []
+    means = ", ".join(f"level {cell['level']:g} {100 * estimate(cell, None).value:.1f} %" for cell in curve)
+    said = "The tasks are of unlike size, so it can differ from the answers above, which are of all questions"
+    return [["Mean of tasks", f"{said}: {means}."]]
 
 
 def _band(name: str, curve: Sequence[Cell], together: Outcomes) -> Table:

@@ -64,6 +64,14 @@ def test_what_nobody_could_read_is_not_equivalent(tmp_path):
     assert found["equivalent"] is None and found["equivalence"] == "unreadable clips decide it"
 
 
+@pytest.mark.parametrize("margin", ["0", "-1", "nan", "inf", "100"])
+def test_a_margin_that_says_nothing_is_refused(margin, tmp_path, capsys):
+    a, b = pair(tmp_path, [line("1", True)], [line("1", True)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", str(a), str(b), "--margin", margin, "--json"])
+    assert stop.value.code == 2 and "above 0 and below 100" in capsys.readouterr().err
+
+
 def test_a_torn_last_line_is_ignored_and_of_two_lines_the_later_one_counts(tmp_path):
     a, b = pair(tmp_path, [line("1", False), line("1", True)], [line("1", True)])
     write(b, [line("1", True)], torn='{"key": "2", "cor')

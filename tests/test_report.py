@@ -453,6 +453,19 @@ def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
         assert 0 <= float(line["ci_low"]) <= float(line["accuracy"]) <= float(line["ci_high"]) <= 1
 
 
+def test_the_mean_of_unlike_tasks_stands_beside_what_all_questions_say(tmp_path):
+    def at(level: float, small: float, n: int) -> dict:
+        cell = make_cell(tmp_path / str(n), level, {"big": 0.7, "small": 0.7}, n=400)
+        part = make_cell(tmp_path / f"{n} small", level, {"small": small}, n=n)
+        cell["scores"]["tasks"]["small"] = part["scores"]["tasks"]["small"]
+        return cell
+
+    for n in (20, 400):
+        page = write_report([at(1, 0.9, n), at(2, 0.4, n)], tmp_path / f"report {n}")
+        text = page.with_name("sweep.md").read_text()
+        assert ("level 1 80.0 %, level 2 55.0 %" in text) == (n == 20)
+
+
 def test_the_headline_is_what_is_tested(tmp_path):
     """A small task that turns over whole moves the mean of tasks more than all questions together."""
     small = {"large": 0.5, "small": 1.0}, {"large": 0.55, "small": 0.2}

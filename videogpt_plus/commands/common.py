@@ -319,8 +319,9 @@ def take_published(experiment, folder: Path) -> Path:
 
 
 def check_margin(margin: float | None) -> None:
-    """Raises UserError unless a margin that was given lies above 0."""
-    if margin is not None and not margin > 0:
+    """Raises UserError unless a margin that was given lies between 0 and 100 points."""
+    if margin is not None and not 0 < margin < 100:
         raise UserError(
-            f"--margin {margin:g} is not possible: give so many points that count as next to nothing, above 0"
+            f"--margin {margin:g} is not possible: give so many points that count as next to nothing, above 0 and "
+            "below 100"
         )
