@@ -200,7 +200,7 @@ def test_published_weights_are_asked_by_name_at_any_level(family, published, tmp
     monkeypatch.setitem(EXPERIMENTS, "tiny_cog", tiny)
     for name in ("tiny_cog", "tiny_cog_pool2"):
         cli.main(["predict", name, "What happens?", "--video", str(clip)])
-    assert load_experiment(Path("results/tiny_cog_pool2")).level == 2
+    assert not Path("results").exists(), "to ask published weights once leaves nothing behind"
     runs = [(at_level(tiny, level), tmp_path) for level in (1, 2)]
     models = load_models(runs, "cpu", torch.float32, torch.float32)
     assert models[0].llm is models[1].llm and [m.adapters[m.stream].level for m in models] == [1, 2]
