@@ -34,7 +34,7 @@ NEEDED = (
     ("optimizer.pt", "global_step*"),
 )
 #: What else a training writes beside those, DeepSpeed's files among them.
-WRITTEN = (COMPLETE, "scaler.pt", "latest", "zero_to_fp32.py")
+WRITTEN = (COMPLETE, "scaler.pt", "latest", "zero_to_*.py")
 
 
 def mark_complete(checkpoint: Path) -> None:
