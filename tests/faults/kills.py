@@ -19,8 +19,9 @@ from videogpt_plus import cli, train
 from .lines import ROOT, refused
 from .tiny import Tiny, answered, differing, trained
 
-STAGES = ("pretrain", "finetune")
-DEATHS = ("running", "saving", "marking", "finishing")
+#: Stages and what a training is killed at; pre-training's only final file is its weights.
+DEATHS = [(stage, dies) for dies in ("running", "saving", "marking") for stage in ("pretrain", "finetune")]
+DEATHS.append(("finetune", "finishing"))
 WORKER = Path(__file__).parents[1] / "train_worker.py"
 #: Kills that one file of answers lives through.
 KILLS_A_RUN = 8
@@ -31,7 +32,7 @@ KILLS_A_WORKER = 10
 def kill_trainings(tiny: Tiny, root: Path, count: int) -> Iterator[tuple[str, str | None]]:
     """Kills so many trainings, each once, and goes on with them; yields a name and what differs then."""
     root.mkdir()
-    jobs = [_job(tiny, root / str(i), STAGES[i % 2], DEATHS[i // 2 % 4]) for i in range(count)]
+    jobs = [_job(tiny, root / str(i), *DEATHS[i % len(DEATHS)]) for i in range(count)]
     for first in range(0, count, KILLS_A_WORKER):
         some = jobs[first : first + KILLS_A_WORKER]
         (root / "jobs").write_bytes(pickle.dumps(some))
