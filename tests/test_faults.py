@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -61,6 +62,13 @@ def refuse(path: Path) -> None:
 )
 def test_what_is_not_as_expected_is_told(read, expected, told):
     assert told in guarded(failure, Kind("video", "a", lambda folder: folder, read, expected))
+
+
+def test_what_hangs_is_told_and_not_waited_for(monkeypatch):
+    monkeypatch.setattr("faults.__main__.LIMIT", 0.1)
+    began = time.monotonic()
+    assert guarded(lambda folder: time.sleep(3)) == "it did not end within 0.1 s"
+    assert time.monotonic() - began < 2
 
 
 @pytest.mark.parametrize("line", [Refused(("--help",), "x"), Refused(("tokens", "toyy"), "another word")], ids=str)

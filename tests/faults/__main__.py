@@ -6,6 +6,7 @@ What is not as expected is one line more. Parts: files, commands, kills, disks, 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -26,8 +27,10 @@ CLIPS, BROKEN, HANGING = 500, 5, 5
 
 def guarded(check: Callable[..., str | None], *arguments: object) -> str | None:
     """What a check says; what it raises, and that it did not end in time, in words."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+    pool = ThreadPoolExecutor(1)
+    with tempfile.TemporaryDirectory() as folder:
         running = pool.submit(check, *arguments, Path(folder))
+        pool.shutdown(wait=False)
         try:
             raised = running.exception(timeout=LIMIT)
         except TookTooLong:
@@ -98,4 +101,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # Python would wait for threads in which something hangs
