@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 EARLIER := .cache/transformers-4.57
 
-.PHONY: demo test bench setup lint clean
+.PHONY: demo test faults bench setup lint clean
 
 demo: setup
 	$(BIN)/videogpt-plus sweep toy --jobs 2 --batch-size 8
 
 test: $(VENV)/.train $(EARLIER)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Bad files and command lines of every kind, kills, full disks and many clips, counted: some ten minutes.
+faults: $(VENV)/.train
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults
 
 # Measures on this machine alone: leave it to itself for a quarter of an hour.
 bench: setup

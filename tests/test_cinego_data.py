@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 
 import numpy as np
 import pytest
 import torch
 from cinego_parts import RECORDED, random_features, said, write_rows
+from faults.weights import DTYPES, FEATURES, NO_ARRAYS, features, no_array
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -219,30 +219,16 @@ def test_one_loader_mixes_all_kinds_of_rows(tokenizer, rows_of, tmp_path):
     assert (batch["input_ids"] == PLACEHOLDER).sum(1).tolist() == [1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("dtype", [">f4", "<f4", ">f2", ">f8", np.longdouble])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_features_are_read_whatever_the_order_of_their_bytes(dtype, tmp_path):
-    values = np.arange(-30, 30).reshape(3, 5, 4) / 8
-    np.save(tmp_path / "a.npy", values.astype(dtype))
-    assert torch.equal(read_features(tmp_path / "a.npy"), torch.from_numpy(values).float()[:, None])
+    features(dtype, tmp_path)
+    assert torch.equal(read_features(tmp_path / "a.npy"), torch.from_numpy(FEATURES).float()[:, None])
     assert frames_of(tmp_path / "a.npy") == 3
 
 
-class Runs:
-    """What a pickle would run when it is read."""
-
-    def __reduce__(self):
-        return exec, ("raise SystemExit('it ran')",)
-
-
 def test_a_features_file_runs_nothing_and_is_one_line_where_it_is_no_array(tmp_path):
-    np.save(tmp_path / "pickle.npy", np.array([Runs()], object), allow_pickle=True)
-    (tmp_path / "whole.npy").write_bytes(pickle.dumps(Runs()))
-    with open(tmp_path / "archive.npy", "wb") as file:
-        np.savez(file, a=np.zeros(3))
-    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (9000000000000, 5, 32), }"
-    (tmp_path / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    (tmp_path / "odd.npy").write_bytes(b"\x93NUMPY\x01\x00\x40\x00" + b"[" * 64)
-    for name in ("pickle", "whole", "archive", "huge", "odd"):
+    for name in NO_ARRAYS:
+        no_array(name, tmp_path)
         for read in (read_features, frames_of):
             if (name, read) != ("huge", frames_of):
                 with pytest.raises(ClipError, match=f"^cannot read .*{name}.npy: [^\n]*; [^\n]*$"):

@@ -9,17 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from faults.lines import NAMES, ROOT, SWEEPS, TWINS, WORDS, shell
+from faults.records import (
+    ANSWER,
+    BAD_ANSWERS,
+    BAD_CELLS,
+    BAD_FIELDS,
+    BAD_META,
+    NEEDED,
+    PACKAGED,
+    answers,
+    changed,
+    line_of,
+)
 
 from videogpt_plus import cli
 from videogpt_plus.commands.common import find_runs
 from videogpt_plus.screen import progress, show, table
-
-ROOT = Path(__file__).parent.parent
-PACKAGED = ROOT / "videogpt_plus/toy/weights/runs/toy_pool2"
-ANSWER = {
-    "key": "0", "task": "clip", "video": "a.mp4", "reference": "(A) a", "reply": "(A)", "correct": True, "error": None,
-    "seconds": 0.1, "visual_tokens": 3,
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -39,54 +45,18 @@ def refused(capfd, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--jobs", "0"], "--jobs 0 is not possible"),
-        (["--jobs", "-2"], "--jobs -2 is not possible"),
-        (["--launcher", 'torchrun "x'], 'torchrun "x: no closing quotation'),
-        (["--launcher", " "], "--launcher names no program"),
-        (["--name", ""], "--name is empty"),
-        (["--name", "."], "--name '.' is no folder within --output"),
-        (["--name", "../../.."], "--name '../../..' is no folder within --output"),
-        (["--name", "a/../../b"], "is no folder within --output"),
-        (["--name", "/tmp/x"], "is no folder within --output"),
-        (["--deepspeed", "/nonexistent.json"], "/nonexistent.json does not exist"),
-        (["--deepspeed", "/"], "cannot read /: Is a directory"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), SWEEPS)
 @pytest.mark.parametrize("dry", [True, False])
 def test_a_sweep_that_could_not_run_is_refused_before_it_begins_and_in_a_dry_run(words, said, dry, refused):
     assert said in refused("sweep", "toy", *words, *(["--dry-run"] if dry else []))
 
 
-LONG = "n" * 300
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["predict", PACKAGED, "What?", "--image", ""], "--image is empty"),
-        (["predict", PACKAGED, "What?", "--video", ""], "--video is empty"),
-        (["answer", PACKAGED, "--store", ""], "--store is empty"),
-        (["predict", PACKAGED, "What?", "--video", LONG], "there is no such file"),
-        (["score", LONG], "File name too long"),
-        (["answer", LONG], "File name too long"),
-        (["doctor", LONG], "File name too long"),
-        (["compare", f"{LONG}.jsonl", "x.jsonl"], "File name too long"),
-        (["report", LONG], "File name too long"),
-        (["tokens", "\udcff"], "unknown experiment"),
-        (["\udcff"], "unknown command"),
-        (["answer", "run[1]"], "no trained run under results/ fits 'run[1]'"),
-        (["answer", "/x/*"], "no trained run under results/ fits '/x/*'"),
-        (["answer", "**x"], "no trained run under results/ fits '**x'"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [*WORDS, *NAMES])
 def test_a_word_that_names_nothing_is_one_line(words, said, refused):
     assert said in refused(*words)
 
 
-@pytest.mark.parametrize("words", [["compare", "toy_cinego"], ["score"], ["export", "out"], ["subset"]])
+@pytest.mark.parametrize("words", TWINS)
 def test_a_twin_that_was_not_asked_is_not_made_by_what_reads_answers(words, refused):
     command, *more = words
     assert "toy_llava15 was not asked here yet" in refused(command, "toy_llava15", *more)
@@ -95,39 +65,14 @@ def test_a_twin_that_was_not_asked_is_not_made_by_what_reads_answers(words, refu
 # What a command reads.
 
 
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("[" * 100_000, "maximum recursion depth"),
-        ('{"key": ' + "[" * 100_000, "maximum recursion depth"),
-        ("{}", "'key'"),
-        ("[]", "list indices"),
-        ("3", "not subscriptable"),
-        ('{"key": []}', "unhashable"),
-        ("\udcff", "utf-8"),
-        ({"key": 3}, "'key' is 3"),
-        ({"task": ["clip"]}, "'task' is [\"clip\"]"),
-        ({"video": None}, "'video' is null"),
-        ({"clip": 3}, "'clip' is 3"),
-        ({"reference": {}}, "'reference' is {}"),
-        ({"error": 1}, "'error' is 1"),
-        ({"reply": ["(A)"]}, "'reply' is [\"(A)\"]"),
-        ({"reply": None}, "no 'error', and 'reply' is null"),
-        ({"visual_tokens": None}, "no 'error', and 'visual_tokens' is null"),
-        ({"visual_tokens": 1.5}, "'visual_tokens' is 1.5"),
-        ({"seconds": "1"}, "'seconds' is \"1\""),
-        ({"seconds": float("nan")}, "'seconds' is NaN"),
-        ({"seconds_first": 10**400}, "'seconds_first' is 1000"),
-    ],
-)
+@pytest.mark.parametrize(("line", "said"), BAD_ANSWERS)
 def test_a_line_of_answers_that_is_none_is_named_by_file_number_and_field(line, said, refused, tmp_path):
-    text = line if isinstance(line, str) else json.dumps(ANSWER | line)
-    (tmp_path / "answers.jsonl").write_text(f"{json.dumps(ANSWER)}\n{text}\n", errors="surrogateescape")
+    answers([json.dumps(ANSWER), line_of(line)], tmp_path)
     told = refused("compare", "answers.jsonl", PACKAGED)
     assert "answers.jsonl, line 2: not an answer (" in told and said in told
 
 
-@pytest.mark.parametrize("field", ["reference", "reply", "error", "seconds", "visual_tokens"])
+@pytest.mark.parametrize("field", NEEDED)
 def test_an_answer_that_lacks_what_is_scored_is_named(field, tmp_path):
     from eval.answer import SCORED, read_answers
     from videogpt_plus.types import UserError
@@ -138,7 +83,7 @@ def test_an_answer_that_lacks_what_is_scored_is_named(field, tmp_path):
         read_answers(tmp_path / "answers.jsonl", SCORED)
 
 
-@pytest.mark.parametrize("text", ["{}", '{"control": 3}', '{"control": null, "benchmark": []}', "[" * 100_000])
+@pytest.mark.parametrize("text", BAD_META)
 def test_what_stands_beside_answers_is_checked_whole(text, tmp_path):
     from eval.answer import read_meta
     from videogpt_plus.types import UserError
@@ -148,44 +93,7 @@ def test_what_stands_beside_answers_is_checked_whole(text, tmp_path):
         read_meta(tmp_path / "answers.jsonl")
 
 
-def changed(value: dict, path: str, new: object) -> dict:
-    *inner, last = path.split(".")
-    place = value
-    for name in inner:
-        place = place[int(name)] if isinstance(place, list) else place[name]
-    place[int(last) if isinstance(place, list) else last] = new
-    return value
-
-
-@pytest.mark.parametrize(
-    ("path", "new", "said"),
-    [
-        ("streams", [], "it needs one or more"),
-        ("streams", {}, "'streams' must be of type"),
-        ("streams", [["image"]], "'streams' must be of type"),
-        ("streams.0.0", 3, "'streams' must be of type"),
-        ("streams.1.0", "image", "each of its own name"),
-        ("streams.0.1", None, "does not describe Stream"),
-        ("streams.0.1.grid", 0, "Stream has grid 0: choose at least 1"),
-        ("streams.0.1.pixels", -1, "Stream has pixels -1: choose at least 1"),
-        ("streams.1.1.size.heads", 0, "InternVideo2Size has heads 0: choose at least 1"),
-        ("streams.1.1.size.heads", 3, "which 3 heads cannot share evenly"),
-        ("streams.1.1.size.depth", 10**400, "InternVideo2Size has depth 1000"),
-        ("pretrain.0.0", "audio", "pre-trains 'audio', which is none of its streams"),
-        ("level", float("nan"), "pool level nan is not possible: choose a number above 0"),
-        ("level", 0, "pool level 0 is not possible: choose a number above 0"),
-        ("num_frames", 0, "has num_frames 0: choose at least 1"),
-        ("num_frames", 10**400, "has num_frames 1000"),
-        ("num_frames", 1.5, "'num_frames' must be of type int"),
-        ("name", None, "'name' must be of type str"),
-        ("lora.r", 0, "Lora has r 0: choose at least 1"),
-        ("lora.dropout", 2, "Lora has dropout 2: choose 0 to 1"),
-        ("finetune.learning_rate", float("inf"), "Training has learning_rate inf"),
-        ("finetune.per_device_train_batch_size", 0, "per_device_train_batch_size 0: choose at least 1"),
-        ("finetune.seed", -1, "Training has seed -1"),
-        ("adapter", [], "'adapter' must be of type str"),
-    ],
-)
+@pytest.mark.parametrize(("path", "new", "said"), BAD_FIELDS)
 def test_an_experiment_is_checked_whole_where_it_is_read(path, new, said, refused, tmp_path):
     value = changed(json.loads((PACKAGED / "experiment.json").read_text()), path, new)
     (tmp_path / "run").mkdir()
@@ -194,7 +102,7 @@ def test_an_experiment_is_checked_whole_where_it_is_read(path, new, said, refuse
     assert "run/experiment.json" in told and said in told
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"inputs": 3, "finished": true}', "[" * 100_000])
+@pytest.mark.parametrize("text", BAD_CELLS)
 def test_a_record_of_a_cell_that_is_none_finishes_nothing(text, tmp_path, monkeypatch, capsys):
     """tests/test_cells.py: the cell is made again, and says so."""
     monkeypatch.chdir(tmp_path)
@@ -235,12 +143,6 @@ def test_names_are_shown_as_they_are(capsys):
 
 CALL = [sys.executable, "-m", "videogpt_plus.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def shell(command: str, folder: Path, flags: str = "") -> subprocess.CompletedProcess:
-    python = f"{sys.executable} {flags} -m videogpt_plus.cli"
-    script = f"set -o pipefail; {command.replace('CLI', python)}"
-    return subprocess.run(["bash", "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(

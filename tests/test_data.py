@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from clips import coded_frames, render_mp4
+from faults.entries import BAD_ENTRIES, BAD_FILES, LAYOUTS, STILL, TEXT, VIDEO, talk
 from PIL import Image
 
 from videogpt_plus import data
@@ -23,15 +24,6 @@ from videogpt_plus.mixtures import MIXTURES, get_mixture
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
 
 REFERENCE = Path(__file__).parent / "golden" / "dataset_config.json"
-
-
-def talk(question: str, answer: str = "a cup") -> list[dict]:
-    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-
-
-VIDEO = {"id": 0, "video": "a.mp4", "conversations": talk("<video>\nWhat is it?")}
-STILL = {"id": 1, "image": "a.png", "conversations": talk("<image>\nWhat is it?")}
-TEXT = {"id": 2, "conversations": talk("What is a cup?", "a thing to drink from")}
 
 
 @pytest.fixture(scope="session")
@@ -186,26 +178,7 @@ def test_unknown_aspect_ratio_names_the_choices(conversations):
 # Bad annotations.
 
 
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ("text", "is a str"),
-        ({}, "'conversations' must be a list"),
-        ({"conversations": []}, "'conversations' must be a list"),
-        ({"conversations": ["hello"]}, "a turn must be"),
-        ({"conversations": [{"from": "user", "value": "a"}]}, "a turn must be"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "must be text, not 3"),
-        ({"conversations": [{"from": "human", "value": "a"}]}, "nothing to learn"),
-        ({"conversations": talk("a")[::-1]}, "nothing to learn"),
-        ({**VIDEO, "video": None}, "1 <video> in the text but 0 in 'video'"),
-        ({**VIDEO, "video": ["a.mp4", "a.mp4"]}, "1 <video> in the text but 2 in 'video'"),
-        ({**TEXT, "image": "a.png"}, "0 <image> in the text but 1 in 'image'"),
-        ({**VIDEO, "video": 3}, "'video' must be a path"),
-        ({**VIDEO, "video": ""}, "'video' must be a path"),
-        ({**VIDEO, "start": "1"}, "'start' must be a number"),
-        ({**VIDEO, "end": True}, "'end' must be a number"),
-    ],
-)
+@pytest.mark.parametrize(("entry", "said"), BAD_ENTRIES)
 def test_wrong_entry_is_named_by_file_and_number(conversations, entry, said):
     with pytest.raises(UserError) as caught:
         conversations([TEXT, TEXT, entry])
@@ -213,10 +186,7 @@ def test_wrong_entry_is_named_by_file_and_number(conversations, entry, said):
     assert "annotations.json: entry 2" in message and said in message and "\n" not in message
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [("", "not valid JSON"), ("[{", "not valid JSON"), ("[]", "no list"), ("{}", "no list")],
-)
+@pytest.mark.parametrize(("content", "said"), BAD_FILES)
 def test_wrong_annotation_file_is_named(tmp_path, content, said):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(UserError, match=f"a.json.*{said}"):
@@ -304,7 +274,7 @@ def test_an_entry_that_is_longer_than_the_llm_reads_is_replaced(conversations):
     assert "visual ones included, and the LLM reads" in line["error"]
 
 
-@pytest.mark.parametrize("content", ["\ufeff[%s, %s]", "%s\n%s\n", "\ufeff%s\n\n%s"])
+@pytest.mark.parametrize("content", LAYOUTS)
 def test_annotations_with_a_byte_order_mark_or_a_line_an_entry_are_read(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content % (json.dumps(VIDEO), json.dumps(TEXT)))

@@ -6,13 +6,13 @@ import ast
 import json
 import os
 import shutil
-import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from clips import coded_frames, render_mp4
+from faults.weights import IMPOSSIBLE
 
 from videogpt_plus.checkpoint import read_tensors
 from videogpt_plus.models.dual_encoder import load_tokenizer
@@ -136,26 +136,7 @@ def test_nothing_is_loaded_that_may_bring_code_along():
 # Weights. Pickles are tested in test_checkpoint, DeepSpeed's in test_deepspeed, .npy files in test_cinego_data.
 
 
-def header(text: bytes, size: int | None = None, data: bytes = b"") -> bytes:
-    return struct.pack("<Q", len(text) if size is None else size) + text + data
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("a.gguf", b"GGUF\x03\x00\x00\x00" + bytes(64)),
-        ("model.safetensors", b"GGUF\x03\x00\x00\x00" + bytes(64)),
-        ("model.bin", b"GGUF\x03\x00\x00\x00" + bytes(64)),
-        ("model.safetensors", header(b"{}", 2**62)),
-        ("model.safetensors", header(b'{"a":' + b"[" * 100_000 + b"}")),
-        ("model.safetensors", header(b'{"a":{"dtype":"F32","shape":[4611686018427387904,2],"data_offsets":[0,8]}}')),
-        ("model.safetensors", header(b'{"a":{"dtype":"F99","shape":[2],"data_offsets":[0,8]}}', data=bytes(8))),
-        ("model.safetensors", header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}', data=bytes(12))),
-        ("model.safetensors", header(b"[]")),
-        ("model.safetensors", header(b"\xff\xfe")),
-        ("model.safetensors", b""),
-    ],
-)
+@pytest.mark.parametrize(("name", "content"), IMPOSSIBLE)
 def test_weights_with_an_impossible_header_are_one_line(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"^cannot read weights {tmp_path / name}: [^\n]+; [^\n]+$") as told:

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import warnings
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.pictures import (
+    BROKEN_EXIF,
+    FOREIGN,
+    NO_PICTURE,
+    RED,
+    TRANSPARENT,
+    animation,
+    behind_a_cover,
+    bomb,
+    brightness,
+    corners,
+    cut_animation,
+    deep_grey,
+    deep_transparent,
+    logo,
+    logo_of,
+    phone,
+    png,
+    printed,
+    seen,
+    turned,
+    with_exif,
+)
 from PIL import Image
 
 from videogpt_plus.experiments import TOY
@@ -20,33 +40,6 @@ from videogpt_plus.pictures import read_picture
 from videogpt_plus.types import ClipError, UserError
 from videogpt_plus.video import duration, read_clip, read_still
 
-RED, GREEN, BLUE, YELLOW = (220, 30, 30), (30, 200, 30), (30, 30, 220), (220, 220, 30)
-
-
-def corners(height: int = 32, width: int = 48) -> np.ndarray:
-    """A grey picture whose corners are red, green, blue and yellow, from the upper left one clockwise."""
-    picture = np.full((height, width, 3), 128, np.uint8)
-    picture[:8, :8], picture[:8, -8:], picture[-8:, -8:], picture[-8:, :8] = RED, GREEN, BLUE, YELLOW
-    return picture
-
-
-def seen(path: Path) -> np.ndarray:
-    """The one frame of a file, height first."""
-    (frame,) = read_clip(path, 8).frames
-    return frame.permute(1, 2, 0).numpy()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, *others: bytes) -> bytes:
-    """A PNG of rows that begin with their filter, 0; `others` are chunks before the pixels."""
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(others) + body
-
-
 # What is seen
 
 
@@ -54,62 +47,34 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *others: 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_turned_upright(tmp_path, form, orientation):
     """It is stored as the camera held it; what is shown is always the same."""
-    upright = corners()
-    stored = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright, 1), 7: upright[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(upright, -1),
-    }[orientation]  # fmt: skip
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / f"picture{FORMATS.get(form, '.jpg')}"
-    options = {"lossless": True} if form == "WEBP" else {"quality": 98, "subsampling": 0}
-    options = {} if form == "PNG" else options
-    Image.fromarray(stored).save(path, form, exif=exif, **options)
+    upright, path = corners(), turned(form, orientation, tmp_path)
     assert seen(path).shape == upright.shape
     assert abs(seen(path).astype(int) - upright).max() <= (12 if form in ("JPEG", "MPO") else 0)
 
 
 def test_a_broken_orientation_does_not_lose_the_picture(tmp_path):
-    for number, exif in enumerate((b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09")):
-        path = tmp_path / f"{number}.png"
-        Image.fromarray(corners()).save(path, exif=exif)
-        assert (seen(path) == corners()).all()
+    for exif in BROKEN_EXIF:
+        assert (seen(with_exif(exif, tmp_path)) == corners()).all()
 
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
 def test_grey_of_16_bits_is_scaled(tmp_path, order):
-    values = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
-    Image.fromarray(values.astype(order)).save(tmp_path / "grey.png")
+    deep_grey(order, tmp_path)
     assert form_of(tmp_path / "grey.png") == "PNG"
     picture = seen(tmp_path / "grey.png")
     assert (picture[..., 0].ravel() == range(256)).all() and (picture == picture[..., :1]).all()
     assert picture.mean() == 127.5
 
 
-@pytest.mark.parametrize(
-    ("mode", "options"),
-    [("RGBA", {}), ("LA", {}), ("P", {"transparency": 0}), ("P", {"transparency": bytes([0, 255])}), ("1", {})],
-)
+@pytest.mark.parametrize(("mode", "options"), TRANSPARENT)
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "GIF"])
 def test_what_is_transparent_is_white(tmp_path, mode, options, form):
     """A black logo on nothing, as logos are published."""
     if form == "WEBP" and mode not in ("RGBA", "LA") or form == "GIF" and (mode != "P" or options["transparency"]):
         pytest.skip(f"{form} has no {mode} of this kind")
-    logo = np.zeros((16, 16), bool)
-    logo[4:12, 4:12] = True
-    if mode == "P":
-        image = Image.fromarray(logo.astype(np.uint8), "L")
-        image.putpalette([255, 0, 0, 0, 0, 0])
-    elif mode == "1":
-        image, options = Image.fromarray(~logo), {"transparency": 1}
-    else:
-        black = np.zeros((16, 16, len(mode)), np.uint8)
-        black[..., -1] = 255 * logo
-        image = Image.fromarray(black, mode)
-    path = tmp_path / f"logo{FORMATS[form]}"
-    image.save(path, form, **options, **({"lossless": True} if form == "WEBP" else {}))
+    path, black = logo(form, mode, options, tmp_path), logo_of()
     picture = read_picture(path)
-    assert (picture[logo] == 0).all() and (picture[~logo] == 255).all()
+    assert (picture[black] == 0).all() and (picture[~black] == 255).all()
     assert (seen(path) == picture).all()
 
 
@@ -120,12 +85,9 @@ def test_half_transparent_is_half_white(tmp_path):
 
 
 def test_the_transparent_colour_of_16_bits_is_white(tmp_path):
-    grey = b"\0" + struct.pack(">2H", 4660, 4661)  # they differ in the lower 8 bits alone
-    (tmp_path / "grey.png").write_bytes(png(2, 1, 16, 0, grey, chunk(b"tRNS", struct.pack(">H", 4660))))
-    assert seen(tmp_path / "grey.png")[0, :, 0].tolist() == [255, 18]
-    colours = b"\0" + struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x9A00, 0x5600, 0x1200)
-    (tmp_path / "colour.png").write_bytes(png(2, 1, 16, 2, colours, chunk(b"tRNS", colours[1:7])))
-    assert seen(tmp_path / "colour.png")[0].tolist() == [[255, 255, 255], [0x9A, 0x56, 0x12]]
+    grey, colour = (seen(deep_transparent(colour, tmp_path))[0].tolist() for colour in (False, True))
+    assert grey == [[255] * 3, [18] * 3]  # the two differ in the lower 8 bits alone
+    assert colour == [[255, 255, 255], [0x9A, 0x56, 0x12]]
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -135,9 +97,8 @@ def test_grey_of_few_bits_is_scaled(tmp_path, depth):
 
 
 def test_a_printers_jpeg_has_its_colours(tmp_path):
-    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255)), ("white", (255, 255, 255))):
-        Image.new("RGB", (16, 16), colour).convert("CMYK").save(tmp_path / f"{name}.jpg", quality=98)
-        assert abs(seen(tmp_path / f"{name}.jpg").astype(int) - colour).max() < 8
+    for colour in ((255, 0, 0), (0, 0, 255), (255, 255, 255)):
+        assert abs(seen(printed(colour, tmp_path)).astype(int) - colour).max() < 8
 
 
 def test_plain_pictures_are_what_pillow_makes_of_them(tmp_path):
@@ -157,22 +118,9 @@ def test_plain_pictures_are_what_pillow_makes_of_them(tmp_path):
 
 
 def test_of_a_jpeg_with_several_pictures_the_first_is_read(tmp_path):
-    first, second = (Image.new("RGB", (16, 16), colour) for colour in (RED, BLUE))
-    first.save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=[second])
+    phone(tmp_path)
     assert abs(seen(tmp_path / "phone.jpg").astype(int) - RED).max() < 8
     assert is_still(tmp_path / "phone.jpg") and duration(tmp_path / "phone.jpg") == 0
-
-
-def animation(path: Path, count: int = 8, alpha: bool = False, **options) -> Path:
-    """`count` plain frames of brightness 0, 30, 60 ..., shown for half a second each unless told."""
-    frames = [Image.new("RGBA" if alpha else "RGB", (40, 24), (30 * i,) * 3) for i in range(count)]
-    options = {"duration": 500, **({"lossless": True} if path.suffix == ".webp" else {}), **options}
-    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
-    return path
-
-
-def brightness(clip) -> list[int]:
-    return clip.frames.float().mean((1, 2, 3)).round().int().tolist()
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".png", ".apng", ".gif"])
@@ -205,10 +153,7 @@ def test_frames_that_are_shown_for_different_times(tmp_path):
 
 
 def test_a_picture_before_an_animation_is_no_part_of_it(tmp_path):
-    frames = [Image.new("RGB", (40, 24), (30 * i,) * 3) for i in range(4)]
-    Image.new("RGB", (40, 24), RED).save(
-        tmp_path / "a.png", save_all=True, append_images=frames, default_image=True, duration=1000
-    )
+    behind_a_cover(tmp_path)
     assert brightness(read_clip(tmp_path / "a.png", 8)) == [0, 30, 60, 90]
     assert (read_picture(tmp_path / "a.png") == RED).all()
 
@@ -231,31 +176,14 @@ def test_where_a_still_is_meant_the_first_picture_is_taken(tmp_path, suffix):
 
 def test_an_animation_that_is_cut_off_is_an_error(tmp_path):
     for suffix in (".webp", ".png"):
-        path = animation(tmp_path / f"a{suffix}")
-        path.write_bytes(path.read_bytes()[:-60])
         with pytest.raises(ClipError, match="the image cannot be read"):
-            read_clip(path, 16)
+            read_clip(cut_animation(suffix, tmp_path), 16)
 
 
 # Which files are opened
 
-CONTENT = {
-    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
-    "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf",
-    "TIFF": b"II*\0\x08\0\0\0\0\0",
-    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n",
-    "PDF": b"%PDF-1.7\n",
-    "Photoshop": b"8BPS\0\x01",
-    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
-    "JPEG XL": b"\xff\x0a\x7f\x01",
-    "PPM": b"P6\n4 4\n255\n" + bytes(48),
-    "SVG": b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "icon": b"\0\0\1\0\1\0\x10\x10\0\0",
-    "QOI": b"qoif\0\0\0\4",
-}
 
-
-@pytest.mark.parametrize("form", CONTENT)
+@pytest.mark.parametrize("form", FOREIGN)
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".heic", ""])
 def test_another_format_is_one_line_that_names_it_whatever_the_file_is_called(tmp_path, form, suffix, monkeypatch):
     def start(*_, **__):
@@ -264,7 +192,7 @@ def test_another_format_is_one_line_that_names_it_whatever_the_file_is_called(tm
     for name in ("Popen", "run", "check_call", "check_output"):
         monkeypatch.setattr(subprocess, name, start)
     path = tmp_path / f"picture{suffix}"
-    path.write_bytes(CONTENT[form])
+    path.write_bytes(FOREIGN[form])
     assert form_of(path) == form
     with pytest.raises(ClipError) as caught:
         read_clip(path, 8)
@@ -279,16 +207,7 @@ def test_what_begins_like_nothing_known_is_named_by_its_ending(tmp_path):
             read_clip(tmp_path / name, 8)
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        (b"\0\0\0\x20ftypisom\0\0\2\0", "it is a video and no picture"),
-        (b"<!DOCTYPE html><html>404", "it is a web page and no picture"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS and no picture"),
-        (b"", "the file is empty"),
-        (b"some text", "it is none of JPEG, PNG, WebP, BMP and GIF"),
-    ],
-)
+@pytest.mark.parametrize(("content", "told"), NO_PICTURE)
 def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, told):
     (tmp_path / "a.jpg").write_bytes(content)
     for read in (header, read_picture):
@@ -325,23 +244,6 @@ def test_names_that_count_as_pictures_are_found_in_a_folder(tmp_path):
 
 
 # Bombs and damage
-
-
-def bomb(form: str, side: int = 60_000) -> bytes:
-    """A few bytes that declare a picture of `side` x `side` pixels."""
-    if form == "PNG":
-        return png(side, side, 8, 2, b"\0")
-    if form == "WEBP":
-        size = (side - 1).to_bytes(3, "little")
-        body = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + size + size + b"ANIM" + struct.pack("<IIH", 6, 0, 0)
-        return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
-    if form == "GIF":
-        return b"GIF89a" + struct.pack("<HHBBB", side, side, 0, 0, 0) + b";"
-    if form == "BMP":
-        head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
-        return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + head
-    frame = struct.pack(">BHHBBBBBBBBBB", 8, side, side, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0)
-    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xda\0\x02"
 
 
 @pytest.mark.parametrize("form", FORMATS)

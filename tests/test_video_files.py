@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,42 +10,38 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from clips import coded_frames, copy_packets, edit_list, noisy_frames, read_code, render_mp4, render_palettes
+from clips import coded_frames, copy_packets, edit_list, noisy_frames, render_mp4
+from faults.videos import (
+    ASKEW,
+    CELLS,
+    CODECS,
+    COLOURS,
+    EDITS,
+    MATRICES,
+    MATRICES_OF_MKV,
+    STRUCTURES,
+    askew,
+    cells,
+    codes,
+    damaged,
+    edited_and_cut,
+    full,
+    palettes,
+    shown,
+    turned,
+    with_comment,
+    with_dropped,
+    with_long_header,
+    with_long_words,
+    with_title,
+)
 
 from videogpt_plus.decoders import DECODERS, load_decoder
 from videogpt_plus.decoders.upright import degrees_of, turn_by
 from videogpt_plus.types import Clip, ClipError, UserError
 from videogpt_plus.video import duration, read_clip, sample_indices
-
-#: x264's parameters -> files whose key frames need more than what stands behind them.
-STRUCTURES = {
-    "adaptive": "open-gop=1:keyint=12:min-keyint=1:bframes=5:ref=5:b-pyramid=normal:b-adapt=2",
-    "strict": "open-gop=1:keyint=9:bframes=4:b-pyramid=strict:ref=4:b-adapt=2",
-    "refresh": "intra-refresh=1:keyint=15:bframes=2:ref=3",
-    "bluray": "bluray-compat=1:open-gop=1:keyint=10:b-pyramid=strict:bframes=3:ref=4:slices=4:level=41",
-}
-
-
-def codes(clip: Clip) -> list[int]:
-    return [read_code(frame) for frame in clip.frames.numpy()]
-
-
-def shown(path: Path) -> list[int]:
-    """The numbers of all frames as FFmpeg shows them, patching up what it does not understand."""
-    with av.open(str(path), metadata_errors="replace") as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1
-        found = []
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                continue
-            found += [read_code(f.to_ndarray(format="rgb24", threads=1).transpose(2, 0, 1)) for f in frames]
-        return found
 
 
 def all_as_shown(path: Path, fps: float = 10) -> None:
@@ -81,19 +76,12 @@ def test_a_cut_of_them_begins_at_the_first_frame_that_can_be_shown(tmp_path, nam
         all_as_shown(path)
 
 
-@pytest.mark.parametrize(
-    ("codec", "options"),
-    [
-        ("libx264", {"x264-params": "keyint=12:bframes=3"}),
-        ("libx265", {"x265-params": "keyint=12:bframes=3:open-gop=1:repeat-headers=1:log-level=none"}),
-        ("mpeg2video", {"bf": "2", "b": "4000000"}),
-    ],
-)
+@pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("suffix", [".mkv", ".ts"])
-def test_frames_that_nobody_can_decode_at_the_beginning_are_none(tmp_path, codec, options, suffix):
+def test_frames_that_nobody_can_decode_at_the_beginning_are_none(tmp_path, codec, suffix):
     fps = 25 if codec == "mpeg2video" else 10  # which knows no 10
     size = (96, 128) if codec == "libx265" else (48, 64)
-    whole = render_mp4(tmp_path / "whole.ts", coded_frames(90, *size), fps, codec=codec, options=options)
+    whole = render_mp4(tmp_path / "whole.ts", coded_frames(90, *size), fps, codec=codec, options=CODECS[codec])
     for skipped in (1, 13, 29):
         path = copy_packets(whole, tmp_path / f"{skipped}{suffix}", skipped=skipped)
         frames = shown(path)
@@ -112,25 +100,14 @@ def test_parts_of_a_transport_stream_are_read_alone_and_joined(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_text_in_the_stream_that_is_too_long_is_no_damage(tmp_path, suffix):
-    path = render_mp4(tmp_path / f"a{suffix}", noisy_frames(40), 10, gop=10)
-    content = path.read_bytes()
-    place = content.index(b"\x06\x05\xff\xff") + 4  # x264's words about itself: 255 + 255 + ... bytes
-    path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])
+    path = with_long_words(suffix, tmp_path)
     all_as_shown(path)
 
 
 def test_what_is_damaged_is_still_found(tmp_path):
-    options = {"x264-params": STRUCTURES["adaptive"]}
-    whole = render_mp4(tmp_path / "whole.mp4", noisy_frames(90), 10, options=options)
-    with av.open(str(whole)) as container:
-        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
     for number in (0, 1, 2, 20, 45, 60):
-        content = bytearray(whole.read_bytes())
-        begin, size = places[number]
-        content[begin + size // 2 : begin + size] = bytes(size - size // 2)
-        (tmp_path / "bad.mp4").write_bytes(content)
         with pytest.raises(ClipError, match="damaged"):
-            read_clip(tmp_path / "bad.mp4", 90)
+            read_clip(damaged(number, tmp_path), 90)
 
 
 def test_lost_pictures_that_others_refer_to_are_found(tmp_path):
@@ -150,31 +127,14 @@ def test_lost_pictures_that_others_refer_to_are_found(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv", ".flv"])
 def test_titles_in_any_encoding(tmp_path, suffix):
-    path = render_mp4(tmp_path / f"a{suffix}", coded_frames(30), 10, title="XXXX")
-    assert b"XXXX" in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(b"XXXX", b"\xe9t\xe9\xff"))
+    path = with_title(suffix, tmp_path)
     assert codes(read_clip(path, 30)) == list(range(30))
 
 
 def test_a_gif_may_end_with_a_comment(tmp_path):
-    path = render_mp4(tmp_path / "a.gif", coded_frames(30), 10, codec="gif", pix_fmt="rgb8")
-    comment = b"\x21\xfe\x04\xe9bcd\x00"
-    path.write_bytes(path.read_bytes()[:-1] + comment + comment + b";")
-    all_as_shown(path)
-    one = render_mp4(tmp_path / "one.gif", coded_frames(1), 10, codec="gif", pix_fmt="rgb8")
-    one.write_bytes(one.read_bytes()[:-1] + comment + b";")
+    all_as_shown(with_comment(30, tmp_path))
+    one = with_comment(1, tmp_path)
     assert len(read_clip(one, 16).frames) == 1
-
-
-#: Edits as (first frame, how many).
-EDITS = {
-    "head": [(30, 60)],
-    "tail": [(0, 55)],
-    "both": [(25, 40)],
-    "two": [(10, 20), (60, 25)],
-    "backwards": [(60, 20), (10, 20)],
-    "three": [(5, 10), (33, 10), (70, 10)],
-}
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -197,9 +157,7 @@ def test_a_repeated_edit_shows_its_frames_twice(tmp_path):
 
 
 def test_a_cut_off_file_with_an_edit_list_is_refused(tmp_path):
-    path = render_mp4(tmp_path / "a.mp4", coded_frames(90), 10, gop=5, container_options={"movflags": "faststart"})
-    edit_list(path, EDITS["head"])
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 9 // 10])
+    path = edited_and_cut(tmp_path)
     with pytest.raises(ClipError, match="cut off"):
         read_clip(path, 8)
 
@@ -207,9 +165,7 @@ def test_a_cut_off_file_with_an_edit_list_is_refused(tmp_path):
 @pytest.mark.parametrize("suffix", [".mkv", ".webm", ".flv", ".mp4"])
 @pytest.mark.parametrize("every", [4, 10, 22])
 def test_dropped_frames_shorten_nothing(tmp_path, suffix, every):
-    kept = [i for i in range(220) if i % every != every - 1]
-    codec = "libvpx" if suffix == ".webm" else "libx264"
-    path = render_mp4(tmp_path / f"a{suffix}", coded_frames(220)[kept], 10, ticks=[100 * i for i in kept], codec=codec)
+    path = with_dropped(suffix, every, tmp_path)
     clip = read_clip(path, 16)
     assert codes(clip) == sorted(codes(clip)) and codes(clip)[0] == 0 and codes(clip)[-1] >= 205
     assert clip.seconds == pytest.approx([code / 10 for code in codes(clip)], abs=2e-3)
@@ -217,79 +173,45 @@ def test_dropped_frames_shorten_nothing(tmp_path, suffix, every):
 
 
 def test_a_header_that_is_too_long_is_believed_only_of_a_file_that_ends_too_early(tmp_path):
-    path = render_mp4(tmp_path / "a.mkv", coded_frames(60), 10)
-    content = bytearray(path.read_bytes())
-    place = content.index(b"\x44\x89\x88") + 3
-    content[place : place + 8] = struct.pack(">d", 25_000)
-    path.write_bytes(content)
-    all_as_shown(path)
-    path.write_bytes(content[: len(content) * 2 // 3])
+    all_as_shown(with_long_header(1, tmp_path))
     with pytest.raises(ClipError, match="of 25.0 s are in it"):
-        read_clip(path, 8)
+        read_clip(with_long_header(2 / 3, tmp_path), 8)
 
 
 def test_palettes_that_change_in_an_avi(tmp_path):
-    colours = [(200, 20, 20), (20, 200, 20), (20, 20, 200), (200, 200, 20)]
-    path = render_palettes(tmp_path / "a.avi", [colours[i // 5] for i in range(20)])
+    path = palettes(tmp_path)
     for count in (20, 7, 1):
         frames = read_clip(path, count).frames.numpy()
-        wanted = [colours[i // 5] for i in sample_indices(20, 10, count)]
+        wanted = [COLOURS[i // 5] for i in sample_indices(20, 10, count)]
         assert (frames[:, :, 5, 5] == wanted).all()
 
 
 # Upright.
 
-ROOT = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)[..., None].repeat(3, -1)
-MATRICES = {
-    (1, 0, 0, 1): [[1, 2, 3], [4, 5, 6]],
-    (-1, 0, 0, 1): [[3, 2, 1], [6, 5, 4]],
-    (1, 0, 0, -1): [[4, 5, 6], [1, 2, 3]],
-    (-1, 0, 0, -1): [[6, 5, 4], [3, 2, 1]],
-    (0, 1, -1, 0): [[4, 1], [5, 2], [6, 3]],
-    (0, -1, 1, 0): [[3, 6], [2, 5], [1, 4]],
-    (0, 1, 1, 0): [[1, 4], [2, 5], [3, 6]],
-    (0, -1, -1, 0): [[6, 3], [5, 2], [4, 1]],
-}
-
-
-def full(matrix: tuple[int, int, int, int]) -> tuple[int, ...]:
-    a, b, c, d = (part << 16 for part in matrix)
-    return (a, b, 0, c, d, 0, 0, 0, 1 << 30)
+PICTURE = CELLS[..., None].repeat(3, -1)
 
 
 @pytest.mark.parametrize(("matrix", "expected"), MATRICES.items())
 def test_display_matrices_turn_and_mirror(matrix, expected):
-    assert turn_by(full(matrix)).of(ROOT)[..., 0].tolist() == expected
+    assert turn_by(full(matrix)).of(PICTURE)[..., 0].tolist() == expected
 
 
 def test_other_angles_and_no_matrix_at_all():
-    assert turn_by((0,) * 9).of(ROOT)[..., 0].tolist() == ROOT[..., 0].tolist()
-    askew = (46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)
-    assert turn_by(askew) is None and degrees_of(askew) == 45
+    assert turn_by((0,) * 9).of(PICTURE)[..., 0].tolist() == PICTURE[..., 0].tolist()
+    assert turn_by(ASKEW) is None and degrees_of(ASKEW) == 45
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize(("matrix", "expected"), MATRICES.items())
 def test_files_are_turned_as_they_ask(tmp_path, suffix, matrix, expected):
-    if suffix == ".mkv" and matrix not in [(1, 0, 0, 1), (-1, 0, 0, 1), (-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0)]:
+    if suffix == ".mkv" and matrix not in MATRICES_OF_MKV:
         pytest.skip("Matroska has no word for it")
     path = turned(tmp_path, suffix, matrix)
-    picture = read_clip(path, 3).frames[1, 0].numpy()
-    cells = np.array(expected)
-    found = picture.reshape(cells.shape[0], 32, cells.shape[1], 32).mean((1, 3)) / 40
-    assert found.round().tolist() == cells.tolist()
-
-
-def turned(folder: Path, suffix: str, matrix: tuple[int, int, int, int]) -> Path:
-    frames = np.kron(ROOT[..., 0] * 40, np.ones((32, 32), np.uint8))[None, ..., None].repeat(3, -1).repeat(12, 0)
-    plain = render_mp4(folder / "plain.mp4", np.ascontiguousarray(frames), 10)
-    return copy_packets(plain, folder / f"turned{suffix}", matrix=full(matrix))
+    assert cells(len(expected), path) == expected
 
 
 def test_a_file_that_stands_askew_is_turned_within_its_bounds(tmp_path):
-    plain = render_mp4(tmp_path / "plain.mp4", np.full((5, 48, 64, 3), 200, np.uint8), 10)
-    askew = (46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)
-    picture = read_clip(copy_packets(plain, tmp_path / "a.mp4", matrix=askew), 2).frames[0, 0]
+    picture = read_clip(askew(tmp_path), 2).frames[0, 0]
     assert picture.shape == (48, 64) and picture[24, 32] > 190 and picture[0, 0] < 20
 
 
