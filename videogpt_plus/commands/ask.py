@@ -278,11 +278,18 @@ def predict(
     """
     if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
-    if video and not os.path.exists(video):
-        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
+    if question:
+        _check_there(video)
     with run_to_ask(run) as folder:  # before seconds of imports
         asked = question or (_taught(folder),)
+        _check_there(video)
         _predict(run, folder, asked, video, image, url, choosing, loading)
+
+
+def _check_there(video: Path | None) -> None:
+    """Raises UserError where a file that was named is not there."""
+    if video and not os.path.exists(video):
+        raise UserError(f"cannot read {video}: there is no such file; check the data path, or download the file")
 
 
 def _predict(
