@@ -417,13 +417,6 @@ def holm(ps: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(ps, method="holm")[1]] if len(ps) else []
 
 
-def above(right: int, n: int, share: float) -> float:
-    """One-sided exact p of seeing `right` of `n` or more where the true share is `share`."""
-    from scipy.stats import binomtest
-
-    return float(binomtest(right, n, share, alternative="greater").pvalue)
-
-
 def margin(accuracy: float, n: float) -> float:
     """Half the 95 % interval of one accuracy of `n` independent questions: 0.015 for 0.55 of 4,000."""
     return Z95 * sqrt(accuracy * (1 - accuracy) / n)
