@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import coded_frames, render_mp4
-from tests.test_stills import CONTENT, animation, bomb
+from tests.faults.pictures import FOREIGN, animation, bomb
 from videogpt_plus.decoders import declared, pyav, timeline
 from videogpt_plus.experiments import TOY
 from videogpt_plus.types import ClipError, UserError
@@ -85,11 +85,11 @@ def test_an_animation_has_the_limits_of_a_video(tmp_path, suffix, request):
         check_file(path, "moves", Limits(frame_megapixels=0.0009))  # of 40 x 24 pixels
 
 
-@pytest.mark.parametrize("form", CONTENT)
+@pytest.mark.parametrize("form", FOREIGN)
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.heic", "a.mp4"])
 def test_other_formats_are_named(tmp_path, form, name, headers_alone):
     path = tmp_path / f"secret-{name}"
-    path.write_bytes(CONTENT[form])
+    path.write_bytes(FOREIGN[form])
     with pytest.raises(ClipError, match=f"cannot read {name}: it is a picture in the format {form}"):
         check_file(path, name, DEFAULT_LIMITS)
 
@@ -159,7 +159,7 @@ def test_what_goes_wrong_in_there_is_one_line(read, work, given, told, caplog):
 
 
 def test_what_a_file_is_refused_for_comes_back_as_it_is(read, tmp_path):
-    (tmp_path / "eps.png").write_bytes(CONTENT["PostScript"])
+    (tmp_path / "eps.png").write_bytes(FOREIGN["PostScript"])
     with pytest.raises(ClipError, match="cannot read mine.png: it is a picture in the format PostScript"):
         read(check_file, tmp_path / "eps.png", "mine.png", DEFAULT_LIMITS, name="mine.png", seconds=60)
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import coded_frames, render_mp4
-from tests.test_stills import BLUE, CONTENT, GREEN, RED, YELLOW, animation, bomb, corners
+from tests.faults.pictures import BLUE, FOREIGN, GREEN, RED, YELLOW, animation, bomb, corners
 from tests.test_web import copied_run
 from videogpt_plus.checkpoint import load_experiment
 from videogpt_plus.types import UserError
@@ -288,9 +288,9 @@ def test_what_cannot_be_shown_is_a_line_and_no_fault_of_the_page(page, tmp_path,
         render_mp4(path, np.zeros((2, 4096, 4096, 3), np.uint8), options={"preset": "ultrafast"})
     else:
         made = {
-            "eps": CONTENT["PostScript"],
+            "eps": FOREIGN["PostScript"],
             "bomb": bomb("PNG"),
-            "photo": CONTENT["HEIC"],
+            "photo": FOREIGN["HEIC"],
             "broken": b"\xff\xd8\xff\0",
         }
         path.write_bytes(made[path.stem])
