@@ -16,7 +16,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks import gpu, memory, stages, sweeps, tables, timing, training
-from videogpt_plus.checkpoint import write_json
+from videogpt_plus.io.files import write_json
 
 #: Section -> what measures it, in a folder for its files with so many repeats.
 SECTIONS: dict[str, Callable[[Path, int], dict[str, Any]]] = {

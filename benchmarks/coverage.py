@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.seeds import of_differences
-from eval.stats import compare, compare_scores, compare_seeds, equivalence, mean_score, share
+from eval.statistics.seeds import of_differences
+from eval.statistics.stats import compare, compare_scores, compare_seeds, equivalence, mean_score, share
 
 
 class World(NamedTuple):

@@ -13,12 +13,13 @@ import torch
 from benchmarks import mid, timing
 from benchmarks.stages import TOKENS, prefill
 from scripts.random_full_size import SIZES, Meter, build, load, moved
-from videogpt_plus.adapters import build_adapter, num_visual_tokens
-from videogpt_plus.configs import Experiment
-from videogpt_plus.experiments import at_level
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import at_level
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import TEXT_TOKENS, sizes_of
-from videogpt_plus.generation import Reading, generate
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.generation import Reading, generate
+from videogpt_plus.reducers import build_adapter
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Visual
 
 #: Clips a training step, as in the reference's recipe.

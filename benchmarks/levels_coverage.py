@@ -11,11 +11,11 @@ import numpy as np
 import tyro
 
 from benchmarks.made_up import Case, header, outcomes
-from eval.band import band
-from eval.budget import components
-from eval.contrast import Clips, contrast
-from eval.fewest_tokens import fewest_tokens
-from eval.trend import trend
+from eval.statistics.band import band
+from eval.statistics.budget import components
+from eval.statistics.contrast import Clips, contrast
+from eval.statistics.fewest_tokens import fewest_tokens
+from eval.statistics.trend import trend
 
 #: Corners of what sweeps look like.
 CASES = (

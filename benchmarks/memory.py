@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
-from eval.runs import examples_of, load_answerer
-from eval.task import Question
-from videogpt_plus.checkpoint import located
-from videogpt_plus.configs import Asking
-from videogpt_plus.experiments import TOY_WEIGHTS
+from eval.answers.runs import examples_of, load_answerer
+from eval.tasks.task import Question
+from videogpt_plus.config.experiments import TOY_WEIGHTS
+from videogpt_plus.config.options import Asking
+from videogpt_plus.io.files import located
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 CLIPS, EVERY = 2000, 100

@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
 
-from videogpt_plus.checkpoint import located, save_experiment, save_tensors
-from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.experiments import TOY_WEIGHTS, at_level
+from videogpt_plus.config.training import Training
 from videogpt_plus.encoders.internvideo2 import InternVideo2
-from videogpt_plus.experiments import TOY_WEIGHTS, at_level
-from videogpt_plus.models import load_model
-from videogpt_plus.models.quiet import quiet
+from videogpt_plus.io.files import located
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.models.silence import quiet
 from videogpt_plus.toy import render, world
 
 LEVELS = (1, 2, 4, 8, 16)

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 
 from benchmarks import mid, timing
-from eval.runs import examples_of
-from videogpt_plus import encoders, video
-from videogpt_plus.chat import encode_prompt
-from videogpt_plus.configs import Experiment, Stream
-from videogpt_plus.experiments import at_level
+from eval.answers.runs import examples_of
+from videogpt_plus import encoders
+from videogpt_plus.clips import video
+from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiments import at_level
 from videogpt_plus.flops import Llm, Tower, sizes_of
-from videogpt_plus.generation import Reading, generate
-from videogpt_plus.models import load_model
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.generation import Reading, generate
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.text.chat import encode_prompt
 from videogpt_plus.types import PLACEHOLDER, Clip
 
 DTYPES = ("float32", "bfloat16")

@@ -12,8 +12,8 @@ import numpy as np
 import tyro
 
 from benchmarks.made_up import Case, header, outcomes
-from eval.oracle import oracle
-from eval.subset import agreement_beyond_difficulty, null_of_rule
+from eval.statistics.oracle import oracle
+from eval.statistics.subset import agreement_beyond_difficulty, null_of_rule
 
 #: Corners of what sweeps look like, without an effect.
 CASES = (

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from benchmarks import mid, timing
-from eval.options import parse_option
-from eval.runs import examples_of, load_answerer
-from eval.task import Example, Question, Reply
-from eval.video_llm import VideoLLM
-from videogpt_plus import chat
-from videogpt_plus.checkpoint import located
-from videogpt_plus.configs import Asking
-from videogpt_plus.experiments import TOY_WEIGHTS
+from eval.answers.runs import examples_of, load_answerer
+from eval.answers.video_llm import VideoLLM
+from eval.tasks.options import parse_option
+from eval.tasks.task import Example, Question, Reply
+from videogpt_plus.config.experiments import TOY_WEIGHTS
+from videogpt_plus.config.options import Asking
+from videogpt_plus.io.files import located
+from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import ClipError
 

@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from benchmarks import mid, timing
-from eval.runs import examples_of
-from videogpt_plus import chat, data
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.configs import Experiment
-from videogpt_plus.experiments import at_level
-from videogpt_plus.feeding import Preparation
-from videogpt_plus.models import load_model
+from eval.answers.runs import examples_of
+from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import at_level
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.store import GridStore
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.text import chat
+from videogpt_plus.training import data
 from videogpt_plus.types import IGNORE, Batch, Visual
 
 LEVELS = (2, 4)
@@ -115,7 +116,7 @@ def samples(
 
 def _peak(root: Path, level: float, batch: int, loss_only: bool, stored: bool) -> int:
     """Peak memory of a process that makes two steps."""
-    from videogpt_plus.checkpoint import load_experiment
+    from videogpt_plus.config.experiment_file import load_experiment
 
     experiment = load_experiment(mid.run_folder(root, level))
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ IFS=, read -ra gpus <<<"$1"
 read -ra flags <<<"${TORCHRUN_FLAGS:---standalone}"
 
 launch() { # ARGUMENTS of videogpt-plus, in one process a GPU
-  torchrun "${flags[@]}" --nproc_per_node "${#gpus[@]}" -m videogpt_plus.cli "$@"
+  torchrun "${flags[@]}" --nproc_per_node "${#gpus[@]}" -m videogpt_plus "$@"
 }
 
 pretrain() { # STREAM FOLDER [EXPERIMENT]: another LLM than the 1.5B one has its name behind its folder

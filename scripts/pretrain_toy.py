@@ -12,8 +12,8 @@ from typing import Literal
 
 import tyro
 
-from videogpt_plus.checkpoint import located
-from videogpt_plus.experiments import TOY_WEIGHTS
+from videogpt_plus.config.experiments import TOY_WEIGHTS
+from videogpt_plus.io.files import located
 
 
 def main(

@@ -32,19 +32,20 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.chat import encode_prompt
-from videogpt_plus.checkpoint import projector_key, write_json
-from videogpt_plus.configs import Experiment, Lora
+from videogpt_plus.clips.video import read_clip
+from videogpt_plus.config.experiment import Experiment, Lora
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, at_level, level_text
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.encoders import preprocessor
 from videogpt_plus.encoders.internvideo2 import InternVideo2
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B, at_level, level_text
-from videogpt_plus.models import load_model
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.run_weights import projector_key
 from videogpt_plus.models.dual_encoder import LORA_TARGETS, DualEncoderVLM
-from videogpt_plus.models.quiet import quiet
-from videogpt_plus.projectors import build_projector
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.models.projectors import build_projector
+from videogpt_plus.models.silence import quiet
+from videogpt_plus.text.chat import encode_prompt
 from videogpt_plus.types import UserError, Visual
-from videogpt_plus.video import read_clip
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GIB = 2**30

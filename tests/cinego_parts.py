@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from videogpt_plus.configs import Experiment, Stream, Summary
-from videogpt_plus.experiments import CINEGO_512
-from videogpt_plus.models.cinego import weights
-from videogpt_plus.models.cinego.lm import Size
+from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiments import CINEGO_512
+from videogpt_plus.families.cinego import weights
+from videogpt_plus.families.cinego.lm import Size
+from videogpt_plus.reducers.summary_options import Summary
 
 RECORDED = Path(__file__).parent / "golden_families" / "cinego"
 SIZE = Size(64, 2, 4, 2, 176, 352)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.configs import Experiment, InternVideo2Size, Lora, Stream, Training
+from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
+from videogpt_plus.config.training import Training
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [

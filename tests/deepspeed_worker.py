@@ -15,8 +15,9 @@ from pathlib import Path
 
 from train_worker import die, second_call, tiny_mixtures
 
-from videogpt_plus import cli, data, experiments, mixtures
-from videogpt_plus.training import trainer
+from videogpt_plus.app import cli
+from videogpt_plus.config import experiments, mixtures
+from videogpt_plus.training import data, loop
 from videogpt_plus.types import UserError
 
 
@@ -36,7 +37,7 @@ def main(root: Path, command: list[str]) -> None:
     experiments.EXPERIMENTS.update(pickle.loads((root / "experiments.pickle").read_bytes()))
     mixtures.MIXTURES.update(tiny_mixtures(root))
     if "--dies" in command:
-        trainer.mark_complete = second_call(trainer.mark_complete, die)
+        loop.mark_complete = second_call(loop.mark_complete, die)
     if "--fails" in command and os.environ["RANK"] == "1":
         data.Conversations.encode = failing_in_the_third_step(data.Conversations.encode)
     cli.main([word for word in command if word not in ("--dies", "--fails")])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from videogpt_plus.feeding import Preparation
+from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.types import ClipError, UserError, Visual
 
 

@@ -15,8 +15,8 @@ from parity.cogvlm2 import Recordings
 from parity.llava import Recordings as LlavaRecordings
 from test_cogvlm2 import prompts_of
 
-from videogpt_plus.models import SHARDS
-from videogpt_plus.models.parallel import processes, world
+from videogpt_plus.models.loading import SHARDS
+from videogpt_plus.models.tensor_parallel import processes, world
 from videogpt_plus.types import IGNORE, UserError
 
 ROOT = Path(__file__).parent / "golden_families"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from videogpt_plus.store import GridStore
+from videogpt_plus.clips.cache import GridStore
 
 SETTINGS = "f" * 16
 #: How many entries a process goes through, and how many frames each has.

@@ -6,8 +6,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from videogpt_plus import cli
-from videogpt_plus.experiments import EXPERIMENTS
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 RECIPE = Recipe(test_per_task=2, train_per_task=2, images=8, videos=8)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from einops import reduce
 
-from videogpt_plus.adapters import ADAPTERS, Adapter, build_adapter, num_visual_tokens, pooled_side
-from videogpt_plus.configs import Summary
-from videogpt_plus.experiments import CINEGO_512, QWEN_1_5B, at_level, with_adapter
-from videogpt_plus.projectors import build_projector
+from videogpt_plus.config.experiments import CINEGO_512, QWEN_1_5B, at_level, with_adapter
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.models.projectors import build_projector
+from videogpt_plus.reducers import ADAPTERS, Adapter, build_adapter, pooled_side
+from videogpt_plus.reducers.summary_options import Summary
 from videogpt_plus.types import UserError
 
 LEVELS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 8, 16, 24, 100]
@@ -197,7 +198,7 @@ def test_unknown_adapter_names_the_choices():
 def test_a_new_adapter_is_one_file_and_one_line(tmp_path, monkeypatch):
     (tmp_path / "median_pool.py").write_text(
         "from einops import rearrange\n"
-        "from videogpt_plus.adapters.per_frame import PerFrame\n\n"
+        "from videogpt_plus.reducers.per_frame import PerFrame\n\n"
         "class MedianPool(PerFrame):\n"
         "    def pool(self, frames, side):\n"
         "        h, w = side\n"
@@ -213,8 +214,8 @@ def test_a_new_adapter_is_one_file_and_one_line(tmp_path, monkeypatch):
 
 def test_token_counts_need_no_torch():
     code = (
-        "import sys; from videogpt_plus.adapters import num_visual_tokens as n; "
-        "from videogpt_plus.experiments import QWEN_1_5B, at_level; "
+        "import sys; from videogpt_plus.reducers import num_visual_tokens as n; "
+        "from videogpt_plus.config.experiments import QWEN_1_5B, at_level; "
         "assert n(at_level(QWEN_1_5B, 2), 16) == 3328; "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.answer import Target, answer_all, meta_path, read_answers
-from eval.compare import read_run
-from eval.score import score
-from eval.task import Example, Reply
+from eval.answers.answer import Target, answer_all, meta_path, read_answers
+from eval.answers.score import score
+from eval.report.compare import read_run
+from eval.tasks.task import Example, Reply
 from videogpt_plus.types import ClipError, UserError
 
 HEADER = {"experiment": "toy_pool4", "weights": "w1", "benchmark": "b1"}

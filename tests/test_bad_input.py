@@ -24,10 +24,10 @@ from conftest import make_tiny_experiment
 from faults.clip_files import BAD, GOOD, render_clips
 from faults.disks import full_disk
 
-from videogpt_plus import cli
-from videogpt_plus.checkpoint import read_tensors, save_tensors
-from videogpt_plus.experiments import EXPERIMENTS
-from videogpt_plus.mixtures import MIXTURES
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiments import EXPERIMENTS
+from videogpt_plus.config.mixtures import MIXTURES
+from videogpt_plus.io.tensors import read_tensors, save_tensors
 
 CLIPS = Path("bench/video/clip")
 RUN = Path("run")
@@ -609,7 +609,7 @@ def test_a_damaged_file_beside_the_answers_is_named(content, answers, refused, d
 
 def test_libraries_say_nothing_in_a_fresh_process():
     """Bars and warnings of libraries come once a process: here they would stand beside the one line."""
-    call = [sys.executable, "-m", "videogpt_plus.cli", "predict", str(RUN), "What?", "--video"]
+    call = [sys.executable, "-m", "videogpt_plus", "predict", str(RUN), "What?", "--video"]
     fine = subprocess.run([*call, CLIPS / "two.mp4"], capture_output=True, text=True)
     assert (fine.returncode, fine.stderr) == (0, "")
     broken = subprocess.run([*call, CLIPS / "damaged.mp4"], capture_output=True, text=True)

@@ -97,7 +97,7 @@ def test_memory_is_taken_over_clips_of_their_own(tmp_path):
 def test_what_runs_on_a_gpu_runs_at_a_tiny_size_without_one(tiny_experiment, tmp_path):
     import torch
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
 
     model = load_model(tiny_experiment, None, "cpu", torch.bfloat16)
     found = gpu.measure(model, tiny_experiment, "cpu", (2, 4), repeats=1)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from sweep_worker import ARGS, prepare
 
-from videogpt_plus import cli, experiments, sweep
-from videogpt_plus.jobs import run_cells
+from videogpt_plus.app import cli
+from videogpt_plus.app.sweep import cells as sweep
+from videogpt_plus.app.sweep.jobs import run_cells
+from videogpt_plus.config import experiments
 from videogpt_plus.types import UserError
 
 FEW = [*ARGS[:2], "--levels", "16", "--controls"]

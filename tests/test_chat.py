@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from videogpt_plus.chat import encode_conversation, encode_prompt
+from videogpt_plus.text.chat import encode_conversation, encode_prompt
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
 SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant.<|im_end|>"

@@ -9,19 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from videogpt_plus import checkpoint
-from videogpt_plus.checkpoint import (
-    load_exactly,
-    load_experiment,
-    read_folder,
-    read_projectors,
-    read_tensors,
-    save_experiment,
-    save_tensors,
-    split_reference,
-    write_json,
-)
-from videogpt_plus.experiments import EXPERIMENTS
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import EXPERIMENTS
+from videogpt_plus.io import tensors as checkpoint
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.model_folders import read_folder
+from videogpt_plus.io.run_weights import read_projectors, split_reference
+from videogpt_plus.io.tensors import load_exactly, read_tensors, save_tensors
 from videogpt_plus.types import UserError
 
 

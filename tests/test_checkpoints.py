@@ -11,8 +11,9 @@ import pytest
 import torch
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import mixtures, train
-from videogpt_plus.experiments import EXPERIMENTS
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiments import EXPERIMENTS
+from videogpt_plus.training import stages
 from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on
 from videogpt_plus.training.folder import claim
 from videogpt_plus.types import UserError
@@ -43,7 +44,7 @@ def experiment(tiny_experiment, samples):
 def trained(experiment, tmp_path_factory) -> Path:
     """A pre-training of six steps, with checkpoints 4 and 6."""
     folder = tmp_path_factory.mktemp("trained") / "image"
-    train.pretrain(experiment, "image", folder)
+    stages.pretrain(experiment, "image", folder)
     return folder
 
 
@@ -100,7 +101,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_taken(name, damage, 
 def test_a_training_that_falls_back_ends_as_a_straight_one(name, stopped, trained, experiment):
     (stopped / "checkpoint-6" / name).unlink()
     steps, said = [], []
-    train.pretrain(experiment, "image", stopped, progress=lambda *step: steps.append(step[0]), say=said.append)
+    stages.pretrain(experiment, "image", stopped, progress=lambda *step: steps.append(step[0]), say=said.append)
     assert steps == [5, 6] and len(said) == 1
     weights = "projectors.safetensors"
     assert (stopped / weights).read_bytes() == (trained / weights).read_bytes()
@@ -112,7 +113,7 @@ def test_without_a_whole_checkpoint_nothing_is_removed_and_one_line_says_so(stop
     flip(stopped / "checkpoint-4" / "rng_state.pth")
     files = sorted(stopped.rglob("*"))
     with pytest.raises(UserError, match=r"checkpoint-6 is damaged \(optimizer.pt is missing\), .*no whole") as told:
-        train.pretrain(experiment, "image", stopped)
+        stages.pretrain(experiment, "image", stopped)
     assert "\n" not in str(told.value) and sorted(stopped.rglob("*")) == files
 
 
@@ -140,7 +141,7 @@ def test_folders_of_the_user_stay(stopped, experiment):
         path.parent.mkdir()
         path.write_text("mine")
     (stopped / "checkpoint-9").symlink_to(stopped / "checkpoint-old")
-    train.pretrain(experiment, "image", stopped)
+    stages.pretrain(experiment, "image", stopped)
     assert all(path.read_text() == "mine" for path in kept) and (stopped / "checkpoint-9").is_symlink()
 
 
@@ -148,7 +149,7 @@ def test_a_checkpoint_with_something_of_the_user_is_in_the_way(stopped, experime
     (stopped / "checkpoint-8").mkdir()
     (stopped / "checkpoint-8" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"checkpoint-8 is in the way and holds notes.txt.*move it away"):
-        train.pretrain(experiment, "image", stopped)
+        stages.pretrain(experiment, "image", stopped)
     assert (stopped / "checkpoint-8" / "notes.txt").read_text() == "mine"
 
 
@@ -158,7 +159,7 @@ def test_changed_annotations_are_another_training(stopped, experiment, samples):
     path.write_text(then.replace("red cup", "tin cup"))  # as many samples, of as many tokens
     try:
         with pytest.raises(UserError, match=r"began otherwise \(annotations.*captions.json: '\w{16}' there, '\w{16}'"):
-            train.pretrain(experiment, "image", stopped)
+            stages.pretrain(experiment, "image", stopped)
     finally:
         path.write_text(then)
 
@@ -167,7 +168,7 @@ def test_a_log_from_before_annotations_were_told_goes_on(stopped, trained, exper
     head, *lines = (stopped / "log.jsonl").read_text().splitlines()
     older = {name: value for name, value in json.loads(head).items() if name != "annotations"}
     (stopped / "log.jsonl").write_text("\n".join([json.dumps(older), *lines]) + "\n")
-    train.pretrain(experiment, "image", stopped)
+    stages.pretrain(experiment, "image", stopped)
     weights = "projectors.safetensors"
     assert (stopped / weights).read_bytes() == (trained / weights).read_bytes()
 
@@ -175,7 +176,7 @@ def test_a_log_from_before_annotations_were_told_goes_on(stopped, trained, exper
 def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path, experiment):
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(UserError, match=r"is no run folder and holds README.md: .*choose a new or an empty folder"):
-        train.pretrain(experiment, "image", tmp_path)
+        stages.pretrain(experiment, "image", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
 
 
@@ -190,5 +191,5 @@ def test_half_written_files_are_swept_when_the_folder_is_taken_up_again(stopped,
     living, foreign = stopped / ".projectors.safetensors.1.part", stopped / ".mine.part"
     for path in (dead, living, foreign):
         path.write_bytes(b"half")
-    train.pretrain(experiment, "image", stopped)
+    stages.pretrain(experiment, "image", stopped)
     assert not dead.exists() and living.exists() and foreign.exists()

@@ -16,18 +16,19 @@ from parity.cinego import Recordings, given
 from PIL import Image
 from safetensors.torch import load_file
 
-from videogpt_plus import cli
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.adapters.average import AveragePool
-from videogpt_plus.configs import Lora, Summary
+from videogpt_plus.app import cli
+from videogpt_plus.clips.video import read_clip
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiments import EXPERIMENTS, at_level, with_adapter
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.encoders import sampling
-from videogpt_plus.experiments import EXPERIMENTS, at_level, with_adapter
-from videogpt_plus.models import load_model, load_models
-from videogpt_plus.models.cinego import weights
-from videogpt_plus.models.cinego.lm import Experts, MiniMind, Size, mlp_width
-from videogpt_plus.models.cinego.places import runs, with_placeholders
+from videogpt_plus.families.cinego import weights
+from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, mlp_width
+from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
+from videogpt_plus.models.loading import load_model, load_models
+from videogpt_plus.reducers.average import AveragePool
+from videogpt_plus.reducers.summary_options import Summary
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
-from videogpt_plus.video import read_clip
 
 MEDIA = RECORDED / "fixtures" / "media"
 

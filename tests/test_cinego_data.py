@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from videogpt_plus.chat import encode_prompt
-from videogpt_plus.cinego.data import Samples, encode, encode_all, read_rows, reference_ids
-from videogpt_plus.cinego.features import frames_of, read_features
-from videogpt_plus.cinego.tokenizer import check_tokenizer, texts_of, train_tokenizer
-from videogpt_plus.data import collate, read_substitutions
+from videogpt_plus.text.chat import encode_prompt
+from videogpt_plus.training.cinego.data import Samples, encode, encode_all, read_rows, reference_ids
+from videogpt_plus.training.cinego.features import frames_of, read_features
+from videogpt_plus.training.cinego.tokenizer import check_tokenizer, texts_of, train_tokenizer
+from videogpt_plus.training.data import collate, read_substitutions
 from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError
 
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded values of Cinego are not there")

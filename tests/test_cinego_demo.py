@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from videogpt_plus.cinego import demo
-from videogpt_plus.cinego.data import read_rows
-from videogpt_plus.cinego.features import media_files
-from videogpt_plus.cinego.training import Recipe
-from videogpt_plus.cli import main
-from videogpt_plus.commands.cinego import _show_replies
-from videogpt_plus.experiments import TOY_CINEGO
+from videogpt_plus.app.cli import main
+from videogpt_plus.app.commands.cinego import _show_replies
+from videogpt_plus.config.experiments import TOY_CINEGO
+from videogpt_plus.toy import cinego
+from videogpt_plus.training.cinego.data import read_rows
+from videogpt_plus.training.cinego.features import media_files
+from videogpt_plus.training.cinego.stages import Recipe
 
 SHORT = Recipe(epochs=1, batch_size=8, learning_rate=1e-3, max_length=160)
-PLAN = demo.Plan(clips=16, held_out=3, texts=16, lm=SHORT, pretrain=SHORT, sft=SHORT)
+PLAN = cinego.Plan(clips=16, held_out=3, texts=16, lm=SHORT, pretrain=SHORT, sft=SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def made(tmp_path_factory):
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("demo")
     experiment = replace(TOY_CINEGO, llm=str(root / "weights"))
-    assert demo.prepare(root / "data", PLAN)
-    demo.teach(experiment, root / "data", PLAN)
+    assert cinego.prepare(root / "data", PLAN)
+    cinego.teach(experiment, root / "data", PLAN)
     yield root / "data", experiment
     torch.set_num_threads(threads)
 
@@ -39,51 +39,51 @@ def test_what_is_there_is_not_made_again(made):
     (folder,) = root.glob("made-*")
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.pth")}
     assert [path.name for path in sorted(before)] == ["lm_64.pth", "pretrain_videolm_64.pth", "sft_videolm_64.pth"]
-    assert not demo.prepare(root, PLAN)
-    demo.teach(experiment, root, PLAN)
+    assert not cinego.prepare(root, PLAN)
+    cinego.teach(experiment, root, PLAN)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.pth")} == before
 
 
 def test_no_held_out_clip_is_trained_on(made):
     root, _ = made
-    things = demo.things(PLAN)
+    things = cinego.things(PLAN)
     assert len(set(things)) == PLAN.clips + PLAN.held_out
     trained = {
         path for stage in ("pretrain", "sft") for r in read_rows(root / f"{stage}.jsonl", root) for path in r.media
     }
     assert trained == {str(root / "train" / f"{i:04d}.mp4") for i in range(PLAN.clips)}
-    assert not trained & {str(clip.path) for clip in demo.clips(root, PLAN)[PLAN.clips :]}
+    assert not trained & {str(clip.path) for clip in cinego.clips(root, PLAN)[PLAN.clips :]}
 
 
 def test_rows_say_what_is_in_their_clip(made):
     root, _ = made
-    truth = {str(clip.path): clip.thing for clip in demo.clips(root, PLAN)}
+    truth = {str(clip.path): clip.thing for clip in cinego.clips(root, PLAN)}
     for row in read_rows(root / "sft.jsonl", root):
         thing = truth[row.media[0]]
         said = [text for role, text in row.turns if role == "assistant"]
         assert len(set(said)) == 2
-        assert set(said) <= {asked.answer(thing) for asked in demo.QUESTIONS.values()}
+        assert set(said) <= {asked.answer(thing) for asked in cinego.QUESTIONS.values()}
 
 
 @pytest.mark.parametrize("control", [None, "shuffled", "blind"])
 def test_every_held_out_clip_is_asked_everything_in_both_turns(control, made):
     root, experiment = made
-    replies = demo.ask(experiment, root, PLAN, control)
-    held_out = [clip.thing for clip in demo.clips(root, PLAN)[PLAN.clips :]]
-    for name, asked in demo.QUESTIONS.items():
+    replies = cinego.ask(experiment, root, PLAN, control)
+    held_out = [clip.thing for clip in cinego.clips(root, PLAN)[PLAN.clips :]]
+    for name, asked in cinego.QUESTIONS.items():
         assert sorted(truth for truth, _ in replies[name]) == sorted(asked.word(t) for t in held_out for _ in range(2))
     told = {control: replies, "shuffled": replies, "blind": replies, None: replies}
     _show_replies(told)
 
 
 def test_shuffled_frames_are_the_same_frames(made):
-    from videogpt_plus.feeding import Preparation
+    from videogpt_plus.clips.prefetch import Preparation
 
     root, experiment = made
     prepared = Preparation(experiment.streams, experiment.num_frames)
-    path = demo.clips(root, PLAN)[-1].path
-    ((name, seen),) = demo._seen(prepared, path, None).pixels.items()
-    mixed = demo._seen(prepared, path, 3).pixels[name]
+    path = cinego.clips(root, PLAN)[-1].path
+    ((name, seen),) = cinego._seen(prepared, path, None).pixels.items()
+    mixed = cinego._seen(prepared, path, 3).pixels[name]
     assert not torch.equal(seen, mixed)
     assert torch.equal(seen.flatten(1).sum(1).sort().values, mixed.flatten(1).sum(1).sort().values)
 
@@ -93,7 +93,7 @@ def test_shuffled_frames_are_the_same_frames(made):
     [("The object is red.", True), ("Red", True), ("The object is blue.", False), ("red or blue", False), ("", False)],
 )
 def test_an_answer_is_right_with_the_right_word_and_no_other(text, right):
-    assert demo.is_right("colour", ("red", text)) is right
+    assert cinego.is_right("colour", ("red", text)) is right
 
 
 def test_eval_writes_a_line_for_each_file_and_question(made, tmp_path, monkeypatch, capsys):
@@ -102,10 +102,10 @@ def test_eval_writes_a_line_for_each_file_and_question(made, tmp_path, monkeypat
     (run,) = root.glob("made-*/sft")
     media = tmp_path / "media"
     (media / "inner").mkdir(parents=True)
-    clip = demo.clips(root, PLAN)[-1].path
+    clip = cinego.clips(root, PLAN)[-1].path
     (media / "inner" / "a.mp4").write_bytes(clip.read_bytes())
     (media / "torn.mp4").write_bytes(clip.read_bytes()[:300])
-    questions = [asked.question for asked in demo.QUESTIONS.values()][:2]
+    questions = [asked.question for asked in cinego.QUESTIONS.values()][:2]
     (tmp_path / "questions.txt").write_text("\n".join([*questions, "", questions[0]]))
     output = tmp_path / "answers.jsonl"
     command = ["cinego", "eval", str(run), str(media), "--prompts", str(tmp_path / "questions.txt")]
@@ -136,7 +136,7 @@ def test_eval_of_nothing_that_can_be_read_ends_with_1(kept, made, tmp_path, monk
     """The first time, and with the error's line there already."""
     root, _ = made
     (run,) = root.glob("made-*/sft")
-    (tmp_path / "torn.mp4").write_bytes(demo.clips(root, PLAN)[-1].path.read_bytes()[:300])
+    (tmp_path / "torn.mp4").write_bytes(cinego.clips(root, PLAN)[-1].path.read_bytes()[:300])
     monkeypatch.chdir(tmp_path)
     command = ["cinego", "eval", str(run), "torn.mp4", "--prompt", "What is it?"]
     output = ["--output", "answers.jsonl"] if kept else []
@@ -148,7 +148,7 @@ def test_eval_of_nothing_that_can_be_read_ends_with_1(kept, made, tmp_path, monk
 
 
 def test_a_folder_is_searched_for_all_that_the_page_takes(tmp_path):
-    from videogpt_plus.web.clips import folder_clips
+    from videogpt_plus.app.web.clips import folder_clips
 
     for ending in ("mp4", "ts", "mpeg", "MPG", "flv", "ogv", "png", "txt"):
         (tmp_path / f"a.{ending}").touch()
@@ -221,7 +221,7 @@ def test_lm_goes_on_from_the_weights_of_a_folder(made, tmp_path, monkeypatch, ca
 def test_the_demo_says_what_begins(made, capsys):
     root, experiment = made
     said: list[str] = []
-    demo.teach(experiment, root, PLAN, say=said.append)
+    cinego.teach(experiment, root, PLAN, say=said.append)
     assert [line.split(":")[0] for line in said] == ["preprocess", "lm", "pretrain", "sft"]
     assert "what CLIP makes of 19 clips" in said[0]
 
@@ -237,7 +237,7 @@ def test_other_commands_know_the_model_that_the_demo_left(made, tmp_path, monkey
     weights = tmp_path / TOY_CINEGO.llm
     weights.parent.mkdir(parents=True)
     weights.symlink_to(experiment.llm)
-    clip = demo.clips(root, PLAN)[-1].path
+    clip = cinego.clips(root, PLAN)[-1].path
     main(["predict", "toy_cinego", "What color is the object?", "And now?", "--video", str(clip)])
     assert capsys.readouterr().out.count("\n") == 2
     main(["answer", "toy_cinego", "--benchmark", str(tmp_path / "toy" / "bench"), "--workers", "0"])
@@ -272,7 +272,7 @@ def test_the_commands_lead_from_text_to_a_run(made, tmp_path, monkeypatch, capsy
     main([*filling, *store])
     shown = capsys.readouterr().out
     assert "features: 16 new, 0 there before" in shown and "features: 0 new, 16 there before" in shown
-    monkeypatch.setattr("videogpt_plus.video.read_clip", None)
+    monkeypatch.setattr("videogpt_plus.clips.video.read_clip", None)
     for stage, start in (("pretrain", "lm"), ("sft", "pretrain")):
         media = ["--media", str(root), "--start", start, "--output-dir", stage]
         main(["cinego", stage, "toy_cinego", *data(stage), *media, *short, *store])

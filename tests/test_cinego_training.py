@@ -28,14 +28,14 @@ from cinego_parts import (
 from PIL import Image
 from safetensors.torch import load_file
 
-from videogpt_plus.checkpoint import load_experiment
-from videogpt_plus.cinego.features import check_sidecar, media_files, preprocess, read_features
-from videogpt_plus.cinego.training import RECIPES, Recipe, Source, learning_rate, plan, train
-from videogpt_plus.data import read_substitutions
-from videogpt_plus.models import load_model
-from videogpt_plus.models.cinego import weights
-from videogpt_plus.models.cinego.lm import Experts
-from videogpt_plus.store import GridStore
+from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.families.cinego import weights
+from videogpt_plus.families.cinego.lm import Experts
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training.cinego.features import check_sidecar, media_files, preprocess, read_features
+from videogpt_plus.training.cinego.stages import RECIPES, Recipe, Source, learning_rate, plan, train
+from videogpt_plus.training.data import read_substitutions
 from videogpt_plus.types import UserError
 
 pytestmark = pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded values of Cinego are not there")
@@ -150,7 +150,7 @@ def test_killed_training_ends_as_a_straight_one(experiment, parts, tmp_path):
     script = (
         "import os, pickle, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from videogpt_plus.cinego.training import train\n"
+        "from videogpt_plus.training.cinego.stages import train\n"
         "die = lambda step, steps, loss: os.kill(os.getpid(), signal.SIGKILL) if step == 3 else None\n"
         "train(*pickle.loads(open(sys.argv[1], 'rb').read()), progress=die)\n"
     )
@@ -335,7 +335,7 @@ def test_two_processes_make_the_steps_of_one(experiment, parts, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
         "import pickle, sys\n"
-        "from videogpt_plus.cinego.training import train\n"
+        "from videogpt_plus.training.cinego.stages import train\n"
         "train(*pickle.loads(open(sys.argv[1], 'rb').read()))\n"
     )
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus import cli
-from videogpt_plus.commands.common import named_runs, own_runs
-from videogpt_plus.experiments import EXPERIMENTS
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands.common import named_runs, own_runs
+from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.types import UserError
 
 
 def run(*args: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "videogpt_plus.cli", *args], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "videogpt_plus", *args], capture_output=True, text=True)
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():
@@ -99,7 +99,7 @@ def test_a_dry_run_prints_trainings_behind_their_launcher_and_the_rest_without(c
     assert len(plain) == 6 and all(command.startswith("videogpt-plus ") for command in plain)
     for behind, bare in zip(commands[:3], plain[:3], strict=True):  # two pre-trainings and the fine-tuning
         arguments = bare.removeprefix("videogpt-plus ")
-        assert behind == f"torchrun --nproc_per_node 8 -m videogpt_plus.cli {arguments} --deepspeed zero2.json"
+        assert behind == f"torchrun --nproc_per_node 8 -m videogpt_plus {arguments} --deepspeed zero2.json"
     assert commands[3:] == plain[3:]
     assert dry_run(capsys, *given, "--cell", "2") == commands[2:3]
     assert dry_run(capsys, "--deepspeed", "zero2.json")[0] == f"{plain[0]} --deepspeed zero2.json"

@@ -12,14 +12,14 @@ from parity.cogvlm2 import Recordings, answers, forced
 from parity.rows import Row, names
 from transformers import LlamaConfig, LlamaModel
 
-from videogpt_plus import chat
-from videogpt_plus.adapters import build_adapter
-from videogpt_plus.encoders.eva2 import Eva2, Eva2Size
-from videogpt_plus.models.cogvlm2 import decoder, rope, weights
-from videogpt_plus.models.cogvlm2.decoder import CogVLM2LM
-from videogpt_plus.models.cogvlm2.model import CogVLM2
-from videogpt_plus.models.cogvlm2.positions import advances, position_ids, vision_expert
-from videogpt_plus.models.cogvlm2.projector import GluProjector
+from videogpt_plus.families.cogvlm2 import decoder, rope, weights
+from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
+from videogpt_plus.families.cogvlm2.eva2 import Eva2, Eva2Size
+from videogpt_plus.families.cogvlm2.model import CogVLM2
+from videogpt_plus.families.cogvlm2.positions import advances, position_ids, vision_expert
+from videogpt_plus.families.cogvlm2.projector import GluProjector
+from videogpt_plus.reducers import build_adapter
+from videogpt_plus.text import chat
 from videogpt_plus.types import IGNORE, UserError, Visual
 
 ROOT = Path(__file__).parent / "golden_families"
@@ -300,7 +300,7 @@ def test_costs_are_what_torch_counts(recordings, tmp_path):
 
 
 def test_full_size_costs_know_the_published_sizes():
-    from videogpt_plus.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO
+    from videogpt_plus.config.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO
     from videogpt_plus.flops import sizes_of
 
     for experiment, parameters in ((COGVLM2_IMAGE, 19_503_105_280), (COGVLM2_VIDEO, 12_507_530_496)):
@@ -354,8 +354,8 @@ def test_text_alone_leaves_no_weight_of_the_language_model_without_a_gradient(im
 def test_a_lora_is_on_the_language_model_alone_and_merges_into_it(recordings, tmp_path):
     from peft import get_peft_model_state_dict
 
-    from videogpt_plus.checkpoint import save_tensors
-    from videogpt_plus.configs import Lora
+    from videogpt_plus.config.experiment import Lora
+    from videogpt_plus.io.tensors import save_tensors
 
     names = list(recordings.conversations["media_recipes"])
     rows, visuals = prompts_of(recordings, ["What?"], [names[0]])

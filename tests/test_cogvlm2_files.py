@@ -12,14 +12,16 @@ from clips import coded_frames, render_mp4
 from parity.cogvlm2 import Recordings
 from safetensors.torch import load_file, save_file
 
-from eval.answer import read_answers
-from eval.runs import answer_runs
-from videogpt_plus import cli, shards
-from videogpt_plus.checkpoint import load_experiment, read_folder, save_experiment
-from videogpt_plus.configs import Asking
-from videogpt_plus.convert_families import convert_family, differing
-from videogpt_plus.experiments import EXPERIMENTS, at_level
-from videogpt_plus.models import load_model, load_models
+from eval.answers.answer import read_answers
+from eval.answers.runs import answer_runs
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import EXPERIMENTS, at_level
+from videogpt_plus.config.options import Asking
+from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.io import shards
+from videogpt_plus.io.model_folders import read_folder
+from videogpt_plus.models.loading import load_model, load_models
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import UserError
 
@@ -138,7 +140,7 @@ def test_look_alikes_are_refused_by_name(family, published, tmp_path):
 
 
 def test_weights_of_the_other_modality_under_a_borrowed_config_are_told_by_their_keys(family, published, tmp_path):
-    from videogpt_plus.models.cogvlm2.weights import ARCHITECTURES
+    from videogpt_plus.families.cogvlm2.weights import ARCHITECTURES
 
     other = next(name for name in FAMILIES if name != family)
     folder = edited(published, tmp_path / "borrowed", lambda state: None)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from clips import coded_frames, read_code, render_mp4
 
+from videogpt_plus.clips.video import each_second_indices, even_indices, read_clip
+from videogpt_plus.config.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO, TOY
 from videogpt_plus.encoders import sampling
-from videogpt_plus.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO, TOY
 from videogpt_plus.types import Clip, ClipError
-from videogpt_plus.video import each_second_indices, even_indices, read_clip
 
 
 def codes(clip: Clip) -> list[int]:

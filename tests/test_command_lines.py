@@ -23,9 +23,9 @@ from faults.records import (
     line_of,
 )
 
-from videogpt_plus import cli
-from videogpt_plus.commands.common import find_runs
-from videogpt_plus.screen import progress, show, table
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands.common import find_runs
+from videogpt_plus.app.screen import progress, show, table
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_line_of_answers_that_is_none_is_named_by_file_number_and_field(line, 
 
 @pytest.mark.parametrize("field", NEEDED)
 def test_an_answer_that_lacks_what_is_scored_is_named(field, tmp_path):
-    from eval.answer import SCORED, read_answers
+    from eval.answers.answer import SCORED, read_answers
     from videogpt_plus.types import UserError
 
     short = {name: value for name, value in ANSWER.items() if name != field}
@@ -85,7 +85,7 @@ def test_an_answer_that_lacks_what_is_scored_is_named(field, tmp_path):
 
 @pytest.mark.parametrize("text", BAD_META)
 def test_what_stands_beside_answers_is_checked_whole(text, tmp_path):
-    from eval.answer import read_meta
+    from eval.answers.answer import read_meta
     from videogpt_plus.types import UserError
 
     (tmp_path / "answers.meta.json").write_text(text)
@@ -141,7 +141,7 @@ def test_names_are_shown_as_they_are(capsys):
 
 # Standard output.
 
-CALL = [sys.executable, "-m", "videogpt_plus.cli"]
+CALL = [sys.executable, "-m", "videogpt_plus"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -181,7 +181,7 @@ def test_names_that_are_not_utf_8_are_printed_whatever_the_locale(tmp_path):
     for name in (b"\xff[1].mp4", "ü.mp4".encode()):
         Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
     done = subprocess.run(
-        [sys.executable, "-m", "videogpt_plus.cli", "data", "rwf2000", "--data-dir", ".", "--output", "x.json"],
+        [sys.executable, "-m", "videogpt_plus", "data", "rwf2000", "--data-dir", ".", "--output", "x.json"],
         cwd=_rwf(tmp_path), env={**ENVIRONMENT, "LC_ALL": "C.UTF-8"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0 and "1 files are no videos: train/Fight/\\udcff[1].mp4" in done.stdout, done

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from eval.compare import NONE_SHOWN, compare_runs, read_run
-from eval.stats import compare, compare_scores, equivalence, holm
-from videogpt_plus import cli, fingerprint
+from eval.report.compare import NONE_SHOWN, compare_runs, read_run
+from eval.statistics.stats import compare, compare_scores, equivalence, holm
+from videogpt_plus.app import cli
+from videogpt_plus.io import fingerprint
 from videogpt_plus.types import UserError
 
 

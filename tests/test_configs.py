@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from videogpt_plus.experiments import EXPERIMENTS, TOY, at_level, base_of, get_experiment, with_adapter, with_seed
+from videogpt_plus.config.experiments import (
+    EXPERIMENTS,
+    TOY,
+    at_level,
+    base_of,
+    get_experiment,
+    with_adapter,
+    with_seed,
+)
 from videogpt_plus.types import UserError
 
 

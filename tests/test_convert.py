@@ -14,11 +14,15 @@ import torch
 from safetensors.torch import load_file
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import cli, experiments, mixtures, train
-from videogpt_plus.checkpoint import load_experiment, read_tensors, save_tensors, write_json
+from videogpt_plus.app import cli
+from videogpt_plus.config import experiments, mixtures
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.experiments import at_level
 from videogpt_plus.convert import LORA_KEYS, TOLERANCE, convert, largest_difference
-from videogpt_plus.experiments import at_level
-from videogpt_plus.models import load_model
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.tensors import read_tensors, save_tensors
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training import stages
 from videogpt_plus.types import IGNORE, UserError, Visual
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,8 +40,8 @@ def runs(tmp_path_factory, tiny_experiment):
         tiny = tiny_training(tiny_experiment, max_steps=2, warmup_ratio=0.0)
         patch.setitem(experiments.EXPERIMENTS, "tiny", tiny)
         for stream in ("image", "video"):
-            train.pretrain(tiny, stream, root / stream)
-        train.finetune(at_level(tiny, 4), {s: root / s for s in ("image", "video")}, root / "tuned")
+            stages.pretrain(tiny, stream, root / stream)
+        stages.finetune(at_level(tiny, 4), {s: root / s for s in ("image", "video")}, root / "tuned")
         yield root
 
 
@@ -126,7 +130,7 @@ def test_a_fine_tuning_starts_from_a_bare_mm_projector_bin(stream, runs, tmp_pat
     convert(file, tmp_path / stream, "tiny")
     tiny = experiments.EXPERIMENTS["tiny"]
     starts = {s: (tmp_path if s == stream else runs) / s for s in ("image", "video")}
-    train.finetune(at_level(tiny, 4), starts, tmp_path / "tuned")
+    stages.finetune(at_level(tiny, 4), starts, tmp_path / "tuned")
     assert all(same_tensors(runs / "tuned" / file, tmp_path / "tuned" / file) for file in WEIGHTS)
 
 

@@ -13,10 +13,12 @@ from parity.llava import CLIP, SPELLINGS, Recordings
 from safetensors.torch import load_file, save_file
 from transformers import LlavaForConditionalGeneration
 
-from videogpt_plus import cli, shards
-from videogpt_plus.checkpoint import load_experiment, read_folder
-from videogpt_plus.convert_families import convert_family, differing
-from videogpt_plus.models import load_model
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.io import shards
+from videogpt_plus.io.model_folders import read_folder
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import UserError
 
 RECORDED = Path(__file__).parent / "golden_families" / "llava15"

@@ -17,10 +17,10 @@ from clips import coded_frames, render_mp4
 from faults.entries import BAD_ENTRIES, BAD_FILES, LAYOUTS, STILL, TEXT, VIDEO, talk
 from PIL import Image
 
-from videogpt_plus import data
-from videogpt_plus.data import Conversations, append_once, collate, epoch_order, read_annotations
-from videogpt_plus.feeding import pad_to_square
-from videogpt_plus.mixtures import MIXTURES, get_mixture
+from videogpt_plus.clips.prefetch import pad_to_square
+from videogpt_plus.config.mixtures import MIXTURES, get_mixture
+from videogpt_plus.training import data
+from videogpt_plus.training.data import Conversations, append_once, collate, epoch_order, read_annotations
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
 
 REFERENCE = Path(__file__).parent / "golden" / "dataset_config.json"
@@ -73,7 +73,7 @@ def test_unknown_mixture_names_the_choices():
 
 
 def test_mixtures_import_no_torch():
-    code = "import sys, videogpt_plus.mixtures; sys.exit('torch' in sys.modules)"
+    code = "import sys, videogpt_plus.config.mixtures; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -22,11 +22,13 @@ from conftest import make_tiny_experiment
 from safetensors.torch import load_file
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import data, jobs, mixtures, train
-from videogpt_plus.configs import Experiment
-from videogpt_plus.experiments import at_level
-from videogpt_plus.models import load_model
-from videogpt_plus.training.trainer import check_deepspeed, safe_pickles
+from videogpt_plus.app.sweep import jobs
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import at_level
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training import data, stages
+from videogpt_plus.training.loop import check_deepspeed, safe_pickles
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("deepspeed_worker.py")
@@ -73,8 +75,8 @@ def plain(root, tiny) -> dict[str, Path]:
         for name, files in tiny_mixtures(root).items():
             patch.setitem(mixtures.MIXTURES, name, files)
         for stream in STREAMS:
-            train.pretrain(tiny, stream, folders[stream])
-        train.finetune(tiny, {stream: folders[stream] for stream in STREAMS}, folders["finetune"])
+            stages.pretrain(tiny, stream, folders[stream])
+        stages.finetune(tiny, {stream: folders[stream] for stream in STREAMS}, folders["finetune"])
     torch.set_num_threads(threads)
     return folders
 
@@ -211,7 +213,7 @@ def test_ddp_trains_as_one_process_and_gathers_what_each_replaced(root, plain, t
     of_the_second = data.epoch_order(8, once.finetune.seed, 0)[2:4]
     bad = next(sample for sample in of_the_second if sample % 4)  # the others have no picture
     (tmp_path / f"{bad}.png").write_bytes(b"no picture")
-    train.finetune(once, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
+    stages.finetune(once, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
     said = call(*finetuning(tmp_path, plain, tmp_path / "both", None, "once"))
     assert_same_training(tmp_path / "both", tmp_path / "alone")
     alone, both = (data.read_substitutions(tmp_path / run / "substituted.jsonl") for run in ("alone", "both"))
@@ -245,10 +247,10 @@ def test_published_jsons_pass_unchanged(name, monkeypatch):
     from transformers import Qwen2Config
     from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-    from videogpt_plus.experiments import QWEN_1_5B
-    from videogpt_plus.training.trainer import training_arguments
+    from videogpt_plus.config.experiments import QWEN_1_5B
+    from videogpt_plus.training.loop import training_arguments
 
-    monkeypatch.setattr("videogpt_plus.training.trainer.shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("videogpt_plus.training.loop.shutil.which", lambda name: f"/usr/bin/{name}")
     check_deepspeed(str(SCRIPTS / f"{name}.json"))
     args = training_arguments(QWEN_1_5B.finetune, Path("unused"), None)
     config = HfTrainerDeepSpeedConfig(str(SCRIPTS / f"{name}.json"))
@@ -262,14 +264,14 @@ def test_published_jsons_pass_unchanged(name, monkeypatch):
 
 
 def test_missing_deepspeed_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'videogpt_plus\[train\]'"):
         check_deepspeed(str(ZERO2))
 
 
 def test_offloading_without_a_compiler_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.trainer.find_spec", lambda name: True)
-    monkeypatch.setattr("videogpt_plus.training.trainer.shutil.which", lambda name: None)
+    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: True)
+    monkeypatch.setattr("videogpt_plus.training.loop.shutil.which", lambda name: None)
     with pytest.raises(UserError, match="install g\\+\\+, or take scripts/zero3.json"):
         check_deepspeed(str(OFFLOAD))
     check_deepspeed(str(ZERO3))

@@ -12,14 +12,17 @@ import torch
 from clips import coded_frames, render_mp4
 from PIL import Image
 
-from eval.video_llm import Member, VideoLLM
-from videogpt_plus import cli, mixtures, train
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.checkpoint import save_experiment, save_tensors
-from videogpt_plus.configs import Experiment
-from videogpt_plus.data import Conversations
-from videogpt_plus.models import load_model
+from eval.answers.video_llm import Member, VideoLLM
+from videogpt_plus.app import cli
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training import stages
+from videogpt_plus.training.data import Conversations
 from videogpt_plus.types import Visual
 
 SAMPLES = [
@@ -104,6 +107,6 @@ def test_every_number_of_real_frames_gives_its_tokens(count, tiny_experiment, mo
 def test_samples_that_do_not_fill_the_last_step_are_learned_from(tiny_experiment, media):
     changes = {"data": "TINY", "template": "qwen2", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
     pretrain = tuple((name, replace(training, **changes)) for name, training in tiny_experiment.pretrain)
-    train.pretrain(replace(tiny_experiment, pretrain=pretrain), "image", media / "out")
+    stages.pretrain(replace(tiny_experiment, pretrain=pretrain), "image", media / "out")
     header, *steps = [json.loads(line) for line in (media / "out" / "log.jsonl").read_text().splitlines()]
     assert header["samples"] == 3 and [step["step"] for step in steps] == [1, 2]

@@ -14,10 +14,10 @@ import pytest
 from clips import coded_frames, render_mp4
 from PIL import Image
 
-from eval.doctor import ANSWER_BYTES, Probe, examine, expect
-from eval.mvbench import MVBENCH, load_benchmark
-from videogpt_plus import cli
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B, at_level
+from eval.tasks.check import ANSWER_BYTES, Probe, examine, expect
+from eval.tasks.mvbench import MVBENCH, load_benchmark
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.types import ClipError, UserError, Visual
 
 #: Task -> its row, the name of its clip number i.
@@ -355,7 +355,7 @@ def test_bounds_that_are_turned_round_are_told_and_lost_only_where_nothing_is_re
 
 def test_what_the_doctor_calls_askable_is_what_can_be_read_and_nothing_else(root):
     """The same verdict as reading each question's clip: no case is told one way here and another way there."""
-    from videogpt_plus.video import read_clip
+    from videogpt_plus.clips.video import read_clip
 
     (root / "video/ssv2_video/0.mp4").unlink()
     (root / "video/dots/1.gif").write_bytes(b"GIF89a")
@@ -519,7 +519,7 @@ def test_the_toy_is_rendered_where_it_is_asked_for_and_not_there(how, root, tmp_
         print("MADE")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("videogpt_plus.commands.common.prepare_toy", render)
+    monkeypatch.setattr("videogpt_plus.app.commands.common.prepare_toy", render)
     code, out = run(capsys, *how, "--decode", "none", "--json")
     assert code == 0 and json.loads(out)["total"]["present"] == 12, "and the output is JSON alone"
     assert "MADE" not in run(capsys, *how, "--decode", "none")[1], "once is enough"
@@ -565,7 +565,7 @@ def test_per_task_below_one_is_refused(whole):
 
 def test_looking_without_decoding_needs_no_torch(whole):
     code = (
-        "import sys; from eval.doctor import examine; "
+        "import sys; from eval.tasks.check import examine; "
         f"examine({str(whole)!r}, decode='none'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -577,7 +577,7 @@ def test_the_published_folders_stand_in_the_table():
 
 
 def test_frames_of_folders_are_three_a_second(whole):
-    from videogpt_plus.video import duration
+    from videogpt_plus.clips.video import duration
 
     assert duration(whole / "video/tvqa/frames_fps3_hq/castle_0") == 2.0
     for clip in ("video/ssv2_video/0.mp4", "video/dots/0.gif"):

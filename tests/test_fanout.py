@@ -10,15 +10,17 @@ import pytest
 import torch
 from feeding_jobs import HangsAt
 
-from eval import video_llm
-from eval.answer import read_answers
-from eval.runs import answer_runs, examples_of, load_answerer
-from eval.task import CONTROLS, Question
-from videogpt_plus.checkpoint import load_experiment, save_experiment, save_tensors
-from videogpt_plus.configs import Asking, Lora
-from videogpt_plus.experiments import at_level
-from videogpt_plus.feeding import Preparation, shuffled
-from videogpt_plus.models import load_model
+from eval.answers import video_llm
+from eval.answers.answer import read_answers
+from eval.answers.runs import answer_runs, examples_of, load_answerer
+from eval.tasks.task import CONTROLS, Question
+from videogpt_plus.clips.prefetch import Preparation, shuffled
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import at_level
+from videogpt_plus.config.options import Asking
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 LEVELS = (1, 4, 16)

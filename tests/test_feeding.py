@@ -22,10 +22,10 @@ from clips import coded_frames, render_mp4
 from feeding_jobs import DiesAtTheStart, prepare
 from PIL import Image
 
-from videogpt_plus.decoders import DECODERS
-from videogpt_plus.feeding import Feeder, Job, Preparation, shuffled
-from videogpt_plus.limit import within
-from videogpt_plus.store import GridStore
+from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.decoders import DECODERS
+from videogpt_plus.clips.prefetch import Feeder, Job, Preparation, shuffled
+from videogpt_plus.io.time_limit import within
 from videogpt_plus.types import ClipError, UserError, Visual
 
 TESTS = Path(__file__).parent
@@ -353,7 +353,7 @@ PARENT = """
 import sys
 sys.path.insert(0, {tests!r})
 from feeding_jobs import prepare
-from videogpt_plus.feeding import Feeder, Job
+from videogpt_plus.clips.prefetch import Feeder, Job
 
 if __name__ == "__main__":
     with Feeder(prepare, workers=2, ahead=4, seconds=None) as feeder:
@@ -416,7 +416,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from multiprocessing import forkserver
 from feeding_jobs import prepare
-from videogpt_plus.feeding import Feeder, Job
+from videogpt_plus.clips.prefetch import Feeder, Job
 
 connect = forkserver.connect_to_new_process
 

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from PIL import Image
 
-from videogpt_plus import fetch
-from videogpt_plus.fetch import fetch_image, is_public, is_url
+from videogpt_plus.clips import fetch
+from videogpt_plus.clips.fetch import fetch_image, is_public, is_url
 from videogpt_plus.types import UserError
 
 LOOPBACK = ("127.0.0.1",)
@@ -331,8 +331,8 @@ def test_paths_are_no_addresses():
 
 def test_a_fetched_picture_that_is_damaged_is_named_by_its_address(monkeypatch):
     """The file that it is kept in for a moment is nobody's."""
-    from videogpt_plus.commands.ask import _picture
-    from videogpt_plus.pictures import read_picture
+    from videogpt_plus.app.commands.ask import _picture
+    from videogpt_plus.clips.pictures import read_picture
 
     url, cut_off = "https://pictures.example/a.jpg", picture("JPEG")[:-40]
     monkeypatch.setattr(fetch, "fetch_image", lambda _: fetch.Picture(cut_off, ".jpg"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus import fingerprint
+from videogpt_plus.io import fingerprint
 
 
 @pytest.fixture

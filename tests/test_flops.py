@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.configs import Summary
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level, with_adapter
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level, with_adapter
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import PUBLISHED, TEXT_TOKENS, Llm, costs, sizes_of
+from videogpt_plus.reducers.summary_options import Summary
 
 
 @pytest.fixture(scope="module")
 def model(tiny_experiment):
     import torch
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
 
     return load_model(tiny_experiment, None, "cpu", torch.float32)
 
@@ -73,7 +73,7 @@ def test_encoders_cost_what_torch_counts(model, sizes, tiny_experiment, stream, 
 def test_projectors_cost_what_torch_counts_forward_and_backward(tiny_experiment, projector):
     import torch
 
-    from videogpt_plus.projectors import build_projector
+    from videogpt_plus.models.projectors import build_projector
 
     name, stream = tiny_experiment.streams[1]
     stream = replace(stream, projector=projector)
@@ -125,7 +125,7 @@ def test_training_costs_what_torch_counts(tiny_experiment, sizes, rank, checkpoi
     """Encoders, projectors and the LLM, forward and backward at level 4; without LoRA the projectors alone train."""
     import torch
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
     from videogpt_plus.types import Visual
 
     model = load_model(tiny_experiment, None, "cpu", torch.float32)
@@ -153,7 +153,7 @@ def test_training_costs_what_torch_counts(tiny_experiment, sizes, rank, checkpoi
 def test_lora_beside_the_weights_costs_what_torch_counts(tiny_experiment, sizes):
     import torch
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
 
     model = load_model(tiny_experiment, None, "cpu", torch.float32)
     model.add_lora(tiny_experiment.lora)
@@ -240,7 +240,7 @@ def test_cinego_costs_what_torch_counts(adapter, branches, frames, tmp_path):
     import torch
     from cinego_parts import write_parts
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
     from videogpt_plus.types import Visual
 
     experiment = with_adapter(write_parts(tmp_path / "parts"), adapter)
@@ -260,7 +260,7 @@ def test_cinego_costs_what_torch_counts(adapter, branches, frames, tmp_path):
 def test_a_summary_costs_what_torch_counts(tiny_experiment):
     import torch
 
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
     from videogpt_plus.types import Visual
 
     summary = Summary(queries=12, heads=2, layers=2, branches="st")

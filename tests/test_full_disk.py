@@ -12,10 +12,11 @@ import pytest
 import torch
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from eval.journal import append, cut_torn_line, open_locked, read_lines
-from videogpt_plus import mixtures, train
-from videogpt_plus.made import making
-from videogpt_plus.store import GridStore
+from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.config import mixtures
+from videogpt_plus.io.folders import making
+from videogpt_plus.io.jsonl_log import append, cut_torn_line, open_locked, read_lines
+from videogpt_plus.training import stages
 from videogpt_plus.types import UserError
 
 ROOM = "8m"
@@ -56,7 +57,7 @@ def experiment(tiny_experiment, tmp_path_factory):
 @pytest.fixture(scope="module")
 def straight(experiment, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("straight")
-    train.pretrain(experiment, "image", folder)
+    stages.pretrain(experiment, "image", folder)
     return folder
 
 
@@ -70,10 +71,10 @@ def test_a_training_on_a_full_disk_ends_in_one_line_and_goes_on(share, experimen
     """The disk fills up in the first file, in each of the checkpoints' and in the weights."""
     root = disk(f"{max(8, int(share * kilobytes(straight)))}k")
     with pytest.raises(UserError, match=r"cannot write .*run the same command\s+again") as told:
-        train.pretrain(experiment, "image", root / "run")
+        stages.pretrain(experiment, "image", root / "run")
     assert "\n" not in str(told.value) and not (root / "run/projectors.safetensors").exists()
     disk(ROOM)
-    train.pretrain(experiment, "image", root / "run")
+    stages.pretrain(experiment, "image", root / "run")
     for name in ("projectors.safetensors", "checkpoint-6/optimizer.pt", "checkpoint-6/COMPLETE"):
         assert (root / "run" / name).read_bytes() == (straight / name).read_bytes()
     assert {p.name for p in (root / "run").iterdir()} == {p.name for p in straight.iterdir()}

@@ -16,10 +16,10 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, Qwen2Config
 
 from scripts.random_full_size import SIZES as BUILT
 from scripts.random_full_size import moved
-from videogpt_plus.checkpoint import split_reference
-from videogpt_plus.configs import Experiment
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B
-from videogpt_plus.models import load_model
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B
+from videogpt_plus.io.run_weights import split_reference
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import UserError
 
 GOLDEN = Path(__file__).parent / "golden"

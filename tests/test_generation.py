@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from videogpt_plus.configs import Choosing
-from videogpt_plus.generation import Reading, chooser, generate, processed, stream
+from videogpt_plus.config.options import Choosing
+from videogpt_plus.models.generation import Reading, chooser, generate, processed, stream
 from videogpt_plus.types import UserError
 
 VOCABULARY, END, STEPS = 60, 7, 6

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import adaptive_max_pool2d
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.adapters.average import AveragePool
-from videogpt_plus.chat import encode_conversation, encode_prompt
+from videogpt_plus.reducers.average import AveragePool
+from videogpt_plus.text.chat import encode_conversation, encode_prompt
 from videogpt_plus.types import IGNORE
 
 GOLDEN = Path(__file__).parent / "golden"

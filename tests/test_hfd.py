@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.experiments import QWEN_1_5B, QWEN_3B
-from videogpt_plus.mixtures import MIXTURES
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B
+from videogpt_plus.config.mixtures import MIXTURES
 
 SCRIPT = Path(__file__).parent.parent / "hfd.sh"
 TOOLS = [

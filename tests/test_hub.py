@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.checkpoint import located
-from videogpt_plus.configs import Lora
-from videogpt_plus.experiments import QWEN_3B, TOY, TOY_WEIGHTS, at_level, get_experiment
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiments import QWEN_3B, TOY, TOY_WEIGHTS, at_level, get_experiment
 from videogpt_plus.hub import push
-from videogpt_plus.train import pretraining_experiment
+from videogpt_plus.io.files import located
 from videogpt_plus.training.card import model_card
 from videogpt_plus.training.folder import describe
+from videogpt_plus.training.stages import pretraining_experiment
 from videogpt_plus.types import UserError
 
 
@@ -116,7 +116,7 @@ def hub():
 
 def pushed(run: Path, endpoint: str, *more: str, **environment: str) -> subprocess.CompletedProcess:
     """The command in a process of its own, for huggingface_hub reads its environment when it is imported."""
-    command = [sys.executable, "-m", "videogpt_plus.cli", "push", str(run), "me/toy", *more]
+    command = [sys.executable, "-m", "videogpt_plus", "push", str(run), "me/toy", *more]
     told = {**os.environ, "HF_ENDPOINT": endpoint, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", **environment}
     told.pop("HF_HUB_OFFLINE", None)
     return subprocess.run(command, env=told, capture_output=True, text=True, timeout=120)

@@ -17,22 +17,23 @@ import pytest
 from judge_server import FAULTS, KEY, completion, error, score_of, serving
 from test_judge_words import scripts
 
-from eval.benchmarks import BENCHMARKS
-from eval.compare import read_run
-from eval.journal import meta_path
 from eval.judge import ledger, pace
 from eval.judge.endpoint import Judging
-from eval.judge.levels import CSV_COLUMNS, Run
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
-from eval.judge.tables import judged_section
-from eval.open_questions import OpenExample
-from eval.reference_format import write_open_files
-from eval.report import write_report
-from eval.report_parts import DETECTABLE
-from eval.stats import compare_scores
-from videogpt_plus import cli, fingerprint
-from videogpt_plus.checkpoint import load_experiment, save_experiment
-from videogpt_plus.experiments import TOY
+from eval.report.compare import read_run
+from eval.report.judged_levels import CSV_COLUMNS, Run
+from eval.report.judged_tables import judged_section
+from eval.report.parts import DETECTABLE
+from eval.report.reference_format import write_open_files
+from eval.report.report import write_report
+from eval.statistics.stats import compare_scores
+from eval.tasks.benchmarks import BENCHMARKS
+from eval.tasks.open_questions import OpenExample
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import TOY
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
 
 VCGBENCH = BENCHMARKS["vcgbench"]
@@ -843,7 +844,7 @@ def test_the_references_files_of_diverse_and_zero_shot_answers(tmp_path, monkeyp
     ]
     short = [OpenExample("qa", *clip, f"{w}?", "dog", i, id=f"v_a_{i}") for i, w in enumerate(("who", "what"))]
     for name, asked in {"vcgbench_diverse": diverse, "msvd_qa": short}.items():
-        monkeypatch.setattr("eval.reference_format.examples_of", lambda root, limit, task, asked=asked: asked)
+        monkeypatch.setattr("eval.report.reference_format.examples_of", lambda root, limit, task, asked=asked: asked)
         answers = write_answers(tmp_path / name, asked, lambda e: f"I say {e.question}")
         with serving() as server:
             _, scores = run(judging(server), answers, asked, benchmark=name)

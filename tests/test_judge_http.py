@@ -20,8 +20,6 @@ import pytest
 from judge_server import KEY, completion, error, score_of, serving
 from test_judge import examples, judging, lines, run, write_answers
 
-from eval.benchmarks import BENCHMARKS
-from eval.journal import meta_path
 from eval.judge import endpoint, ledger
 from eval.judge.endpoint import Judging, NoConnection
 from eval.judge.header import left_out_by
@@ -30,7 +28,9 @@ from eval.judge.options import named_option, options_of, ways, without
 from eval.judge.pace import back_off, retry_after
 from eval.judge.prompts import Prompt, own_prompts
 from eval.judge.scoring import check_alike
-from videogpt_plus.fingerprint import for_files
+from eval.tasks.benchmarks import BENCHMARKS
+from videogpt_plus.io.fingerprint import for_files
+from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
 
 VCGBENCH = BENCHMARKS["vcgbench"]
@@ -630,7 +630,7 @@ CLIENT = """
 import sys, time
 sys.path[:0] = [{repo!r}, {tests!r}]
 from videogpt_plus import cli
-import videogpt_plus.commands.judge as command
+import videogpt_plus.app.commands.judge as command
 from test_judge import *
 class Server: url = {url!r}
 def judge():

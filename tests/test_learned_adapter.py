@@ -11,13 +11,17 @@ import torch
 from safetensors.torch import load_file
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import convert, mixtures, train
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.checkpoint import load_experiment, save_tensors
-from videogpt_plus.configs import Experiment, Summary
-from videogpt_plus.experiments import at_level, with_adapter
-from videogpt_plus.models import load_model, load_models
-from videogpt_plus.sweep import Cell, inputs
+from videogpt_plus import convert
+from videogpt_plus.app.sweep.cells import Cell, inputs
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.experiments import at_level, with_adapter
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model, load_models
+from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.training import stages
 from videogpt_plus.types import PLACEHOLDER, UserError, Visual
 
 
@@ -50,7 +54,7 @@ def starts(experiment, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def run(experiment, starts, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / experiment.name
-    train.finetune(experiment, starts, folder)
+    stages.finetune(experiment, starts, folder)
     return folder
 
 
@@ -59,7 +63,7 @@ def plain(experiment, starts, tmp_path_factory) -> tuple[Experiment, Path]:
     """A run of the same with average pooling."""
     own = replace(experiment, name="tiny", adapter="average")
     folder = tmp_path_factory.mktemp("runs") / own.name
-    train.finetune(own, starts, folder)
+    stages.finetune(own, starts, folder)
     return own, folder
 
 
@@ -75,7 +79,7 @@ def test_it_learns_and_is_kept_with_the_projectors(experiment, run):
 
 def test_steps_move_every_weight_of_it(experiment, starts, run, tmp_path):
     begun, state = {}, load_file(run / "projectors.safetensors")
-    train.set_seed(experiment.finetune.seed)
+    stages.set_seed(experiment.finetune.seed)
     model = load_model(experiment, None, "cpu", torch.float32)
     for name, adapter in model.adapters.items():
         key = "mm_adapter" if name == "video" else "image_mm_adapter"

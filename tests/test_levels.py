@@ -10,14 +10,14 @@ from scipy.stats import beta, ttest_1samp
 
 from benchmarks import levels_coverage
 from benchmarks.made_up import Case, outcomes
-from eval import budget, tango
-from eval import fewest_tokens as fewest
-from eval import trend as trends
-from eval.band import band
-from eval.contrast import Clips, contrast, luck
-from eval.fewest_tokens import fewest_tokens
-from eval.stats import wilson
-from eval.trend import trend
+from eval.statistics import budget, tango
+from eval.statistics import fewest_tokens as fewest
+from eval.statistics import trend as trends
+from eval.statistics.band import band
+from eval.statistics.contrast import Clips, contrast, luck
+from eval.statistics.fewest_tokens import fewest_tokens
+from eval.statistics.stats import wilson
+from eval.statistics.trend import trend
 
 TOKENS = (800, 400, 200, 100, 50)
 

@@ -22,17 +22,21 @@ from sentencepiece import SentencePieceProcessor
 from test_fetch import LOOPBACK, server  # noqa: F401, a fixture
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from videogpt_plus import chat, cli, fetch
-from videogpt_plus.adapters import build_adapter, num_visual_tokens
-from videogpt_plus.checkpoint import located, save_tensors
-from videogpt_plus.configs import Lora
-from videogpt_plus.encoders import clip_llava
-from videogpt_plus.experiments import EXPERIMENTS, LLAVA15_7B, TOY_WEIGHTS, at_level, get_experiment
-from videogpt_plus.models import load_model, load_models
-from videogpt_plus.models.llava import Llava, build, load_tokenizer
+from videogpt_plus.app import cli
+from videogpt_plus.clips import fetch
+from videogpt_plus.clips.video import middle_indices, read_clip
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, TOY_WEIGHTS, at_level, get_experiment
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.families.llava15 import encoder
+from videogpt_plus.families.llava15.model import Llava, build, load_tokenizer
+from videogpt_plus.io.files import located
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model, load_models
+from videogpt_plus.reducers import build_adapter
+from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
-from videogpt_plus.video import middle_indices, read_clip
 
 ROOT = Path(__file__).parent / "golden_families"
 RECORDED = ROOT / "llava15"
@@ -192,7 +196,7 @@ def test_a_release_without_a_tower_takes_the_clip_beside_it(recordings, tmp_path
     assert same(loaded(recordings, "original", folder), recordings.model("original"))
     shutil.rmtree(tmp_path / CLIP)
     with pytest.raises(UserError, match=f"hold no vision tower; download openai/{CLIP} to {tmp_path / CLIP}"):
-        clip_llava.load(replace(recordings.experiment("original").streams[0][1], weights=folder))
+        encoder.load(replace(recordings.experiment("original").streams[0][1], weights=folder))
 
 
 def test_what_is_missing_or_too_much_is_listed(recordings, tmp_path):
@@ -234,7 +238,7 @@ def test_look_alikes_are_refused_by_name(recordings, tmp_path, change, told):
     config = json.loads((recordings.folder("hub") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
     with pytest.raises(UserError, match=told):
-        clip_llava.read_config(tmp_path)
+        encoder.read_config(tmp_path)
 
 
 def test_other_sizes_than_the_experiments_are_told(recordings):
@@ -250,7 +254,7 @@ def test_full_size():
     """7B as the Hub has it: 64 rows more than the original's 32,000, and names of the shapes in its files."""
     with torch.device("meta"):
         whole = build(LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064}))
-    shapes = {clip_llava.canonical(key): tuple(value.shape) for key, value in whole.state_dict().items()}
+    shapes = {encoder.canonical(key): tuple(value.shape) for key, value in whole.state_dict().items()}
     rows, width, mlp, vision = 32064, 4096, 11008, 1024
     layer = 4 * width**2 + 3 * width * mlp + 2 * width
     block = 4 * (vision**2 + vision) + 2 * vision * 4096 + 4096 + vision + 4 * vision
@@ -401,7 +405,7 @@ def test_a_clip_is_seen_by_its_middle_frame(recordings, tmp_path):
 
 @torch.inference_mode()
 def test_several_frames_are_pictures_one_behind_the_other(recordings, model, tmp_path):
-    from videogpt_plus.feeding import Preparation
+    from videogpt_plus.clips.prefetch import Preparation
 
     render_mp4(tmp_path / "clip.mp4", coded_frames(40), 20)
     visual = Preparation(recordings.experiment("hub").streams, 3)(tmp_path / "clip.mp4")

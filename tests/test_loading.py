@@ -11,11 +11,12 @@ from clips import coded_frames, render_mp4
 from parity.cogvlm2 import TOLERANCE, Recordings
 from test_cogvlm2 import prompts_of
 
-from videogpt_plus import cli, sweep
-from videogpt_plus.checkpoint import save_experiment
-from videogpt_plus.configs import Asking, Loading
-from videogpt_plus.models import load_models
-from videogpt_plus.models.cogvlm2.rope import PRECISIONS
+from videogpt_plus.app import cli
+from videogpt_plus.app.sweep import cells as sweep
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.options import Asking, Loading
+from videogpt_plus.families.cogvlm2.rope import PRECISIONS
+from videogpt_plus.models.loading import load_models
 from videogpt_plus.types import IGNORE, UserError
 
 ROOT = Path(__file__).parent / "golden_families"
@@ -67,7 +68,7 @@ def test_answers_in_another_precision_are_another_cell(recordings, tmp_path):
 
 
 def test_the_command_line_passes_the_choices_on(recordings, tmp_path, capsys, monkeypatch):
-    from eval import runs
+    from eval.answers import runs
 
     clip, folder = tmp_path / "clip.mp4", next(recordings.work.iterdir())
     render_mp4(clip, coded_frames(60), 20)

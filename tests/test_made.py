@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.cinego import demo
-from videogpt_plus.commands import common
-from videogpt_plus.experiments import EXPERIMENTS, TOY_FAMILIES
-from videogpt_plus.made import MADE, making, new_folder
+from videogpt_plus.app.commands import common
+from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES
+from videogpt_plus.io.folders import MADE, making, new_folder
+from videogpt_plus.toy import cinego
 from videogpt_plus.toy.families import ensure_family
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.toy.rwf2000 import Recipe as Fights
@@ -24,11 +24,11 @@ from videogpt_plus.toy.rwf2000 import ensure_rwf2000
 from videogpt_plus.types import UserError
 
 FEW = Recipe(test_per_task=1, train_per_task=1, images=1, videos=1)
-PLAN = demo.Plan(clips=2, held_out=1, texts=2)
+PLAN = cinego.Plan(clips=2, held_out=1, texts=2)
 #: What makes each kind of folder at a path.
 MAKERS = {
     "rwf2000": lambda root: ensure_rwf2000(root, Fights(train=1, val=1)),
-    "demo": lambda root: demo.prepare(root, PLAN),
+    "demo": lambda root: cinego.prepare(root, PLAN),
     "family": lambda root: ensure_family(root),
 }
 

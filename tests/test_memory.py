@@ -12,7 +12,7 @@ import pytest
 #: Prints how many pages the kernel had to fill while tensors of 64 MB came and went.
 FAULTS = """
 import resource, sys
-from videogpt_plus.memory import keep_freed
+from videogpt_plus.io.memory import keep_freed
 if "keep" in sys.argv:
     keep_freed()
 import torch
@@ -38,7 +38,9 @@ def test_memory_that_comes_and_goes_is_filled_once():
 
 
 def test_processes_that_are_started_keep_theirs_and_the_user_has_the_last_word():
-    code = f"import os\nfrom videogpt_plus.memory import keep_freed\nkeep_freed()\nprint(*map(os.environ.get, {NAMES}))"
+    code = (
+        f"import os\nfrom videogpt_plus.io.memory import keep_freed\nkeep_freed()\nprint(*map(os.environ.get, {NAMES}))"
+    )
     assert run(code).split() == ["1", str(2**30), str(2**28)]
     chosen = {"THP_MEM_ALLOC_ENABLE": "0", "MALLOC_MMAP_THRESHOLD_": "1000000"}
     assert run(code, **chosen).split() == ["0", str(2**30), "1000000"]

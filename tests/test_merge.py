@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videogpt_plus.merge import VisualTokens, splice
+from videogpt_plus.text.splice import VisualTokens, splice
 from videogpt_plus.types import IGNORE, PLACEHOLDER
 
 P = PLACEHOLDER

@@ -10,10 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.checkpoint import read_tensors, save_tensors, write_json
-from videogpt_plus.configs import Lora
-from videogpt_plus.models import load_model
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.tensors import read_tensors, save_tensors
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 

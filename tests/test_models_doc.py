@@ -7,15 +7,15 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from videogpt_plus import cli
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.chat import TEMPLATES
-from videogpt_plus.commands import cinego
-from videogpt_plus.configs import Asking, Choosing
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands import cinego
+from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, get_experiment
+from videogpt_plus.config.options import Asking, Choosing
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.encoders import ENCODERS
-from videogpt_plus.encoders.clip_llava import LAYOUTS
-from videogpt_plus.experiments import EXPERIMENTS, LLAVA15_7B, get_experiment
-from videogpt_plus.models import FAMILIES
+from videogpt_plus.families.llava15.encoder import LAYOUTS
+from videogpt_plus.models.loading import FAMILIES
+from videogpt_plus.text.chat import TEMPLATES
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "models.md").read_text()

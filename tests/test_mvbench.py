@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from faults.entries import BAD_QUESTIONS, BAD_TABLES, GOOD, NAMES, bench
 
-from eval.mvbench import MVBENCH, annotation_of, load_benchmark, open_benchmark, read_task
-from eval.task import Example, check_control, fingerprint, seed_of
+from eval.tasks.mvbench import MVBENCH, annotation_of, load_benchmark, open_benchmark, read_task
+from eval.tasks.task import Example, check_control, fingerprint, seed_of
 from videogpt_plus.types import UserError
 
 PROMPTS = Path(__file__).parent / "golden" / "mvbench_prompts.json"

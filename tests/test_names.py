@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from videogpt_plus.cinego.features import find_features
-from videogpt_plus.names import ending_of, with_ending, without_ending
+from videogpt_plus.clips.names import ending_of, with_ending, without_ending
+from videogpt_plus.training.cinego.features import find_features
 from videogpt_plus.types import UserError
 
 

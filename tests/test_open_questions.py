@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import benchmarks
-from eval.open_questions import load_vcgbench, load_vcgbench_diverse, load_zero_shot
-from eval.task import fingerprint
+from eval.tasks import benchmarks
+from eval.tasks.open_questions import load_vcgbench, load_vcgbench_diverse, load_zero_shot
+from eval.tasks.task import fingerprint
 from videogpt_plus.types import UserError
 
 

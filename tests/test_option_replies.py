@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from eval.options import parse_option
+from eval.tasks.options import parse_option
 
 ACTIONS = ("put on the shoe.", "threw the pillow.", "ate the sandwich.", "washed the cup.")
 LIST = "A. put on the shoe.\nB. threw the pillow.\nC. ate the sandwich.\nD. washed the cup."

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.options import parse_option, reference_verdict
+from eval.tasks.options import parse_option, reference_verdict
 
 RECORDED = Path(__file__).parent / "golden" / "check_ans.json"
 CUPS = ("the cup.", "the red cube", "a small ball")

@@ -14,9 +14,9 @@ import pytest
 from clips import coded_frames, render_mp4
 from faults.weights import IMPOSSIBLE
 
-from videogpt_plus.checkpoint import read_tensors
+from videogpt_plus.families.llava15.model import load_tokenizer as load_llava_tokenizer
+from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.models.dual_encoder import load_tokenizer
-from videogpt_plus.models.llava import load_tokenizer as load_llava_tokenizer
 from videogpt_plus.types import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +26,7 @@ CODE = "from pathlib import Path\nPath({!r}).touch()\nraise SystemExit('it ran')
 
 def call(folder: Path, *args: str, path: str = str(ROOT)) -> subprocess.CompletedProcess:
     """A command as `python -m`, and so torchrun, runs it: `folder` comes first in sys.path."""
-    command = [sys.executable, "-m", "videogpt_plus.cli", *args]
+    command = [sys.executable, "-m", "videogpt_plus", *args]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -66,10 +66,10 @@ def test_another_eval_of_any_kind_is_passed_by(foreign, kind):
 
 def test_spawned_processes_take_over_the_order(foreign):
     code = (
-        "import multiprocessing, videogpt_plus.commands, eval.score\n"
+        "import multiprocessing, videogpt_plus.app.commands, eval.answers.score\n"
         "if __name__ == '__main__':\n"
         "    with multiprocessing.get_context('spawn').Pool(1) as pool:\n"
-        "        print(pool.apply(eval.score.scores_path, ('a/answers.jsonl',)))\n"
+        "        print(pool.apply(eval.answers.score.scores_path, ('a/answers.jsonl',)))\n"
     )
     (foreign / "start.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -80,7 +80,7 @@ def test_spawned_processes_take_over_the_order(foreign):
 def test_an_eval_that_is_imported_already_is_told(foreign):
     (foreign / "eval" / "__init__.py").write_text("")
     environment = {**os.environ, "PYTHONPATH": f"{foreign}{os.pathsep}{ROOT}"}
-    code = "import eval, videogpt_plus.cli"
+    code = "import eval, videogpt_plus.app.cli"
     done = subprocess.run([sys.executable, "-c", code], cwd=foreign, env=environment, capture_output=True, text=True)
     last = done.stderr.splitlines()[-1]
     assert "another package is called `eval` and was imported first" in last and "a process of its own" in last

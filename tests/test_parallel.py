@@ -12,7 +12,7 @@ import pytest
 import torch
 from clips import coded_frames, render_mp4
 
-from videogpt_plus.models.parallel import agreed, check_shares, columns, rows, world
+from videogpt_plus.models.tensor_parallel import agreed, check_shares, columns, rows, world
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -71,7 +71,7 @@ def test_the_command_line_under_torchrun_answers_once_and_as_one_process(tmp_pat
     clip = tmp_path / "clip.mp4"
     render_mp4(clip, coded_frames(60), 20)
     command = ("predict", "toy_cogvlm2_video", "What is it?", "--video", clip, "--max-new-tokens", "4")
-    cli = ("-m", "videogpt_plus.cli")
+    cli = ("-m", "videogpt_plus")
     alone = call(*cli, *command, launcher=(sys.executable,), cwd=tmp_path)
     both = call(*cli, *command, cwd=tmp_path)
     assert both.stdout == alone.stdout != ""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus import cli
-from videogpt_plus.configs import Experiment, Lora, Stream, Training
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import Experiment, Lora, Stream
+from videogpt_plus.config.training import Training
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "parity.md").read_text()

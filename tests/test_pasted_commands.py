@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.answer import read_answers
-from eval.benchmarks import BENCHMARKS, examples
-from eval.compare import read_run
+from eval.answers.answer import read_answers
 from eval.judge import ledger
 from eval.judge.endpoint import Judging
 from eval.judge.scoring import score_judged
-from eval.mvbench import load_benchmark
-from videogpt_plus import cli
-from videogpt_plus.checkpoint import save_experiment, save_tensors
-from videogpt_plus.commands.common import named_runs
-from videogpt_plus.configs import Lora
-from videogpt_plus.experiments import at_level, get_experiment
-from videogpt_plus.models import load_model
+from eval.report.compare import read_run
+from eval.tasks.benchmarks import BENCHMARKS, examples
+from eval.tasks.mvbench import load_benchmark
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands.common import named_runs
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.experiments import at_level, get_experiment
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import UserError
 
 #: Names that a shell takes apart unless they are quoted.

@@ -10,13 +10,21 @@ from types import SimpleNamespace
 import pytest
 from test_report import make_cell
 
-from eval import pictures
-from eval.pictures import choose_fonts, drawn, fonts_for, legend_columns, legend_label, new_figure, wrapped
-from eval.plots import accuracy_vs_tokens, score_vs_tokens, tasks_by_level
-from eval.plots_cost import accuracy_vs_cost
-from eval.plots_differences import differences
-from eval.report_layout import columns
-from eval.stats import Estimate
+from eval.report import pictures
+from eval.report.layout import columns
+from eval.report.pictures import (
+    choose_fonts,
+    drawn,
+    fonts_for,
+    legend_columns,
+    legend_label,
+    new_figure,
+    wrapped,
+)
+from eval.report.plots import accuracy_vs_tokens, score_vs_tokens, tasks_by_level
+from eval.report.plots_cost import accuracy_vs_cost
+from eval.report.plots_differences import differences
+from eval.statistics.stats import Estimate
 
 #: What matplotlib would set as a formula, refuse, or leave out of a legend.
 NAMES = ("cost $5 and $6_a^b", "$\\frac{", "_under", "back\\slash", "100 % {x} #1 & ~", "$x$", "\\$y\\$", "\\alpha_2^{")

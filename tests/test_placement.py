@@ -13,18 +13,21 @@ from parity.cogvlm2 import Recordings
 from parity.llava import Recordings as LlavaRecordings
 from test_cogvlm2 import PUBLISHED
 
-from videogpt_plus.configs import Loading, Stream
-from videogpt_plus.encoders.eva2 import Eva2, Eva2Size
+from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiments import LLAVA15_7B
+from videogpt_plus.config.options import Loading
 from videogpt_plus.encoders.grid import GridEncoder
-from videogpt_plus.experiments import LLAVA15_7B
-from videogpt_plus.generation import Reading, _Batch
-from videogpt_plus.models import LOADINGS, llava, load_models, parallel
-from videogpt_plus.models.cogvlm2 import weights
-from videogpt_plus.models.cogvlm2.decoder import CogVLM2LM
-from videogpt_plus.models.cogvlm2.model import CogVLM2, outline
-from videogpt_plus.models.cogvlm2.positions import position_ids, vision_expert
-from videogpt_plus.models.cogvlm2.projector import GluProjector
-from videogpt_plus.placement import GIB, LOST, Needs, Unit, check, loads_of, needs, place, spread, told
+from videogpt_plus.families.cogvlm2 import weights
+from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
+from videogpt_plus.families.cogvlm2.eva2 import Eva2, Eva2Size
+from videogpt_plus.families.cogvlm2.model import CogVLM2, outline
+from videogpt_plus.families.cogvlm2.positions import position_ids, vision_expert
+from videogpt_plus.families.cogvlm2.projector import GluProjector
+from videogpt_plus.families.llava15 import model as llava
+from videogpt_plus.models import tensor_parallel
+from videogpt_plus.models.device_map import GIB, LOST, Needs, Unit, check, loads_of, needs, place, spread, told
+from videogpt_plus.models.generation import Reading, _Batch
+from videogpt_plus.models.loading import LOADINGS, load_models
 from videogpt_plus.types import UserError
 
 ROOT = Path(__file__).parent / "golden_families"
@@ -260,7 +263,7 @@ def test_families_refuse_what_they_cannot_do(tiny_experiment, tmp_path):
 
 
 def test_a_family_that_is_not_shared_out_refuses_several_processes(tiny_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(parallel, "world", lambda: (1, 2))
+    monkeypatch.setattr(tensor_parallel, "world", lambda: (1, 2))
     with pytest.raises(UserError, match="the family 'dual_encoder' is answered in one process"):
         load_models([(tiny_experiment, tmp_path)], "cpu", torch.float32, torch.float32)
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from eval.answer import Target, answer_all
-from eval.benchmarks import check_own_name, copy_of, examples
-from eval.runs import header_of, report_sweep
-from eval.task import Reply
-from videogpt_plus import cli
-from videogpt_plus.checkpoint import load_experiment, save_experiment
-from videogpt_plus.commands.common import answers_of, benchmark_stated
-from videogpt_plus.configs import DEFAULT_ASKING, Asking
-from videogpt_plus.experiments import TOY, at_level, with_seed
+from eval.answers.answer import Target, answer_all
+from eval.answers.runs import header_of
+from eval.report.sweep import report_sweep
+from eval.tasks.benchmarks import check_own_name, copy_of, examples
+from eval.tasks.task import Reply
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands.common import answers_of, benchmark_stated
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import TOY, at_level, with_seed
+from videogpt_plus.config.options import DEFAULT_ASKING, Asking
 from videogpt_plus.types import UserError
 
 TASKS = ("Counting", "Colours")
@@ -221,7 +222,7 @@ def test_names_of_ones_own_that_are_fine(bench):
 
 
 def test_a_sweep_plans_copies_and_benchmarks_of_ones_own_in_their_own_places(bench, capsys, monkeypatch):
-    from videogpt_plus.experiments import EXPERIMENTS
+    from videogpt_plus.config.experiments import EXPERIMENTS
 
     write_bench(Path("my data"), ("Smells",))
     copy = write_bench(Path("x/copy"), TASKS[:1])

@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
-from videogpt_plus.checkpoint import read_tensors, save_tensors, write_json
-from videogpt_plus.configs import Experiment
+from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.encoders import load_encoder, preprocessor
-from videogpt_plus.models import load_model
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.tensors import read_tensors, save_tensors
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import Clip, UserError
 
 

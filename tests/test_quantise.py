@@ -12,10 +12,10 @@ from parity.cogvlm2 import Recordings
 from test_cogvlm2 import prompts_of
 from test_placement import published
 
-from videogpt_plus import quantise as module
-from videogpt_plus.configs import Asking, Loading
-from videogpt_plus.models import load_models
-from videogpt_plus.quantise import check_bits, chosen, skipped
+from videogpt_plus.config.options import Asking, Loading
+from videogpt_plus.models import quantize as module
+from videogpt_plus.models.loading import load_models
+from videogpt_plus.models.quantize import check_bits, chosen, skipped
 from videogpt_plus.types import UserError
 
 ROOT = Path(__file__).parent / "golden_families"

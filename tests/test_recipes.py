@@ -12,11 +12,13 @@ import pytest
 import torch
 from train_worker import tiny_mixtures, write_samples
 
-from videogpt_plus import mixtures, train
-from videogpt_plus.configs import Experiment, Training
-from videogpt_plus.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
+from videogpt_plus.config.training import Training
 from videogpt_plus.models.dual_encoder import LORA_TARGETS
-from videogpt_plus.training.trainer import StageTrainer, share, training_arguments
+from videogpt_plus.training import stages as train
+from videogpt_plus.training.loop import StageTrainer, share, training_arguments
 from videogpt_plus.types import UserError
 
 #: More than the warm-up's 3 % are whole steps of.
@@ -106,8 +108,8 @@ def test_that_is_said_before_anything_is_loaded(tiny_experiment, tmp_path, monke
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_transformers_are_told_what_each_device_does(devices, tmp_path, monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.trainer.processes_launched", lambda: devices)
-    monkeypatch.setattr("videogpt_plus.training.trainer._backend", lambda cuda: None)
+    monkeypatch.setattr("videogpt_plus.training.loop.processes_launched", lambda: devices)
+    monkeypatch.setattr("videogpt_plus.training.loop._backend", lambda cuda: None)
     args = training_arguments(FINETUNE, tmp_path, None)
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 64 // devices)
     assert args.bf16 and args.max_grad_norm == 1.0

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.options import reference_verdict
-from eval.reference_format import reference_names, write_reference_files
-from eval.runs import examples_of
+from eval.answers.runs import examples_of
+from eval.report.reference_format import reference_names, write_reference_files
+from eval.tasks.options import reference_verdict
 from videogpt_plus.types import UserError
 
 KEYS = {"video_name", "prompt", "pred", "answer_id", "Q", "task_type", "A"}

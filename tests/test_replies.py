@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from eval.replies import plain, tokens
+from eval.tasks.replies import plain, tokens
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.answer import write_atomically
-from eval.cells import (
+from eval.answers.answer import write_atomically
+from eval.answers.score import score
+from eval.report.cells import (
     are_grouped,
     curves,
     dominated,
@@ -25,18 +26,17 @@ from eval.cells import (
     pairs,
     tasks,
 )
-from eval.compare import NONE_SHOWN
-from eval.latex import escape
-from eval.plots import _lines, _places, accuracy_vs_tokens, tasks_by_level
-from eval.plots_cost import _apart
-from eval.plots_differences import differences
-from eval.report import _tests, proof, write_report
-from eval.report_csv import CSV_COLUMNS
-from eval.report_parts import DETECTABLE
-from eval.report_tables import report_tables
-from eval.score import score
-from eval.stats import detectable, holm
-from eval.task import Example
+from eval.report.compare import NONE_SHOWN
+from eval.report.csv_files import CSV_COLUMNS
+from eval.report.latex import escape
+from eval.report.parts import DETECTABLE
+from eval.report.plots import _lines, _places, accuracy_vs_tokens, tasks_by_level
+from eval.report.plots_cost import _apart
+from eval.report.plots_differences import differences
+from eval.report.report import _tests, proof, write_report
+from eval.report.tables import report_tables
+from eval.statistics.stats import detectable, holm
+from eval.tasks.task import Example
 from videogpt_plus.types import UserError
 
 OPTIONS = ("red", "green", "blue", "white")

@@ -14,12 +14,12 @@ import pytest
 from markdown_it import MarkdownIt
 from test_report import make_cell
 
-from eval.latex import ROOM, ROWS, escape, tables_in_latex
-from eval.report import Section, Table, _tests
-from eval.report_csv import pairs_csv, safe, stacked, sweep_csv
-from eval.report_files import markdown, page, plain_text
-from eval.report_layout import column_blocks, file_name, slug
-from eval.runs import _called
+from eval.report.csv_files import pairs_csv, safe, stacked, sweep_csv
+from eval.report.files import markdown, page, plain_text
+from eval.report.latex import ROOM, ROWS, escape, tables_in_latex
+from eval.report.layout import column_blocks, file_name, slug
+from eval.report.report import Section, Table, _tests
+from eval.report.sweep import _called
 
 NAMES = (
     "run[1]", "[x](http://e.vil)", "![x](y)", "*bold*", "**b**", "_em_", "a_b_c", "__init__", "`code`", "a|b", "a\\|b",

@@ -18,14 +18,16 @@ from test_cogvlm2_sampling import codes
 from test_train import files_of, log_of
 from train_worker import Job
 
-from eval.answer import read_answers
-from eval.benchmarks import examples as questions_of
-from eval.labels import LABELS, LabelExample, confusion, f1, label_scores, load_rwf2000, parse_label
-from eval.stats import wilson
-from videogpt_plus import cli, data, mixtures, rwf2000, train
-from videogpt_plus.checkpoint import load_experiment, save_experiment
-from videogpt_plus.configs import Lora
-from videogpt_plus.experiments import (
+from eval.answers.answer import read_answers
+from eval.statistics.stats import wilson
+from eval.tasks.benchmarks import examples as questions_of
+from eval.tasks.binary_labels import LABELS, LabelExample, confusion, f1, label_scores, load_rwf2000, parse_label
+from videogpt_plus.app import cli
+from videogpt_plus.clips.video import read_clip
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import (
     COGVLM2_RWF_CONSISTENT,
     COGVLM2_RWF_REFERENCE,
     COGVLM2_VIDEO,
@@ -33,14 +35,14 @@ from videogpt_plus.experiments import (
     TOY_RWF,
     get_experiment,
 )
-from videogpt_plus.models import load_model
-from videogpt_plus.models.cogvlm2 import weights
-from videogpt_plus.models.cogvlm2.decoder import CogVLM2LM
-from videogpt_plus.models.cogvlm2.lora import TARGETS, split
+from videogpt_plus.families.cogvlm2 import weights
+from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
+from videogpt_plus.families.cogvlm2.lora import TARGETS, split
+from videogpt_plus.io.runs import QUESTION
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.rwf2000 import Recipe, ensure_rwf2000
-from videogpt_plus.training.folder import QUESTION
+from videogpt_plus.training import data, rwf2000, stages
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
-from videogpt_plus.video import read_clip
 
 WORKER = Path(__file__).with_name("train_worker.py")
 LONG = "a_very_long_name_of_a_clip_from_a_camera_" * 3
@@ -302,7 +304,7 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 
 
 def test_the_second_moments_memory_is_the_recipes():
-    from videogpt_plus.training.trainer import training_arguments
+    from videogpt_plus.training.loop import training_arguments
 
     assert training_arguments(tiny().finetune, Path("unused"), None).adam_beta2 == 0.95
 
@@ -324,7 +326,7 @@ def killed(tuned, tmp_path_factory) -> dict[str, dict]:
 def test_a_killed_training_ends_as_a_straight_one(dies, killed, tuned):
     folder = killed[dies]["out_dir"]
     assert not (folder / "projectors.safetensors").exists()
-    train.finetune(**killed[dies])
+    stages.finetune(**killed[dies])
     assert log_of(folder) == log_of(tuned)
     ours, straight = files_of(folder), {n: c for n, c in files_of(tuned).items() if "answers" not in n}
     assert ours.keys() == straight.keys()
@@ -332,12 +334,12 @@ def test_a_killed_training_ends_as_a_straight_one(dies, killed, tuned):
 
 
 def test_checkpointing_the_language_model_changes_no_loss(tuned, tmp_path):
-    train.finetune(tiny(gradient_checkpointing=True, max_steps=1), {}, tmp_path, workers=0)
+    stages.finetune(tiny(gradient_checkpointing=True, max_steps=1), {}, tmp_path, workers=0)
     assert log_of(tmp_path)[1]["loss"] == pytest.approx(log_of(tuned)[1]["loss"], rel=1e-6)
 
 
 def test_in_bfloat16_the_lora_stays_in_float32(tuned, tmp_path):
-    train.finetune(tiny(bf16=True, max_steps=1), {}, tmp_path, workers=0)
+    stages.finetune(tiny(bf16=True, max_steps=1), {}, tmp_path, workers=0)
     assert {value.dtype for value in load_file(tmp_path / "adapter_model.safetensors").values()} == {torch.float32}
     assert log_of(tmp_path)[1]["loss"] == pytest.approx(log_of(tuned)[1]["loss"], rel=0.05)
 
@@ -381,8 +383,8 @@ def test_the_labels_probabilities_are_those_of_the_next_token(tuned, tmp_path):
     lines = answered(run, "--scoring", "logprob")
     model = load_model(load_experiment(run), run, "cpu", torch.float32)
     (example, *_) = questions_of("toy_rwf2000", Path(".cache/toy/rwf2000"))
-    from videogpt_plus import chat
-    from videogpt_plus.feeding import Preparation
+    from videogpt_plus.clips.prefetch import Preparation
+    from videogpt_plus.text import chat
 
     experiment = load_experiment(run)
     visual = Preparation(experiment.streams, experiment.num_frames)(example.path)
@@ -401,7 +403,7 @@ def test_runs_with_a_lora_each_share_one_language_model(tuned, tmp_path):
     coarse = replace(load_experiment(runs[1]), level=2, name="toy_rwf_pool2")
     save_experiment(runs[1], coarse)
     state = load_file(runs[1] / "adapter_model.safetensors")
-    from videogpt_plus.checkpoint import save_tensors
+    from videogpt_plus.io.tensors import save_tensors
 
     save_tensors(runs[1] / "adapter_model.safetensors", {name: value + 0.05 for name, value in state.items()})
     asked = ["--task", "toy_rwf2000", "--workers", "0", "--scoring", "both"]

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from videogpt_plus.clips.prefetch import CLIP_MEAN_COLOUR, pad_to_square
 from videogpt_plus.encoders import scaling
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
 from videogpt_plus.encoders.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
-from videogpt_plus.feeding import CLIP_MEAN_COLOUR, pad_to_square
 from videogpt_plus.types import Clip
 
 SIZES = [(700, 90, 56), (61, 640, 48), (333, 333, 56), (20, 900, 336), (7, 5, 24)]
@@ -70,7 +70,7 @@ def test_memory_of_long_pictures_is_bounded(tmp_path, height, width, still):
 import resource, torch
 from functools import partial
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
-from videogpt_plus.feeding import Preparation
+from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.types import Clip
 prepare = Preparation.__new__(Preparation)
 prepare.scales = {{"image": 336}}

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from videogpt_plus import screen
-from videogpt_plus.screen import show, table
+from videogpt_plus.app import screen
+from videogpt_plus.app.screen import show, table
 
 #: What rich would take for its markup: it would colour, leave out, replace or refuse it.
 MARKUP = ("run[1]", "[red]x", "[/]", "[/red] y", "[bold", "a[link=http://x]b", ":smile:", "\\[red]", "{task}")

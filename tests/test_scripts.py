@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from videogpt_plus import cli
-from videogpt_plus.experiments import get_experiment
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiments import get_experiment
 
 ROOT = Path(__file__).parent.parent
 LEVELS = (1, 2, 4, 8, 16)
@@ -58,9 +58,7 @@ class Call:
     @property
     def command(self) -> list[str]:
         """The arguments of videogpt-plus."""
-        return (
-            self.argv[1:] if self.argv[0] == "videogpt-plus" else self.argv[self.argv.index("videogpt_plus.cli") + 1 :]
-        )
+        return self.argv[1:] if self.argv[0] == "videogpt-plus" else self.argv[self.argv.index("videogpt_plus") + 1 :]
 
 
 class Place:
@@ -133,7 +131,7 @@ def test_projectors_are_pretrained_with_zero_2(script, expected, place):
     experiment, stream, folder = expected
     assert place.run(script, "0,1,2,3,4,5,6,7").returncode == 0
     (call,) = place.recorded()
-    assert call.argv[:6] == ["torchrun", "--standalone", "--nproc_per_node", "8", "-m", "videogpt_plus.cli"]
+    assert call.argv[:6] == ["torchrun", "--standalone", "--nproc_per_node", "8", "-m", "videogpt_plus"]
     assert call.gpus == "0,1,2,3,4,5,6,7" and call.folder == str(place.repository)
     wanted = ["pretrain", experiment, stream, "--output-dir", folder, "--deepspeed", "scripts/zero2.json"]
     assert call.command == wanted

@@ -13,11 +13,11 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from benchmarks.coverage import World, runs
-from eval import tango
-from eval.clustered import spread
-from eval.seeds import of_differences, of_means
-from eval.sign_flips import DRAWS, SignFlips
-from eval.stats import (
+from eval.statistics import tango
+from eval.statistics.clustered import spread
+from eval.statistics.seeds import of_differences, of_means
+from eval.statistics.sign_flips import DRAWS, SignFlips
+from eval.statistics.stats import (
     FEWEST_CLIPS,
     Estimate,
     SeedNoise,
@@ -366,7 +366,7 @@ def test_one_seed_is_the_plain_comparison_and_seeds_that_differ_widen_it():
 def test_over_seeds_interval_and_p_are_one_test():
     parts = [(1e-4, 60.0), (2e-4, 4.0)]
     for difference in (0.02, 0.05, 0.09):
-        from eval.stats import _p_of
+        from eval.statistics.stats import _p_of
 
         p = _p_of(difference, parts)
         assert half_width(p, parts) == pytest.approx(difference, rel=1e-6)

@@ -33,12 +33,12 @@ from faults.pictures import (
 )
 from PIL import Image
 
-from videogpt_plus.experiments import TOY
-from videogpt_plus.feeding import ASPECT_RATIOS, Preparation
-from videogpt_plus.picture_files import FORMATS, STILLS, form_of, header, is_still, not_read
-from videogpt_plus.pictures import read_picture
+from videogpt_plus.clips.picture_files import FORMATS, STILLS, form_of, header, is_still, not_read
+from videogpt_plus.clips.pictures import read_picture
+from videogpt_plus.clips.prefetch import ASPECT_RATIOS, Preparation
+from videogpt_plus.clips.video import duration, read_clip, read_still
+from videogpt_plus.config.experiments import TOY
 from videogpt_plus.types import ClipError, UserError
-from videogpt_plus.video import duration, read_clip, read_still
 
 # What is seen
 

@@ -22,15 +22,18 @@ from PIL import Image
 from store_worker import ENTRIES, FRAMES, SETTINGS, grids, name, same
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import cli, sweep, train, video
-from videogpt_plus.checkpoint import read_tensors
-from videogpt_plus.configs import Asking
+from videogpt_plus.app import cli
+from videogpt_plus.app.sweep import cells
+from videogpt_plus.clips import video
+from videogpt_plus.clips.cache import DTYPES, GridStore, clip_bytes, size_text
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiments import EXPERIMENTS, QWEN_1_5B, TOY, at_level, get_experiment
+from videogpt_plus.config.mixtures import MIXTURES
+from videogpt_plus.config.options import Asking
 from videogpt_plus.encoders.grid import GridEncoder
-from videogpt_plus.experiments import EXPERIMENTS, QWEN_1_5B, TOY, at_level, get_experiment
-from videogpt_plus.feeding import Preparation
-from videogpt_plus.mixtures import MIXTURES
-from videogpt_plus.models import load_model
-from videogpt_plus.store import DTYPES, GridStore, clip_bytes, size_text
+from videogpt_plus.io.tensors import read_tensors
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training import stages
 from videogpt_plus.types import UserError, Visual
 
 WORKER = Path(__file__).with_name("store_worker.py")
@@ -406,7 +409,7 @@ def test_training_fills_the_store_and_then_decodes_nothing(training, tmp_path, m
             monkeypatch.setattr(video, "read_clip", None)
             monkeypatch.setattr(GridEncoder, "forward", None)
         given = None if run == "without" else store
-        train.pretrain(training, "image", tmp_path / run, workers=workers, store=given)
+        stages.pretrain(training, "image", tmp_path / run, workers=workers, store=given)
     trained = [read_tensors(tmp_path / run / "projectors.safetensors") for run in ("without", "cold", "warm")]
     assert same(trained[1], trained[2])
     for part, tensor in trained[0].items():  # encoded one by one instead of in a batch
@@ -417,7 +420,7 @@ def test_training_says_what_the_store_will_take_and_what_it_lost(training, tmp_p
     told = []
     for run in ("cold", "warm"):
         store = GridStore(tmp_path / "store", "int8")
-        train.pretrain(training, "image", tmp_path / run, workers=0, store=store, say=told.append)
+        stages.pretrain(training, "image", tmp_path / run, workers=0, store=store, say=told.append)
     before, lost, again = told
     assert re.match(r"grid store: 8 still images x \S+ kB = \S+ kB in int8 under .*; 0 of", before)
     assert re.fullmatch(r"grid store: what was kept as int8 differs from the encoders' grids by image 0\.\d+ %", lost)
@@ -433,7 +436,7 @@ def test_a_sweep_s_store_serves_its_trainings_and_is_one_of_their_inputs(
         cli.main(["sweep", "tiny", "--levels", "16", "--controls", "--store", "kept", "--store-dtype", "int8"])
         base, (at,) = get_experiment("tiny"), [at_level(get_experiment("tiny"), 16)]
         made = {
-            store: [sweep.inputs(cell) for cell in sweep.plan(base, [at], Path("results/tiny"), asking=asking)[:3]]
+            store: [cells.inputs(cell) for cell in cells.plan(base, [at], Path("results/tiny"), asking=asking)[:3]]
             for store, asking in {
                 None: Asking(decoder="decord"),
                 "int8": Asking(store=Path("elsewhere"), store_dtype="int8", store_cap_gib=1),

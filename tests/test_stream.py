@@ -14,11 +14,11 @@ from clips import coded_frames, render_mp4
 from torch import nn
 from transformers import AutoTokenizer
 
-from eval.runs import load_answerer
-from eval.task import Example, Question
-from videogpt_plus.checkpoint import located
-from videogpt_plus.configs import Choosing
-from videogpt_plus.experiments import TOY_WEIGHTS
+from eval.answers.runs import load_answerer
+from eval.tasks.task import Example, Question
+from videogpt_plus.config.experiments import TOY_WEIGHTS
+from videogpt_plus.config.options import Choosing
+from videogpt_plus.io.files import located
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.types import UserError
 
@@ -120,7 +120,7 @@ def test_an_answer_gets_the_room_that_there_is_and_no_more_can_be_asked_for(clip
 
 
 def test_a_terminal_shows_an_answer_as_it_comes(clip):
-    command = [sys.executable, "-m", "videogpt_plus.cli", "predict", str(RUN), "What is it?", "--video", str(clip)]
+    command = [sys.executable, "-m", "videogpt_plus", "predict", str(RUN), "What is it?", "--video", str(clip)]
     command += ["--temperature", "9", "--seed", "1", "--max-new-tokens", "12"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
     plain = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout

@@ -14,9 +14,9 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 
 from benchmarks import subset_size
 from benchmarks.made_up import Case
-from eval.contrast import Clips
-from eval.oracle import by_question, by_type, gain, guessing, oracle
-from eval.subset import (
+from eval.statistics.contrast import Clips
+from eval.statistics.oracle import by_question, by_type, gain, guessing, oracle
+from eval.statistics.subset import (
     LEVELS,
     agreement,
     agreement_beyond_difficulty,
@@ -27,10 +27,10 @@ from eval.subset import (
     null_of_rule,
     selected,
 )
-from videogpt_plus import cli
-from videogpt_plus.checkpoint import save_experiment
-from videogpt_plus.commands.subset import sentences
-from videogpt_plus.experiments import TOY, at_level, with_adapter, with_seed
+from videogpt_plus.app import cli
+from videogpt_plus.app.commands.subset import sentences
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.experiments import TOY, at_level, with_adapter, with_seed
 from videogpt_plus.types import UserError
 
 
@@ -54,7 +54,9 @@ def test_a_result_for_each_level_is_needed(results):
 
 
 def test_the_rule_needs_no_torch():
-    done = subprocess.run([sys.executable, "-c", "import sys, eval.subset; sys.exit('torch' in sys.modules)"])
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, eval.statistics.subset; sys.exit('torch' in sys.modules)"]
+    )
     assert done.returncode == 0
 
 

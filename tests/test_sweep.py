@@ -17,7 +17,9 @@ from pathlib import Path
 import pytest
 from sweep_worker import ARGS, RECIPE, prepare
 
-from videogpt_plus import cli, experiments, sweep
+from videogpt_plus.app import cli
+from videogpt_plus.app.sweep import cells as sweep
+from videogpt_plus.config import experiments
 from videogpt_plus.toy.open_questions import ensure_open_questions
 
 
@@ -254,7 +256,7 @@ def test_controls_are_asked_at_the_coarsest_level_unless_told(swept, capsys):
 
 
 def test_a_file_of_rows_makes_answers_as_its_folders_annotations_and_rows_do(tmp_path):
-    from videogpt_plus.sweep import _benchmark
+    from videogpt_plus.app.sweep.cells import _benchmark
 
     (tmp_path / "bench/json").mkdir(parents=True)
     annotation, rows = tmp_path / "bench/json/a.json", tmp_path / "rows.json"

@@ -10,10 +10,10 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from eval.mvbench import load_benchmark
+from eval.tasks.mvbench import load_benchmark
+from videogpt_plus.clips.video import read_clip
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import Recipe, bounds_of, ensure_toy_data, path_of, plan, prompt
-from videogpt_plus.video import read_clip
 
 SMALL = Recipe(test_per_task=3, train_per_task=2, images=4, videos=4)
 
@@ -162,7 +162,7 @@ def test_the_prompt_is_the_benchmarks_own(toy):
 
 @pytest.mark.parametrize("color", ["red", "blue"])
 def test_predict_sees_the_colour_of_a_clip_with_the_packaged_weights(color, tmp_path, monkeypatch, capsys):
-    from videogpt_plus import cli
+    from videogpt_plus.app import cli
     from videogpt_plus.toy.render import write_mp4
 
     monkeypatch.chdir(tmp_path)

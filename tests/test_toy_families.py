@@ -15,11 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from videogpt_plus import cli
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.convert_families import convert_family, differing
-from videogpt_plus.experiments import EXPERIMENTS, TOY_FAMILIES, at_level, is_random
-from videogpt_plus.models import load_model
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES, at_level, is_random
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy import families
 from videogpt_plus.toy.families import WRITERS, ensure_family
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
@@ -90,8 +90,8 @@ def test_a_twin_is_the_real_class_with_weights_that_differ_from_nought(family, h
 
 
 def load_model_class(family: str) -> type:
-    from videogpt_plus.models.cogvlm2.model import CogVLM2
-    from videogpt_plus.models.llava import Llava
+    from videogpt_plus.families.cogvlm2.model import CogVLM2
+    from videogpt_plus.families.llava15.model import Llava
 
     return Llava if family == "llava15" else CogVLM2
 

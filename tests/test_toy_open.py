@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval import benchmarks
-from eval.answer import read_answers
+from eval.answers.answer import read_answers
 from eval.judge.lexical import found, lexical
-from videogpt_plus import cli
-from videogpt_plus.checkpoint import save_experiment, save_tensors
-from videogpt_plus.configs import Lora
-from videogpt_plus.experiments import TOY, at_level
-from videogpt_plus.models import load_model
+from eval.tasks import benchmarks
+from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment_file import save_experiment
+from videogpt_plus.config.experiments import TOY, at_level
+from videogpt_plus.io.tensors import save_tensors
+from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy import world
 from videogpt_plus.toy.open_questions import ensure_open_questions, open_questions
 from videogpt_plus.toy.render import Recipe, ensure_toy_data

@@ -22,11 +22,13 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 from train_worker import Job, tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import mixtures, train
-from videogpt_plus.configs import Experiment, Training
-from videogpt_plus.models import load_model
-from videogpt_plus.training.folder import FINISHED, alone_in
-from videogpt_plus.training.trainer import check_deepspeed, in_one_line, left_alone
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.training import Training
+from videogpt_plus.io.runs import FINISHED, alone_in
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.training import stages
+from videogpt_plus.training.loop import check_deepspeed, in_one_line, left_alone
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -64,8 +66,8 @@ def straight(experiment, tmp_path_factory) -> dict[str, Path]:
     """Folders of trainings that nobody disturbed: projectors "image" and "video", and "finetune" from them."""
     root = tmp_path_factory.mktemp("straight")
     for stream in ("image", "video"):
-        train.pretrain(experiment, stream, root / stream)
-    train.finetune(experiment, {s: root / s for s in ("image", "video")}, root / "finetune")
+        stages.pretrain(experiment, stream, root / stream)
+    stages.finetune(experiment, {s: root / s for s in ("image", "video")}, root / "finetune")
     return {name: root / name for name in ("image", "video", "finetune")}
 
 
@@ -104,7 +106,7 @@ def test_killed_training_ends_as_a_straight_one(stage, dies, killed, straight):
     arguments, expected = killed[stage, dies], straight["image" if stage == "pretrain" else stage]
     folder = arguments["out_dir"]
     assert not (folder / "projectors.safetensors").exists()
-    getattr(train, stage)(**arguments)
+    getattr(stages, stage)(**arguments)
     assert log_of(folder) == log_of(expected)
     found, wanted = files_of(folder), files_of(expected)
     assert found.keys() == wanted.keys()
@@ -117,22 +119,22 @@ def test_only_steps_after_a_complete_checkpoint_are_repeated(killed, straight, t
     shutil.copytree(straight["finetune"], folder)
     (folder / "projectors.safetensors").unlink()
     steps = []
-    train.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
+    stages.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
     assert steps == []  # checkpoint-6 is complete
     (folder / "projectors.safetensors").unlink()
     (folder / "checkpoint-6" / "COMPLETE").unlink()
-    train.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
+    stages.finetune(**{**arguments, "out_dir": folder}, progress=lambda *step: steps.append(step))
     assert [step[:2] for step in steps] == [(5, 6), (6, 6)]  # checkpoint-4 is kept, too
 
 
 def test_finished_folder_is_left_as_it_is(experiment, straight, monkeypatch):
-    monkeypatch.setattr(train, "load_model", None)
-    train.pretrain(experiment, "image", straight["image"])
-    train.finetune(experiment, starts(straight), straight["finetune"])
+    monkeypatch.setattr(stages, "load_model", None)
+    stages.pretrain(experiment, "image", straight["image"])
+    stages.finetune(experiment, starts(straight), straight["finetune"])
 
 
 def test_two_trainings_do_not_fill_one_folder(experiment, straight, tmp_path, monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.folder.PATIENCE", 0)
+    monkeypatch.setattr("videogpt_plus.io.runs.PATIENCE", 0)
     shutil.copytree(straight["image"], tmp_path / "image")
     (tmp_path / "image" / FINISHED).unlink()
     files = sorted(tmp_path.rglob("*"))
@@ -140,18 +142,18 @@ def test_two_trainings_do_not_fill_one_folder(experiment, straight, tmp_path, mo
         alone_in(tmp_path / "image"),
         pytest.raises(UserError, match="image is being filled by another process, .*killed launcher") as told,
     ):
-        train.pretrain(experiment, "image", tmp_path / "image")
+        stages.pretrain(experiment, "image", tmp_path / "image")
     assert "\n" not in str(told.value) and sorted(tmp_path.rglob("*")) == files
-    train.pretrain(experiment, "image", tmp_path / "image")
+    stages.pretrain(experiment, "image", tmp_path / "image")
     assert (tmp_path / "image" / FINISHED).read_bytes() == (straight["image"] / FINISHED).read_bytes()
 
 
 def test_a_training_that_waited_for_the_other_finds_its_weights(experiment, straight, tmp_path, monkeypatch):
     shutil.copytree(straight["image"], tmp_path / "image")
     whole = (tmp_path / "image" / FINISHED).rename(tmp_path / FINISHED)
-    monkeypatch.setattr(train, "load_model", None)
+    monkeypatch.setattr(stages, "load_model", None)
     with ThreadPoolExecutor(1) as other, alone_in(tmp_path / "image"):
-        waiting = other.submit(train.pretrain, experiment, "image", tmp_path / "image")
+        waiting = other.submit(stages.pretrain, experiment, "image", tmp_path / "image")
         time.sleep(0.5)
         assert not waiting.done()
         whole.rename(tmp_path / "image" / FINISHED)
@@ -159,7 +161,7 @@ def test_a_training_that_waited_for_the_other_finds_its_weights(experiment, stra
 
 
 def test_a_lost_connection_is_one_line_and_other_errors_stay(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.trainer.PATIENCE", 0)
+    monkeypatch.setattr("videogpt_plus.training.loop.PATIENCE", 0)
     lost = pytest.raises(UserError, match="process 0 lost the others: .*run the same command again")
     with lost as told, left_alone():
         raise RuntimeError("[third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
@@ -183,24 +185,24 @@ def test_a_killed_data_worker_is_one_line():
 
 def test_folder_of_another_experiment_is_refused(experiment, straight):
     with pytest.raises(UserError, match=r"holds another experiment \(level: 4 there, 2 now\)"):
-        train.finetune(replace(experiment, level=2), starts(straight), straight["finetune"])
+        stages.finetune(replace(experiment, level=2), starts(straight), straight["finetune"])
 
 
 def test_levels_and_adapters_share_their_projectors(experiment):
     other = replace(experiment, name="other", level=2, adapter="max", lora=replace(experiment.lora, r=2))
-    assert train.pretraining_experiment(other, "image") == train.pretraining_experiment(experiment, "image")
+    assert stages.pretraining_experiment(other, "image") == stages.pretraining_experiment(experiment, "image")
 
 
 def test_missing_start_is_refused(experiment, straight, tmp_path):
     with pytest.raises(UserError, match="no pre-trained projector for stream 'video'"):
-        train.finetune(experiment, {"image": straight["image"]}, tmp_path / "out")
+        stages.finetune(experiment, {"image": straight["image"]}, tmp_path / "out")
     with pytest.raises(UserError, match="no projectors in"):
-        train.finetune(experiment, {**starts(straight), "video": tmp_path}, tmp_path / "out")
+        stages.finetune(experiment, {**starts(straight), "video": tmp_path}, tmp_path / "out")
 
 
 def test_start_of_another_llm_is_refused(experiment, straight, tmp_path):
     with pytest.raises(UserError, match="trained for another model .llm: "):
-        train.finetune(replace(experiment, llm="elsewhere"), starts(straight), tmp_path / "out")
+        stages.finetune(replace(experiment, llm="elsewhere"), starts(straight), tmp_path / "out")
 
 
 def test_resuming_from_another_start_is_refused(experiment, straight, tmp_path):
@@ -208,13 +210,13 @@ def test_resuming_from_another_start_is_refused(experiment, straight, tmp_path):
     shutil.copytree(straight["finetune"], folder)
     (folder / "projectors.safetensors").unlink()
     with pytest.raises(UserError, match="began otherwise .start: "):
-        train.finetune(
+        stages.finetune(
             replace(experiment), {"image": other_start(straight, tmp_path), "video": straight["video"]}, folder
         )
 
 
 def other_start(straight, tmp_path) -> Path:
-    from videogpt_plus.checkpoint import save_tensors
+    from videogpt_plus.io.tensors import save_tensors
 
     folder = tmp_path / "other"
     tensors = load_file(straight["image"] / "projectors.safetensors")
@@ -245,7 +247,7 @@ def test_run_folder_loads_as_it_was_trained(experiment, straight):
 
 def test_projectors_have_their_own_learning_rate(tiny_experiment, straight, tmp_path):
     still = tiny_training(tiny_experiment, projector_learning_rate=0.0, max_steps=2)
-    train.finetune(still, starts(straight), tmp_path)
+    stages.finetune(still, starts(straight), tmp_path)
     before = load_file(straight["image"] / "projectors.safetensors") | load_file(
         straight["video"] / "projectors.safetensors"
     )
@@ -259,7 +261,7 @@ def test_step_is_the_mean_of_its_passes(tiny_experiment, tmp_path):
     def losses(accumulation: int) -> list[float]:
         changes = {"gradient_accumulation_steps": accumulation, "learning_rate": 0.0, "num_train_epochs": 1}
         folder = tmp_path / str(accumulation)
-        train.pretrain(tiny_training(tiny_experiment, **changes), "image", folder)
+        stages.pretrain(tiny_training(tiny_experiment, **changes), "image", folder)
         return [line["loss"] for line in log_of(folder)[1:]]
 
     one, four = losses(1), losses(4)
@@ -271,7 +273,7 @@ def test_two_processes_train_as_one_that_accumulates(tiny_experiment, straight, 
     """Also where one of them has no visual in its batch."""
     alone = tiny_training(tiny_experiment, max_steps=4)
     alone = replace(alone, lora=replace(alone.lora, dropout=0.0))
-    train.finetune(alone, starts(straight), tmp_path / "alone")
+    stages.finetune(alone, starts(straight), tmp_path / "alone")
     arguments = {"experiment": alone, "projectors": starts(straight), "out_dir": tmp_path / "both"}
     (tmp_path / "jobs").write_bytes(pickle.dumps([Job("finetune", arguments, samples, "never")]))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -282,37 +284,37 @@ def test_two_processes_train_as_one_that_accumulates(tiny_experiment, straight, 
 
 def test_towers_beside_the_model_change_no_loss(experiment):
     """What DeepSpeed gets to see holds no encoder, and computes the same."""
-    from videogpt_plus import data
+    from videogpt_plus.training import data
 
     model = load_model(experiment, None, "cpu", torch.float32)
     dataset = data.Conversations(experiment.finetune, experiment.streams, model.tokenizer, 8, "unused")
     batch = data.collate([dataset[0], dataset[1]], pad_id=0)
     before = model(**batch).loss
-    train._keep_from_deepspeed(model, torch.device("cpu"))
+    stages._keep_from_deepspeed(model, torch.device("cpu"))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"llm", "projectors"}
     assert torch.equal(model(**batch).loss, before)
 
 
 def test_data_workers_change_nothing(experiment, straight, tmp_path):
-    train.pretrain(experiment, "image", tmp_path, workers=2)
+    stages.pretrain(experiment, "image", tmp_path, workers=2)
     assert log_of(tmp_path) == log_of(straight["image"])
 
 
 def test_gradient_checkpointing_changes_no_loss(tiny_experiment, straight, tmp_path):
     changed = tiny_training(tiny_experiment, gradient_checkpointing=True, max_steps=2)
-    train.finetune(changed, starts(straight), tmp_path)
+    stages.finetune(changed, starts(straight), tmp_path)
     assert log_of(tmp_path)[1]["loss"] == log_of(straight["finetune"])[1]["loss"]
 
 
 def test_bf16_keeps_what_trains_in_float32(tiny_experiment, tmp_path):
-    train.pretrain(tiny_training(tiny_experiment, bf16=True, max_steps=1), "video", tmp_path)
+    stages.pretrain(tiny_training(tiny_experiment, bf16=True, max_steps=1), "video", tmp_path)
     assert {v.dtype for v in load_file(tmp_path / "projectors.safetensors").values()} == {torch.float32}
 
 
 def test_lost_loss_names_the_step_and_keeps_the_last_checkpoint(tiny_experiment, tmp_path):
     wild = tiny_training(tiny_experiment, learning_rate=1e18, save_steps=1, warmup_ratio=0.0)
     with pytest.raises(UserError, match=r"loss is nan at step 2.*lower the learning rate"):
-        train.pretrain(wild, "image", tmp_path)
+        stages.pretrain(wild, "image", tmp_path)
     assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not (tmp_path / "projectors.safetensors").exists()
 
@@ -324,7 +326,7 @@ def test_full_disk_is_one_line(limit, experiment, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         with pytest.raises(UserError, match="cannot write .*test_full_disk"):
-            train.pretrain(experiment, "image", tmp_path)
+            stages.pretrain(experiment, "image", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -332,12 +334,12 @@ def test_full_disk_is_one_line(limit, experiment, tmp_path):
 def test_impossible_folder_is_one_line(experiment, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        train.pretrain(experiment, "image", tmp_path / "file" / "out")
+        stages.pretrain(experiment, "image", tmp_path / "file" / "out")
 
 
 def test_unknown_stream_is_named(experiment, tmp_path):
     with pytest.raises(UserError, match="unknown stream 'audio'; choose from: image, video"):
-        train.pretrain(experiment, "audio", tmp_path)
+        stages.pretrain(experiment, "audio", tmp_path)
 
 
 def dataset_of(size: int) -> SimpleNamespace:
@@ -355,16 +357,16 @@ def dataset_of(size: int) -> SimpleNamespace:
 )
 def test_passes_of_a_training(changes, processes, passes):
     training = Training(data="TINY", per_device_train_batch_size=4, **changes)
-    batches = train.training_batches(dataset_of(10), training, processes)
+    batches = stages.training_batches(dataset_of(10), training, processes)
     assert len(batches) == passes
     assert sorted(i for batch in batches[:3] for i in batch) == list(range(10))
-    assert batches == train.training_batches(dataset_of(10), training, processes)
-    assert batches != train.training_batches(dataset_of(10), replace(training, seed=1), processes)
+    assert batches == stages.training_batches(dataset_of(10), training, processes)
+    assert batches != stages.training_batches(dataset_of(10), replace(training, seed=1), processes)
 
 
 def test_epochs_have_orders_of_their_own():
     training = Training(data="TINY", per_device_train_batch_size=10, num_train_epochs=2)
-    first, second = train.training_batches(dataset_of(10), training, 1)
+    first, second = stages.training_batches(dataset_of(10), training, 1)
     assert sorted(first) == sorted(second) and first != second
 
 
@@ -377,7 +379,7 @@ def test_epochs_have_orders_of_their_own():
     ],
 )
 def test_deepspeed_json_that_would_train_otherwise_is_refused(config, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.trainer.find_spec", lambda name: True)
+    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: True)
     path = tmp_path / "zero.json"
     path.write_text("{" if config is None else json.dumps(config))
     with pytest.raises(UserError, match=message):
@@ -388,4 +390,4 @@ def test_parameter_of_size_zero_is_refused():
     model = torch.nn.ModuleDict({"projectors": torch.nn.Linear(2, 2)})
     model["projectors"].weight.data = torch.empty(0)
     with pytest.raises(UserError, match="projectors.weight has size 0: ZeRO-3"):
-        train.trainable_parameters(model)
+        stages.trainable_parameters(model)

@@ -18,9 +18,9 @@ import torch
 from clips import coded_frames, read_code, render_audio, render_mp4
 from PIL import Image
 
-from videogpt_plus.decoders import DECODERS, load_decoder
+from videogpt_plus.clips.decoders import DECODERS, load_decoder
+from videogpt_plus.clips.video import folder_indices, read_clip, sample_indices
 from videogpt_plus.types import Clip, ClipError, UserError
-from videogpt_plus.video import folder_indices, read_clip, sample_indices
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 GOLDEN = Path(__file__).parent / "golden" / "sampling.json"
@@ -564,7 +564,7 @@ def test_reading_leaves_no_thread_behind(tmp_path):
     code = f"""
 import gc, os
 from videogpt_plus.types import ClipError
-from videogpt_plus.video import read_clip
+from videogpt_plus.clips.video import read_clip
 gc.disable()
 before = len(os.listdir("/proc/self/task"))
 for path in {[str(good), str(bad)]}:

@@ -38,10 +38,10 @@ from faults.videos import (
     with_title,
 )
 
-from videogpt_plus.decoders import DECODERS, load_decoder
-from videogpt_plus.decoders.upright import degrees_of, turn_by
+from videogpt_plus.clips.decoders import DECODERS, load_decoder
+from videogpt_plus.clips.decoders.upright import degrees_of, turn_by
+from videogpt_plus.clips.video import duration, read_clip, sample_indices
 from videogpt_plus.types import Clip, ClipError, UserError
-from videogpt_plus.video import duration, read_clip, sample_indices
 
 
 def all_as_shown(path: Path, fps: float = 10) -> None:
@@ -294,7 +294,7 @@ def test_reading_takes_little_more_than_the_frames_it_returns(tmp_path, sampling
     path = render_mp4(tmp_path / f"a{suffix}", frames, 10, codec=codec, gop=5)
     code = f"""
 import resource
-from videogpt_plus.video import read_clip
+from videogpt_plus.clips.video import read_clip
 read_clip({str(path)!r}, 1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 clip = read_clip({str(path)!r}, 24)

@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from tests.clips import coded_frames, render_mp4
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.checkpoint import load_experiment, located, save_experiment
-from videogpt_plus.configs import GREEDY
-from videogpt_plus.experiments import (
+from videogpt_plus.app.web import drawing
+from videogpt_plus.app.web.clips import Source, check_file, folder_clips, look, toy_clips
+from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, check_room, offers_of
+from videogpt_plus.app.web.talk import Session
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import (
     COGVLM2_VIDEO,
     LLAVA15_7B,
     TOY,
@@ -27,11 +29,10 @@ from videogpt_plus.experiments import (
     at_level,
     with_adapter,
 )
+from videogpt_plus.config.options import GREEDY
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.files import located
 from videogpt_plus.types import ClipError, UserError, Visual
-from videogpt_plus.web import drawing
-from videogpt_plus.web.clips import Source, check_file, folder_clips, look, toy_clips
-from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits, Setting, check_room, offers_of
-from videogpt_plus.web.talk import Session
 
 PACKAGED = located("package:toy/weights/runs/toy_pool2")
 
@@ -244,7 +245,7 @@ def test_pictures_are_what_the_encoder_is_shown(tmp_path):
 def test_a_large_frame_is_drawn_small():
     from torch import rand
 
-    from videogpt_plus.web.clips import _seen
+    from videogpt_plus.app.web.clips import _seen
 
     def shown(picture):
         return picture.frames.float() / 255
@@ -436,8 +437,8 @@ def copied_run(folder: Path, level: float) -> Path:
 
 
 def test_the_page_answers_as_predict_does_at_each_level(tmp_path):
-    from eval.runs import load_answerer
-    from eval.talk import Talk
+    from eval.answers.runs import load_answerer
+    from videogpt_plus.app.web.models import Talk
 
     runs = {level: copied_run(tmp_path, level) for level in (2, 8)}
     offers = offers_of((load_experiment(run), run) for run in runs.values())
@@ -470,8 +471,8 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monkeypatch, clip):
     """Levels and adapters are dials over weights that are loaded once."""
-    from eval.runs import load_answerer
-    from eval.talk import Talk
+    from eval.answers.runs import load_answerer
+    from videogpt_plus.app.web.models import Talk
     from videogpt_plus.toy.families import ensure_family
 
     monkeypatch.chdir(tmp_path)
@@ -495,7 +496,7 @@ def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monke
 
 
 def test_the_model_not_asked_for_longest_makes_room(tmp_path):
-    from eval.talk import Talk
+    from videogpt_plus.app.web.models import Talk
 
     loaded = []
     two = offers_of([(at_level(TOY, 2), Path("a")), (LLAVA15_7B, Path("b")), (COGVLM2_VIDEO, Path("c"))])

@@ -14,15 +14,15 @@ from PIL import Image
 
 from tests.clips import coded_frames, render_mp4
 from tests.faults.pictures import FOREIGN, animation, bomb
-from videogpt_plus.decoders import declared, pyav, timeline
-from videogpt_plus.experiments import TOY
+from videogpt_plus.app.web import clips, faults
+from videogpt_plus.app.web.apart import Readers
+from videogpt_plus.app.web.clips import Source, check_file
+from videogpt_plus.app.web.page import Page
+from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
+from videogpt_plus.app.web.uploads import Uploads
+from videogpt_plus.clips.decoders import declared, pyav, timeline
+from videogpt_plus.config.experiments import TOY
 from videogpt_plus.types import ClipError, UserError
-from videogpt_plus.web import clips, faults
-from videogpt_plus.web.apart import Readers
-from videogpt_plus.web.clips import Source, check_file
-from videogpt_plus.web.page import Page
-from videogpt_plus.web.settings import DEFAULT_LIMITS, Limits
-from videogpt_plus.web.uploads import Uploads
 
 # What is read before a file is taken
 
@@ -250,7 +250,7 @@ class Silent:
     """Models that nobody asks."""
 
     def __init__(self):
-        from videogpt_plus.web.settings import offers_of
+        from videogpt_plus.app.web.settings import offers_of
 
         self.offers = offers_of([(TOY, Path("run"))])
 
@@ -263,7 +263,7 @@ def page(tmp_path):
 
 @pytest.fixture
 def session(page):
-    from videogpt_plus.web.talk import Session
+    from videogpt_plus.app.web.talk import Session
 
     return Session(page.uploads.visitors, page.begin, page._look)
 

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from videogpt_plus.web.guard import REQUEST, UPLOAD, Guard, names_of
-from videogpt_plus.web.uploads import Uploads
+from videogpt_plus.app.web.guard import REQUEST, UPLOAD, Guard, names_of
+from videogpt_plus.app.web.uploads import Uploads
 
 PAGE = "127.0.0.1:7860"
 

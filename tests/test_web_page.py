@@ -22,11 +22,11 @@ from PIL import Image
 from tests.clips import coded_frames, render_mp4
 from tests.faults.pictures import BLUE, FOREIGN, GREEN, RED, YELLOW, animation, bomb, corners
 from tests.test_web import copied_run
-from videogpt_plus.checkpoint import load_experiment
+from videogpt_plus.app.web.clips import toy_clips
+from videogpt_plus.app.web.server import check_address
+from videogpt_plus.app.web.settings import Limits, offers_of
+from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.types import UserError
-from videogpt_plus.web.clips import toy_clips
-from videogpt_plus.web.server import check_address
-from videogpt_plus.web.settings import Limits, offers_of
 
 pytest.importorskip("gradio", reason="the page needs Gradio: pip install 'videogpt_plus[web]'")
 playwright = pytest.importorskip("playwright.sync_api", reason="driving a browser needs playwright: in the extra dev")
@@ -45,9 +45,9 @@ MARKUP = "![x](http://elsewhere.invalid/a.png) <img src='http://elsewhere.invali
 def serving(folder: Path, visitors: Path):
     """The address of a page with the packaged toy at levels 2 and 8; a question that begins with "count" gets slow
     numbers without end, "markup" gets MARKUP."""
-    from eval.runs import load_answerer
-    from eval.talk import Talk
-    from videogpt_plus.web.server import served
+    from eval.answers.runs import load_answerer
+    from videogpt_plus.app.web.models import Talk
+    from videogpt_plus.app.web.server import served
 
     class Slow(Talk):
         def stream(self, setting, question, visual, past, choosing):
@@ -442,7 +442,7 @@ def test_an_address_of_another_machine_is_refused_at_once():
 
 
 def test_a_taken_port_is_one_line(url, tmp_path):
-    from videogpt_plus.web.server import served
+    from videogpt_plus.app.web.server import served
 
     port = urlparse(url).port
     models = type("None", (), {"offers": offers_of([(load_experiment(copied_run(tmp_path, 2)), tmp_path)])})()
@@ -452,7 +452,7 @@ def test_a_taken_port_is_one_line(url, tmp_path):
 
 def test_the_command_serves_a_named_run_and_cleans_up_when_it_is_ended(tmp_path):
     (tmp_path / "files").mkdir()
-    command = [sys.executable, "-m", "videogpt_plus.cli", "web", str(copied_run(tmp_path, 4))]
+    command = [sys.executable, "-m", "videogpt_plus", "web", str(copied_run(tmp_path, 4))]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "files")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
     try:
@@ -468,8 +468,8 @@ def test_the_command_serves_a_named_run_and_cleans_up_when_it_is_ended(tmp_path)
 
 
 def test_without_gradio_one_line_says_what_to_install(tmp_path, monkeypatch):
+    from videogpt_plus.app.web.server import served
     from videogpt_plus.types import UserError
-    from videogpt_plus.web.server import served
 
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"pip install 'videogpt_plus\[web\]'"), served(None, [], tmp_path):
@@ -487,7 +487,7 @@ def test_without_gradio_one_line_says_what_to_install(tmp_path, monkeypatch):
     ],
 )
 def test_impossible_settings_are_one_line(flags, told, capsys):
-    from videogpt_plus.cli import main
+    from videogpt_plus.app.cli import main
 
     with pytest.raises(SystemExit) as caught:
         main(["web", *flags])

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from videogpt_plus import mixtures, train
-from videogpt_plus.configs import Experiment, Lora, Training
-from videogpt_plus.training import trainer
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment, Lora
+from videogpt_plus.config.training import Training
+from videogpt_plus.training import loop, stages
 
 SAMPLES = 8
 CAPTIONS = Training(
@@ -119,10 +120,10 @@ def train_and_die(job: Job) -> None:
     if job.dies == "saving":
         torch.save = save_optimizer_by(second_call(torch.save, save_half_and_die))
     elif job.dies == "marking":
-        trainer.mark_complete = second_call(trainer.mark_complete, die)
+        loop.mark_complete = second_call(loop.mark_complete, die)
     elif job.dies == "finishing":
-        train.write_json = die
-    getattr(train, job.stage)(**job.arguments, progress=lambda *_: time.sleep(0.05))
+        stages.write_json = die
+    getattr(stages, job.stage)(**job.arguments, progress=lambda *_: time.sleep(0.05))
 
 
 def kill_while_running(pid: int, log: Path) -> None:

@@ -13,29 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videogpt_plus.checkpoint import (
-    ADAPTER_FILES,
-    State,
-    check_fit,
-    load_experiment,
-    located,
-    projector_key,
-    projector_part,
-    read_adapter,
-    read_object,
-    read_projectors,
-    read_tensors,
-    require,
-    save_experiment,
-    save_tensors,
-    values_of,
-    write_bytes,
-    write_json,
-)
-from videogpt_plus.configs import Experiment, Lora
-from videogpt_plus.experiments import EXPERIMENTS, at_level, get_experiment, level_text
-from videogpt_plus.made import new_folder
-from videogpt_plus.training.folder import FINISHED, describe
+from videogpt_plus.config.experiment import Experiment, Lora
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import EXPERIMENTS, at_level, get_experiment, level_text
+from videogpt_plus.io.files import located, read_object, require, write_bytes, write_json
+from videogpt_plus.io.folders import new_folder
+from videogpt_plus.io.model_folders import values_of
+from videogpt_plus.io.run_weights import ADAPTER_FILES, projector_key, projector_part, read_adapter, read_projectors
+from videogpt_plus.io.runs import FINISHED
+from videogpt_plus.io.tensors import State, check_fit, read_tensors, save_tensors
+from videogpt_plus.training.folder import describe
 from videogpt_plus.types import IGNORE, UserError, Visual
 
 TUNED, PRETRAINED = "non_lora_trainables.bin", "mm_projector.bin"
@@ -102,8 +89,8 @@ def _logits(experiment: Experiment, folder: Path) -> Any:
     """Of the last 32 positions of a prompt about four random frames: Float "32 v"."""
     import torch
 
-    from videogpt_plus.chat import encode_prompt
-    from videogpt_plus.models import load_model
+    from videogpt_plus.models.loading import load_model
+    from videogpt_plus.text.chat import encode_prompt
 
     generator = torch.Generator().manual_seed(0)
     pixels = {name: torch.randn(4, 3, s.pixels, s.pixels, generator=generator) for name, s in experiment.streams}
@@ -232,7 +219,7 @@ def _of_one_stream(file: Path, state: State, experiment: Experiment) -> Experime
         found = f"projectors of {' and '.join(streams)}" if streams else "no projector"
         raise UserError(f"{file} holds {found}: a pre-training writes that of one stream; name another file")
     # Torch and all that trains: what is wrong with the files is said before the seconds that these take.
-    from videogpt_plus.train import pretraining_experiment
+    from videogpt_plus.training.stages import pretraining_experiment
 
     return pretraining_experiment(experiment, streams[0])
 
@@ -241,7 +228,7 @@ def _check_projectors(file: Path, state: State, experiment: Experiment, config: 
     """UserError unless `state` is the projectors of the experiment's streams, each key and shape."""
     import torch
 
-    from videogpt_plus.projectors import build_projector
+    from videogpt_plus.models.projectors import build_projector
 
     sizes = (config.get("hidden_size"), _llm_config(experiment).get("hidden_size"))
     width = next((size for size in sizes if isinstance(size, int)), None)

@@ -15,10 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from videogpt_plus.adapters import num_visual_tokens, tokens_of_summary
-from videogpt_plus.checkpoint import located, read_object
-from videogpt_plus.configs import CLASS_TOKENS, Experiment, Stream
-from videogpt_plus.experiments import (
+from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment, Stream
+from videogpt_plus.config.experiments import (
     CINEGO_512,
     CINEGO_768,
     CLIP_B_16,
@@ -29,6 +27,9 @@ from videogpt_plus.experiments import (
     QWEN_1_5B,
     QWEN_3B,
 )
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.files import located, read_object
+from videogpt_plus.reducers import tokens_of_summary
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60

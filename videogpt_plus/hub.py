@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from videogpt_plus.checkpoint import TOKENIZER_FILES, load_experiment, write_bytes
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.io.files import write_bytes
+from videogpt_plus.io.model_folders import TOKENIZER_FILES
+from videogpt_plus.io.runs import FINISHED
 from videogpt_plus.training.card import CARD, model_card
-from videogpt_plus.training.folder import FINISHED
 from videogpt_plus.types import UserError
 
 #: What is uploaded of a run folder: no checkpoint, no answer, and nothing that tells of the machine beyond its paths.

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.benchmarks import Benchmark
-from eval.journal import meta_path
 from eval.judge.lexical import LEXICAL, RULE
 from eval.judge.options import LeftOut
 from eval.judge.prompts import Prompt, combined_hash, official_prompts, own_prompts
 from eval.judge.settings import Judging
-from videogpt_plus import fingerprint
-from videogpt_plus.checkpoint import read_object, write_json
+from eval.tasks.benchmarks import Benchmark
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.files import read_object, write_json
+from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
 
 

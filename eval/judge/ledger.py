@@ -22,9 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answer import read_answers
-from eval.benchmarks import Benchmark
-from eval.journal import append, cut_torn_line, meta_path, open_locked, read_lines
+from eval.answers.answer import read_answers
+from eval.answers.places import check_complete, check_place
 from eval.judge.endpoint import Budget, Endpoint, Judgement, Judging, NoConnection, Stopped
 from eval.judge.header import (
     Judge,
@@ -41,8 +40,9 @@ from eval.judge.header import (
 from eval.judge.lexical import LEXICAL, RULE, lexical
 from eval.judge.options import LeftOut
 from eval.judge.prompts import PAIRED, VERDICTS
-from eval.open_questions import OpenExample
-from eval.places import check_complete, check_place
+from eval.tasks.benchmarks import Benchmark
+from eval.tasks.open_questions import OpenExample
+from videogpt_plus.io.jsonl_log import append, cut_torn_line, meta_path, open_locked, read_lines
 from videogpt_plus.types import UserError
 
 __all__ = [

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from eval.judge.objects import Object, objects
 from eval.judge.scales import HIGHEST, LOWEST
 from eval.judge.statements import NO_NUMBER, SCALE, UNCLEAR, Stated, limit_of, stated, value_of, verdicts_of
-from eval.replies import plain
+from eval.tasks.replies import plain
 
 __all__ = ["HIGHEST", "LOWEST", "Verdict", "parse"]
 SEVERAL = "several different scores in the reply"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.judge import score_words as known
-from eval.replies import Token
+from eval.tasks.replies import Token
 
 LOWEST, HIGHEST = 0, 5
 

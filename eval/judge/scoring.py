@@ -9,19 +9,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answer import read_answers, read_meta, write_atomically
-from eval.benchmarks import Benchmark
+from eval.answers.answer import read_answers, read_meta, write_atomically
+from eval.answers.places import without_places
+from eval.judge.command import judge_command
 from eval.judge.header import left_out_by
 from eval.judge.ledger import Item, Judge, finished_answers, items_of, read_judged
 from eval.judge.lexical import LEXICAL
 from eval.judge.options import options_of, sent
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
-from eval.open_questions import OpenExample
-from eval.places import judge_command, without_places
-from eval.stats import mean_score, share
-from videogpt_plus import fingerprint
-from videogpt_plus.checkpoint import read_object
+from eval.statistics.stats import mean_score, share
+from eval.tasks.benchmarks import Benchmark
+from eval.tasks.open_questions import OpenExample
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.files import read_object
 from videogpt_plus.types import UserError
 
 #: Aspects that VCGBench-Diverse's further means are over.

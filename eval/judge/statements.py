@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from eval.judge import score_words as known
 from eval.judge.scales import HIGHEST, LOWEST, number_of, without_scales
-from eval.replies import Token, spelt_out, tokens
+from eval.tasks.replies import Token, spelt_out, tokens
 
 #: What may be wrong with a score; each begins the reason that is recorded.
 SCALE = f"another scale than {LOWEST} to {HIGHEST}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from videogpt_plus import train
+from videogpt_plus.training import stages
 from videogpt_plus.types import UserError
 
 from .kills import answer_words, copied
@@ -126,7 +126,7 @@ def commands(tiny: Tiny) -> list[Command]:
     def training(stage: str) -> Command:
         def run(folder: Path) -> str | None:
             try:
-                getattr(train, stage)(**tiny.arguments(stage, folder))
+                getattr(stages, stage)(**tiny.arguments(stage, folder))
             except UserError as error:
                 return f"error: {error}\n"
             return None

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from eval.mvbench import load_benchmark
-from videogpt_plus.data import read_annotations
+from eval.tasks.mvbench import load_benchmark
+from videogpt_plus.training.data import read_annotations
 
 from . import Kind, Line
 

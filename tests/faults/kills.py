@@ -14,7 +14,8 @@ from pathlib import Path
 
 from train_worker import Job
 
-from videogpt_plus import cli, train
+from videogpt_plus.app import cli
+from videogpt_plus.training import stages
 
 from .lines import ROOT, refused
 from .tiny import Tiny, answered, differing, trained
@@ -50,7 +51,7 @@ def _gone_on_with(tiny: Tiny, job: Job) -> str | None:
     folder = job.arguments["out_dir"]
     if (folder / "projectors.safetensors").exists():
         return "it was finished before it was killed"
-    getattr(train, job.stage)(**job.arguments)
+    getattr(stages, job.stage)(**job.arguments)
     return differing(trained(folder), trained(tiny.expected(job.stage)))
 
 
@@ -75,7 +76,7 @@ def kill_answers(tiny: Tiny, root: Path, count: int, questions: int) -> Iterator
     Each kill comes at a random moment after a few more answers.
     """
     context, moments = get_context("forkserver"), random.Random(0)
-    context.set_forkserver_preload(["videogpt_plus.cli", "eval.runs", "eval.video_llm", "peft"])
+    context.set_forkserver_preload(["videogpt_plus.app.cli", "eval.answers.runs", "eval.answers.video_llm", "peft"])
     straight, killed = copied(tiny, root / "straight"), None
     refused(answer_words(straight))
     for number in range(count):

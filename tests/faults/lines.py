@@ -10,7 +10,7 @@ from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from videogpt_plus import cli
+from videogpt_plus.app import cli
 
 from .records import PACKAGED
 
@@ -180,7 +180,7 @@ def line_failure(line: Refused, folder: Path) -> str | None:
 
 def shell(command: str, folder: Path, flags: str = "") -> subprocess.CompletedProcess:
     """A command line as a shell runs it, in a folder; `flags` are Python's."""
-    python = f"{sys.executable} {flags} -m videogpt_plus.cli"
+    python = f"{sys.executable} {flags} -m videogpt_plus"
     script = f"set -o pipefail; {command.replace('CLI', python)}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True)

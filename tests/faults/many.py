@@ -55,8 +55,8 @@ def ask(folder: Path) -> dict:
     """Asks the packaged model in a folder; returns counts, and the largest memory of this process in MiB."""
     import shutil
 
-    from eval import video_llm
-    from videogpt_plus import cli
+    from eval.answers import video_llm
+    from videogpt_plus.app import cli
 
     from .lines import told
     from .records import PACKAGED

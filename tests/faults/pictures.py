@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videogpt_plus.picture_files import FORMATS, header
-from videogpt_plus.video import duration, read_clip, read_still
+from videogpt_plus.clips.picture_files import FORMATS, header
+from videogpt_plus.clips.video import duration, read_clip, read_still
 
 from . import Kind, Line
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from eval.answer import SCORED, read_answers, read_meta
-from videogpt_plus import sweep
-from videogpt_plus.checkpoint import load_experiment
+from eval.answers.answer import SCORED, read_answers, read_meta
+from videogpt_plus.app.sweep import cells
+from videogpt_plus.config.experiment_file import load_experiment
 
 from . import Kind, Line
 
@@ -140,7 +140,7 @@ def kinds() -> Iterator[Kind]:
     for text, said in BAD_EXPERIMENTS:
         yield Kind("experiment", f"{text:.20} {said}", partial(experiment, text), load_experiment, Line(said))
     for text in BAD_CELLS:
-        yield Kind("cell", f"a record {text:.40}", partial(cell, text), sweep._read_record, Line("cell.json"))
+        yield Kind("cell", f"a record {text:.40}", partial(cell, text), cells._read_record, Line("cell.json"))
 
 
 def _without_end(path: Path) -> Path:

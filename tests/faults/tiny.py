@@ -13,8 +13,9 @@ from clips import coded_frames, render_mp4
 from conftest import make_tiny_experiment
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus import mixtures, train
-from videogpt_plus.configs import Experiment
+from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.training import stages
 
 CLIPS = 4
 
@@ -54,8 +55,8 @@ def tiny(root: Path, questions: int) -> Iterator[Tiny]:
         experiment = replace(tiny_training(make_tiny_experiment(root / "parts")), benchmark_root=str(bench))
         made = Tiny(experiment, samples, {name: root / name for name in names})
         for stream in ("image", "video"):
-            train.pretrain(experiment, stream, root / stream)
-        train.finetune(**made.arguments("finetune", root / "finetune"))
+            stages.pretrain(experiment, stream, root / stream)
+        stages.finetune(**made.arguments("finetune", root / "finetune"))
         yield made
     finally:
         for name in added:

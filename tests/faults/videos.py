@@ -12,8 +12,8 @@ import av
 import numpy as np
 from clips import coded_frames, copy_packets, edit_list, noisy_frames, read_code, render_mp4, render_palettes
 
+from videogpt_plus.clips.video import duration, read_clip
 from videogpt_plus.types import Clip
-from videogpt_plus.video import duration, read_clip
 
 from . import Kind, Line
 from .clip_files import BAD, GOOD, render_clips

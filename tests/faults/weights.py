@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videogpt_plus.checkpoint import read_tensors
-from videogpt_plus.cinego.features import frames_of, read_features
+from videogpt_plus.io.tensors import read_tensors
+from videogpt_plus.training.cinego.features import frames_of, read_features
 
 from . import Kind, Line
 

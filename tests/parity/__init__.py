@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from videogpt_plus.models.quiet import quiet
+from videogpt_plus.models.silence import quiet
 from videogpt_plus.types import UserError
 
 from . import cases, families, limits, precision, tables

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.chat import MARKER, encode_conversation, encode_prompt
 from videogpt_plus.models.dual_encoder import LORA_TARGETS, DualEncoderVLM
+from videogpt_plus.text.chat import MARKER, encode_conversation, encode_prompt
 from videogpt_plus.types import IGNORE, Visual
 
 from .folder import Folder

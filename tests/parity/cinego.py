@@ -23,22 +23,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import DynamicCache
 
-from videogpt_plus.cinego import data as cinego_data
-from videogpt_plus.cinego import training as cinego_training
-from videogpt_plus.cinego.features import as_grid
-from videogpt_plus.configs import Choosing, Experiment, Stream, Summary
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.clips.video import linspace_indices, read_clip
+from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiments import CINEGO_512
+from videogpt_plus.config.options import Choosing
 from videogpt_plus.encoders import preprocessor
-from videogpt_plus.experiments import CINEGO_512
-from videogpt_plus.feeding import Preparation
-from videogpt_plus.generation import Reading, generate, processed
-from videogpt_plus.merge import VisualTokens
-from videogpt_plus.models import load_model
-from videogpt_plus.models.cinego import weights
-from videogpt_plus.models.cinego.lm import Experts, MiniMind, Size, angles, mlp_width, rotate
-from videogpt_plus.models.cinego.model import Cinego, assemble
-from videogpt_plus.models.cinego.places import runs, with_placeholders
+from videogpt_plus.families.cinego import weights
+from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, angles, mlp_width, rotate
+from videogpt_plus.families.cinego.model import Cinego, assemble
+from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
+from videogpt_plus.models.generation import Reading, generate, processed
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.text.splice import VisualTokens
+from videogpt_plus.training.cinego import data as cinego_data
+from videogpt_plus.training.cinego import stages as cinego_training
+from videogpt_plus.training.cinego.features import as_grid
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, ClipError, UserError, Visual
-from videogpt_plus.video import linspace_indices, read_clip
 
 from .rows import Sheet, largest
 

@@ -23,15 +23,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from videogpt_plus import chat, video
-from videogpt_plus.configs import Experiment, Stream, Training
-from videogpt_plus.encoders import eva2, preprocessor
-from videogpt_plus.encoders.eva2_image import squashed
-from videogpt_plus.generation import generate
-from videogpt_plus.models import load_model
-from videogpt_plus.models.cogvlm2 import decoder, rope
-from videogpt_plus.models.cogvlm2.model import CogVLM2
-from videogpt_plus.models.cogvlm2.positions import position_ids, vision_expert
+from videogpt_plus.clips import video
+from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.training import Training
+from videogpt_plus.encoders import preprocessor
+from videogpt_plus.families.cogvlm2 import decoder, eva2, rope
+from videogpt_plus.families.cogvlm2.eva2_image import squashed
+from videogpt_plus.families.cogvlm2.model import CogVLM2
+from videogpt_plus.families.cogvlm2.positions import position_ids, vision_expert
+from videogpt_plus.models.generation import generate
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.text import chat
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError, Visual
 
 from . import cogvlm2_controls
@@ -609,7 +611,7 @@ def answers(
     model: CogVLM2, rows: list[list[int]], visuals: list[list[Visual]], count: int, ends: list[int] | None = None
 ) -> list[list[int]]:
     """Greedy ids by the house's own generation."""
-    from videogpt_plus.merge import VisualTokens
+    from videogpt_plus.text.splice import VisualTokens
 
     readings = []
     for row, shown in zip(rows, visuals, strict=True):

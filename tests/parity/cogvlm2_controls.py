@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from videogpt_plus.encoders import eva2
-from videogpt_plus.models.cogvlm2 import decoder, model, projector, rope
-from videogpt_plus.models.cogvlm2.model import CogVLM2
-from videogpt_plus.models.cogvlm2.projector import Glu, GluProjector
+from videogpt_plus.families.cogvlm2 import decoder, eva2, model, projector, rope
+from videogpt_plus.families.cogvlm2.model import CogVLM2
+from videogpt_plus.families.cogvlm2.projector import Glu, GluProjector
 from videogpt_plus.types import Visual
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.adapters import build_adapter, pooled_side
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.reducers import build_adapter, pooled_side
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 from .cases import chunk_of

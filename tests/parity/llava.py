@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from videogpt_plus import chat
-from videogpt_plus.configs import Experiment, Stream
-from videogpt_plus.encoders.clip_llava import canonical
-from videogpt_plus.experiments import LLAVA15_7B
-from videogpt_plus.feeding import Preparation
-from videogpt_plus.generation import Reading, _Batch, generate
-from videogpt_plus.merge import VisualTokens
-from videogpt_plus.models import load_model
-from videogpt_plus.models.llava import Llava
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiments import LLAVA15_7B
+from videogpt_plus.families.llava15.encoder import canonical
+from videogpt_plus.families.llava15.model import Llava
+from videogpt_plus.models.generation import Reading, _Batch, generate
+from videogpt_plus.models.loading import load_model
+from videogpt_plus.text import chat
+from videogpt_plus.text.splice import VisualTokens
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 from . import cogvlm2

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from eval.mvbench import load_benchmark
-from eval.options import reference_verdict
-from eval.subset import needs_tokens
-from eval.task import Example
-from videogpt_plus.adapters import num_visual_tokens, pooled_side
-from videogpt_plus.chat import TEMPLATES, encode_conversation, encode_prompt
-from videogpt_plus.data import collate
-from videogpt_plus.experiments import QWEN_1_5B, at_level
-from videogpt_plus.mixtures import MIXTURES
+from eval.statistics.subset import needs_tokens
+from eval.tasks.mvbench import load_benchmark
+from eval.tasks.options import reference_verdict
+from eval.tasks.task import Example
+from videogpt_plus.clips.video import folder_indices, sample_indices
+from videogpt_plus.config.experiments import QWEN_1_5B, at_level
+from videogpt_plus.config.mixtures import MIXTURES
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.reducers import pooled_side
+from videogpt_plus.text.chat import TEMPLATES, encode_conversation, encode_prompt
+from videogpt_plus.training.data import collate
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
-from videogpt_plus.video import folder_indices, sample_indices
 
 from .cases import counts_of
 from .folder import Folder

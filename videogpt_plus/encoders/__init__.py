@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from videogpt_plus.configs import Stream
+from videogpt_plus.config.experiment import Stream
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 ENCODERS: dict[str, str] = {
     "clip": "videogpt_plus.encoders.clip",
     "internvideo2": "videogpt_plus.encoders.internvideo2",
-    "clip_llava": "videogpt_plus.encoders.clip_llava",
-    "clip_cinego": "videogpt_plus.encoders.clip_cinego",
-    "eva2_image": "videogpt_plus.encoders.eva2_image",
-    "eva2_video": "videogpt_plus.encoders.eva2_video",
-    "eva2_video_even": "videogpt_plus.encoders.eva2_video_even",
-    "eva2_video_average": "videogpt_plus.encoders.eva2_video_average",
+    "clip_llava": "videogpt_plus.families.llava15.encoder",
+    "clip_cinego": "videogpt_plus.families.cinego.encoder",
+    "eva2_image": "videogpt_plus.families.cogvlm2.eva2_image",
+    "eva2_video": "videogpt_plus.families.cogvlm2.eva2_video",
+    "eva2_video_even": "videogpt_plus.families.cogvlm2.eva2_video_even",
+    "eva2_video_average": "videogpt_plus.families.cogvlm2.eva2_video_average",
 }
 
 

@@ -12,18 +12,11 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from videogpt_plus.checkpoint import (
-    State,
-    load_exactly,
-    read_folder,
-    read_object,
-    require,
-    require_folder,
-    values_of,
-    without_prefixes,
-)
-from videogpt_plus.configs import Stream
+from videogpt_plus.config.experiment import Stream
 from videogpt_plus.encoders.scaling import HUGE, middle_by_pillow, shorter_side_to
+from videogpt_plus.io.files import read_object, require
+from videogpt_plus.io.model_folders import read_folder, require_folder, values_of
+from videogpt_plus.io.tensors import State, load_exactly, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:

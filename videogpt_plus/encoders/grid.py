@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.configs import Stream
+from videogpt_plus.config.experiment import Stream
 from videogpt_plus.types import Clip
 
 

@@ -15,8 +15,8 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.checkpoint import load_exactly, read_tensors, without_prefixes
-from videogpt_plus.configs import InternVideo2Size, Stream
+from videogpt_plus.config.experiment import InternVideo2Size, Stream
+from videogpt_plus.io.tensors import load_exactly, read_tensors, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
 #: Parts and tensors of the published file that the features do not depend on.

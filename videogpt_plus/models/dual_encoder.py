@@ -23,38 +23,32 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from videogpt_plus.adapters import build_adapter
-from videogpt_plus.checkpoint import (
-    TOKENIZER_FILES,
+from videogpt_plus.config.experiment import Experiment, Lora, Stream
+from videogpt_plus.config.options import GREEDY, Choosing
+from videogpt_plus.encoders import load_encoder
+from videogpt_plus.io.files import located, read_object, require
+from videogpt_plus.io.model_folders import TOKENIZER_FILES, read_folder, require_folder, values_of, weight_files
+from videogpt_plus.io.run_weights import (
     adapter_key,
     adapter_part,
-    check_fit,
-    load_exactly,
-    located,
     projector_key,
     projector_part,
     read_adapter,
-    read_folder,
-    read_object,
     read_projectors,
-    require,
-    require_folder,
-    values_of,
-    weight_files,
 )
-from videogpt_plus.configs import GREEDY, Choosing, Experiment, Lora, Stream
-from videogpt_plus.encoders import load_encoder
-from videogpt_plus.generation import Generated, Reading, generate, stream
-from videogpt_plus.merge import Merged, VisualTokens, splice
-from videogpt_plus.models.beside import has_lora
-from videogpt_plus.models.quiet import quiet
-from videogpt_plus.models.tokenizer import read_tokenizer
-from videogpt_plus.projectors import build_projector
+from videogpt_plus.io.tensors import check_fit, load_exactly
+from videogpt_plus.models.generation import Generated, Reading, generate, stream
+from videogpt_plus.models.projectors import build_projector
+from videogpt_plus.models.shared_llm import has_lora
+from videogpt_plus.models.silence import quiet
+from videogpt_plus.reducers import build_adapter
+from videogpt_plus.text.splice import Merged, VisualTokens, splice
+from videogpt_plus.text.tokenizer import read_tokenizer
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 if TYPE_CHECKING:
+    from videogpt_plus.clips.cache import GridStore
     from videogpt_plus.encoders.grid import GridEncoder
-    from videogpt_plus.store import GridStore
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 END_OF_TURN = "<|im_end|>"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from videogpt_plus import placement
-from videogpt_plus.adapters import num_visual_tokens
-from videogpt_plus.configs import DEFAULT_LOADING, Experiment, Loading
-from videogpt_plus.models.parallel import world
-from videogpt_plus.quantise import check_bits, quantise
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.options import DEFAULT_LOADING, Loading
+from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.models import device_map
+from videogpt_plus.models.quantize import check_bits, quantise
+from videogpt_plus.models.tensor_parallel import world
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Settled(NamedTuple):
     dtype: torch.dtype
     loading: Loading = DEFAULT_LOADING
     #: What the model takes and on which card each unit of it stands; None on a CPU.
-    placed: tuple[placement.Needs, list[int]] | None = None
+    placed: tuple[device_map.Needs, list[int]] | None = None
     #: Leaves of a model what one of several processes computes.
     shard: Callable[[DualEncoderVLM, int, int], None] | None = None
 
@@ -47,7 +48,7 @@ class Settled(NamedTuple):
             quantise(model, self.loading.bits, self.dtype)
         if self.loading.devices == 1:
             return model.to(self.device)
-        placement.spread(model, *self.placed, [f"cuda:{i}" for i in range(self.loading.devices)])
+        device_map.spread(model, *self.placed, [f"cuda:{i}" for i in range(self.loading.devices)])
         return model
 
 
@@ -82,17 +83,17 @@ def settled(
     frames = max(e.num_frames for e, _ in runs)
     tokens = max(num_visual_tokens(e, frames) + QUESTION + e.max_new_tokens for e, _ in runs)
 
-    def needs(bits: int | None) -> placement.Needs:
+    def needs(bits: int | None) -> device_map.Needs:
         sizes = (dtype.itemsize, encoder_dtype.itemsize)
-        return placement.needs(model, frames, tokens, rows, sizes, bits, size)
+        return device_map.needs(model, frames, tokens, rows, sizes, bits, size)
 
     asked = needs(loading.bits)
     if not cards:
         if tell:
-            tell(placement.told(asked, [0] * len(asked.units), [], experiment.name))
+            tell(device_map.told(asked, [0] * len(asked.units), [], experiment.name))
         return Settled(device, dtype, loading, None, shard)
     used = [cards[torch.device(device).index or 0]] if loading.devices == 1 else cards[: loading.devices]
-    placed = placement.check(asked, used, experiment.name, loading.bits, needs(4))
+    placed = device_map.check(asked, used, experiment.name, loading.bits, needs(4))
     if tell:
-        tell(placement.told(asked, placed, used, experiment.name))
+        tell(device_map.told(asked, placed, used, experiment.name))
     return Settled(device, dtype, loading, (asked, placed), shard)

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from videogpt_plus import fingerprint
-from videogpt_plus.checkpoint import save_tensors, write_json
-from videogpt_plus.experiments import EXPERIMENTS, TOY_FAMILIES
-from videogpt_plus.made import making
+from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.files import write_json
+from videogpt_plus.io.folders import making
+from videogpt_plus.io.tensors import save_tensors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -87,10 +88,10 @@ def _shapes(module: Any, prefix: str = "") -> dict[str, tuple[int, ...]]:
 def _write_cogvlm2(folder: Path, family: str) -> None:
     import torch
 
-    from videogpt_plus.encoders.eva2 import PREFIX, Eva2, size_of
-    from videogpt_plus.models.cogvlm2 import rope, weights
-    from videogpt_plus.models.cogvlm2.decoder import CogVLM2LM
-    from videogpt_plus.models.cogvlm2.projector import GluProjector
+    from videogpt_plus.families.cogvlm2 import rope, weights
+    from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
+    from videogpt_plus.families.cogvlm2.eva2 import PREFIX, Eva2, size_of
+    from videogpt_plus.families.cogvlm2.projector import GluProjector
 
     tokenizer = _bytes_tokenizer()
     pixels, patches = _size(family)
@@ -159,8 +160,8 @@ def _write_llava(folder: Path, family: str) -> None:
     """In the Hub's layout."""
     from transformers import LlavaConfig
 
-    from videogpt_plus.encoders.clip_llava import canonical, spelled
-    from videogpt_plus.models.llava import build
+    from videogpt_plus.families.llava15.encoder import canonical, spelled
+    from videogpt_plus.families.llava15.model import build
 
     tokenizer = _llama_tokenizer()
     image, pad = (tokenizer.token_to_id(name) for name in ("<image>", "<pad>"))
@@ -205,7 +206,7 @@ def _llama_tokenizer() -> Tokenizer:
     """Llama's pipe over bytes and the letters of ASCII, and the Hub's two tokens behind them."""
     from tokenizers import AddedToken
 
-    from videogpt_plus.models.llava import LLAMA_SPECIAL, llama_bpe
+    from videogpt_plus.families.llava15.model import LLAMA_SPECIAL, llama_bpe
 
     pieces = [*LLAMA_SPECIAL.values(), *(f"<0x{byte:02X}>" for byte in range(256)), "▁"]
     pieces += [chr(letter) for letter in range(33, 127)]

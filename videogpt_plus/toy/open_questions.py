@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from videogpt_plus.checkpoint import write_json
+from videogpt_plus.io.files import write_json
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import Job, Recipe, folder_name, plan
 

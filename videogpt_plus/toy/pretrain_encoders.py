@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader, IterableDataset
 
-from videogpt_plus.configs import Stream
+from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiments import TOY
 from videogpt_plus.encoders import preprocessor
-from videogpt_plus.experiments import TOY
 from videogpt_plus.toy import world
 from videogpt_plus.toy.pretrain_llm import IMAGE_WORDS
 from videogpt_plus.toy.render import SIZES
@@ -137,7 +137,7 @@ def pretrain_encoder(
 
     `first` above 0 goes on from InternVideo2's weights in `output`, saved at that step, with new heads.
     """
-    from videogpt_plus.checkpoint import read_tensors, save_tensors
+    from videogpt_plus.io.tensors import read_tensors, save_tensors
 
     torch.manual_seed(seed + first)
     clip = part == "clip"

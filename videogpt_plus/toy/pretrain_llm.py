@@ -22,7 +22,7 @@ from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-from videogpt_plus.adapters import pooled_side
+from videogpt_plus.reducers import pooled_side
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import prompt
 from videogpt_plus.types import IGNORE

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from videogpt_plus import fingerprint
-from videogpt_plus.made import making
-from videogpt_plus.processes import end_with_parent
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.folders import making
+from videogpt_plus.io.processes import end_with_parent
 from videogpt_plus.toy import world
 
 #: Height and width of the files; the stage is the centred square.

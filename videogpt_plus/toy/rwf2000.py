@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from videogpt_plus import fingerprint, rwf2000
-from videogpt_plus.made import making
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.folders import making
 from videogpt_plus.toy.render import write_mp4
+from videogpt_plus.training import rwf2000
 
 #: Height and width of a clip, its frames, and how many of them a second; 4 seconds.
 HEIGHT, WIDTH, FRAMES, RATE = 72, 96, 16, 4

@@ -1,1 +1,1 @@
-"""The machinery below `videogpt_plus.train`: the run folder (no torch) and the Trainer that fills it."""
+"""The machinery below `videogpt_plus.training.stages`: the run folder (no torch) and the Trainer that fills it."""

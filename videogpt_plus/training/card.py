@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from videogpt_plus.adapters import left_of_grid, num_visual_tokens
-from videogpt_plus.checkpoint import read_object
-from videogpt_plus.configs import Experiment, Training
-from videogpt_plus.experiments import level_text
-from videogpt_plus.mixtures import MIXTURES
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import level_text
+from videogpt_plus.config.mixtures import MIXTURES
+from videogpt_plus.config.tokens import left_of_grid, num_visual_tokens
+from videogpt_plus.config.training import Training
+from videogpt_plus.io.files import read_object
 
 #: Where the experiments look for published weights -> their name on the Hub, and what is known of their licence.
 PUBLISHED = {

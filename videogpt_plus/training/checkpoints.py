@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from videogpt_plus.checkpoint import PART, read_object, read_tensors, write_json
-from videogpt_plus.training.folder import flush_to_disk, writing
+from videogpt_plus.io.files import PART, flush_to_disk, read_object, write_json, writing
+from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.types import UserError
 
 COMPLETE = "COMPLETE"

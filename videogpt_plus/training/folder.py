@@ -6,42 +6,16 @@ Whatever is here survives kill -9 and a power cut: a file appears whole, a check
 
 from __future__ import annotations
 
-import fcntl
-import json
-import math
-import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
-from videogpt_plus.checkpoint import (
-    PART,
-    TOKENIZER_FILES,
-    experiment_json,
-    located,
-    read_object,
-    sweep_parts,
-    write_bytes,
-    write_json,
-)
-from videogpt_plus.configs import Experiment
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import experiment_json
+from videogpt_plus.io.files import located, read_object, write_bytes, write_json, writing
+from videogpt_plus.io.model_folders import TOKENIZER_FILES
+from videogpt_plus.io.runs import FINISHED, are_there, check_own, difference
 from videogpt_plus.training.card import CARD, model_card
 from videogpt_plus.types import UserError
-
-#: Seconds in which what a killed training left behind ends, such as data workers, which hold its lock, too.
-PATIENCE = 10
-#: The file that a training writes last.
-FINISHED = "projectors.safetensors"
-#: What a fine-tuning leaves.
-TUNED = (FINISHED, "adapter_model.safetensors", "adapter_config.json")
-#: What a sweep keeps of a cell in the folder that it fills.
-CELL = "cell.json"
-#: What a model was asked in training, where that was one question for all samples.
-QUESTION = "question.txt"
-#: Texts of torch's zip writer when the disk is full.
-TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error")
 
 
 def claim(folder: Path, experiment: Experiment, outputs: Sequence[str] = (FINISHED,)) -> bool:
@@ -62,162 +36,9 @@ def claim(folder: Path, experiment: Experiment, outputs: Sequence[str] = (FINISH
     return are_there(folder, outputs)
 
 
-def check_own(folder: Path) -> None:
-    """UserError: something lies in `folder`, and neither a training nor a sweep says that it is theirs."""
-    if (folder / "experiment.json").exists() or (folder / CELL).exists():
-        return
-    if names := sorted(path.name for path in folder.iterdir() if not PART.fullmatch(path.name)):
-        raise UserError(
-            f"{folder} is no run folder and holds {names[0]}: it is left as it is; choose a new or an empty folder"
-        )
-
-
-def are_there(folder: Path, outputs: Sequence[str]) -> bool:
-    """Whether all these files of `folder` hold something."""
-    return all((folder / name).is_file() and (folder / name).stat().st_size for name in outputs)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other trainings out of a claimed `folder`; the lock goes with the process, even by kill -9.
-
-    UserError: another training is in it, and still is after PATIENCE.
-    """
-    with writing(folder):
-        file = (folder / "experiment.json").open("r+")
-    with file:
-        give_up = time.monotonic() + PATIENCE
-        while not _locked(file):
-            if time.monotonic() > give_up:
-                raise UserError(
-                    f"{folder} is being filled by another process, perhaps one that a killed launcher left behind; "
-                    "wait for it, or end it and run the same command again"
-                )
-            time.sleep(0.1)
-        try:
-            sweep_parts(folder)
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: data workers have the file, too
-
-
-def _locked(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: nothing keeps others out there
-        pass
-    return True
-
-
 def describe(folder: Path, experiment: Experiment) -> None:
     """Writes what a run folder holds beside its weights: the LLM's tokenizer, byte for byte, and the model card."""
     for file in (located(experiment.llm) / name for name in TOKENIZER_FILES):
         if file.exists():
             write_bytes(folder / file.name, file.read_bytes())
     write_bytes(folder / CARD, model_card(experiment, folder).encode())
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns what a full, read-only or impossible `folder` raises into a UserError that names it."""
-    advice = "free space there or choose another output folder, then run the same command again: it goes on"
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; {advice}") from error
-    except RuntimeError as error:
-        # torch.save tells of a full disk only in the text of a RuntimeError.
-        if not any(sign in str(error) for sign in TORCH_WRITE_ERRORS):
-            raise
-        raise UserError(f"cannot write into {folder}: {str(error).splitlines()[0]}; {advice}") from error
-
-
-def flush_to_disk(path: Path) -> None:
-    """Returns when the file or folder `path` is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def taught(run: Path) -> str | None:
-    """The one question of a run's training; None where it had none, or several. UserError: it cannot be read."""
-    path = run / QUESTION
-    if not path.is_file():
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); copy it again, or remove it") from error
-
-
-class Log:
-    """`log.jsonl`: one header line that says what trains, then one line a step."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def start(self, header: dict, step: int) -> None:
-        """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
-        kept = [header]
-        if step:
-            lines = self._read()
-            if len(lines) <= step or [line.get("step") for line in lines[1 : step + 1]] != list(range(1, step + 1)):
-                raise UserError(
-                    f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
-                    "choose another one"
-                )
-            # Which annotations it was is not said in logs of earlier versions.
-            known = {"annotations": header.get("annotations"), **lines[0]}
-            if told := difference(known, header):
-                raise UserError(
-                    f"{self.path.parent} holds a training that began otherwise ({told}): "
-                    "remove the folder or choose another one"
-                )
-            kept += lines[1 : step + 1]
-        write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-
-    def _read(self) -> list[dict]:
-        """The whole lines; what a kill left of the last one is none."""
-        found = []
-        for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
-            with suppress(ValueError, RecursionError):
-                found.append(json.loads(line))
-        return [line for line in found if isinstance(line, dict)]
-
-    def append(self, line: dict) -> None:
-        """Adds one step."""
-        with writing(self.path.parent), self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def difference(then: dict, now: dict) -> str:
-    """What of `now` was otherwise `then`, in words, by the innermost keys; empty if nothing was."""
-    return "; ".join(f"{key}: {old!r:.80} there, {new!r:.80} now" for key, old, new in _changes("", then, now))
-
-
-def _changes(where: str, then: object, now: object) -> Iterator[tuple[str, object, object]]:
-    """(`finetune.learning_rate`, old, new) of every value of `now` that differs."""
-    if isinstance(then, dict) and isinstance(now, dict):
-        for key in now:
-            yield from _changes(f"{where}.{key}".removeprefix("."), then.get(key), now[key])
-    elif isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        for i, (old, new) in enumerate(zip(then, now, strict=True)):
-            yield from _changes(f"{where}.{i}", old, new)
-    elif isinstance(then, list) and isinstance(now, list):
-        yield f"number of {where}", len(then), len(now)
-    elif then != now:
-        yield where, then, now
-
-
-def check_finite(step: int, **values: float) -> None:
-    """Stops a training whose numbers are lost, before a checkpoint keeps them."""
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name} is {value} at step {step}, so the weights are lost: lower the learning rate, "
-                "warm up longer or turn bf16 off; the last checkpoint is untouched"
-            )

@@ -1,0 +1,1 @@
+"""Asking models, and their answers as files."""

@@ -1,0 +1,153 @@
+"""Trained runs as folders: ask one, and report all of a sweep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.answers.answer import Answered, Target, answer_all
+from eval.answers.naming import OWN
+from eval.answers.places import WEIGHTS
+from eval.tasks import benchmarks
+from eval.tasks.benchmarks import copy_of, is_own, kind_of, place_of, root_of
+from eval.tasks.task import Example
+from eval.tasks.task import fingerprint as questions_fingerprint
+from videogpt_plus.clips.cache import GridStore, open_store
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.options import DEFAULT_ASKING, Asking
+from videogpt_plus.io import fingerprint
+from videogpt_plus.io.runs import taught
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from eval.answers.video_llm import VideoLLM
+
+
+def examples_of(root: str | Path, limit: int | None = None, task: str = "mvbench") -> list[Example]:
+    """The questions of a benchmark folder, at most `limit` a task; `task` is the benchmark's name."""
+    return benchmarks.examples(task, root, limit)
+
+
+def load_answerer(
+    runs: Mapping[str, Path],
+    asking: Asking = DEFAULT_ASKING,
+    store: GridStore | None = None,
+    tell: Callable[[str], None] | None = None,
+    longest: int | None = None,
+) -> VideoLLM:
+    """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
+
+    They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already; `tell`
+    is told what weights that were published whole take, before they are loaded, with answers of `longest` tokens, or
+    of the experiments' own number.
+    UserError: they do not see clips in the same way, or the cards cannot hold them.
+    """
+    from eval.answers.video_llm import Member, VideoLLM
+    from videogpt_plus.models.device_map import free
+    from videogpt_plus.models.loading import load_models
+
+    experiments = {name: load_experiment(run) for name, run in runs.items()}
+    if longest:
+        experiments = {name: replace(e, max_new_tokens=longest) for name, e in experiments.items()}
+    device, dtype, encoder_dtype = _arithmetic(asking)
+    pairs = [(experiments[name], run) for name, run in runs.items()]
+    models = load_models(pairs, device, dtype, encoder_dtype, asking, asking.batch_size, free(), tell)
+    members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}
+    return VideoLLM(members, asking, store or open_store(asking))
+
+
+def _arithmetic(asking: Asking) -> tuple[str, torch.dtype, torch.dtype]:
+    """Device, dtype of the LLM, dtype of the encoders."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+    dtype = torch.bfloat16 if cuda else torch.float32
+    return device, dtype, dtype if asking.encoder_dtype == "auto" else getattr(torch, asking.encoder_dtype)
+
+
+def answer_runs(
+    runs: Mapping[Path, Path],
+    control: str | None = None,
+    limit: int | None = None,
+    benchmark: Path | None = None,
+    retry_errors: bool = False,
+    asking: Asking = DEFAULT_ASKING,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    task: str = "mvbench",
+) -> dict[Path, Answered]:
+    """`answer_all` for the models of run folders, each clip decoded and encoded once for all of them.
+
+    `runs` holds run folder -> its answers.jsonl. The questions are those of the benchmark called `task`, in its usual
+    folder (MVBench: the experiments' own, which has to be one) unless `benchmark` names one. `say` is told what the
+    grid store will take and what it lost.
+    """
+    experiments = {run: load_experiment(run) for run in runs}
+    roots = {str(root_of(task, e.benchmark_root, benchmark)) for e in experiments.values()}
+    if len(roots) > 1:
+        raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
+    is_open = kind_of(task).scored == "judged"
+    if is_open and asking.scoring != "generate":
+        raise UserError(f"--scoring {asking.scoring} needs options, and the questions of {task} are open; leave it out")
+    examples = examples_of(roots.pop(), limit, task)
+    for told in (_other_words(run, examples) for run in runs):
+        if told and say:
+            say(told)
+    headers = {run: header_of(run, e, examples, task, benchmark, asking) for run, e in experiments.items()}
+    targets = {str(run): Target(path, headers[run]) for run, path in runs.items()}
+    store = open_store(asking)
+
+    def load() -> VideoLLM:
+        if store and say and control is None:  # a control's clips are not kept
+            clips = {(example.path, example.start, example.end) for example in examples}
+            dtype = str(_arithmetic(asking)[-1]).removeprefix("torch.")
+            say(store.announce(len(clips), next(iter(experiments.values())), dtype))
+        return load_answerer({str(run): run for run in runs}, asking, store, say)
+
+    done = answer_all(load, examples, targets, progress, control, retry_errors)
+    if store and say and (lost := store.measured()):
+        say(lost)
+    return {run: done[str(run)] for run in runs}
+
+
+def header_of(
+    run: Path,
+    experiment: Experiment,
+    examples: Sequence[Example],
+    task: str = OWN,
+    benchmark: Path | None = None,
+    asking: Asking = DEFAULT_ASKING,
+) -> dict[str, Any]:
+    """What the run's answers to these questions depend on, as their meta file keeps it."""
+    weights = [fingerprint.of_path(run / file) for file in WEIGHTS]
+    if not experiment.pretrain:  # asked as they were published
+        weights.append(fingerprint.of_path(experiment.llm))
+    header = {"experiment": experiment.name, "weights": weights, "questions": questions_fingerprint(examples)}
+    header |= _benchmark(task, experiment.benchmark_root, benchmark)
+    header |= {"store": os.path.realpath(asking.store)} if asking.store else {}
+    return {**header, **asking.shapes_answers()}
+
+
+def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:
+    """What answers keep of the benchmark: its name, and where it lies if that is not the usual place."""
+    named = {"benchmark": task} if task != OWN else {}
+    copy = copy_of(task, own, chosen)
+    if not copy and not is_own(task):
+        return named
+    return named | ({"copy": copy} if copy else {}) | {"root": str(place_of(root_of(task, own, chosen)))}
+
+
+def _other_words(run: Path, examples: Sequence[Example]) -> str | None:
+    """What is to be said of a run that was taught one question alone and is asked others."""
+    learned = taught(run)
+    other = next((example.prompt for example in examples if example.prompt != learned), None)
+    if learned is None or other is None:
+        return None
+    return f"{run} was taught to answer {learned!r} and is asked otherwise, such as {other!r}"

@@ -1,0 +1,1 @@
+"""Intervals, paired tests and what is built on them. Imports no torch."""

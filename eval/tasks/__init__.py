@@ -1,0 +1,1 @@
+"""Benchmarks: their questions, and how replies to them are read."""

@@ -1,0 +1,45 @@
+"""Reading what a benchmark's author wrote: each thing that is wrong is one line with its file and entry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from videogpt_plus.io.entries import json_of, names_a_file
+from videogpt_plus.types import UserError
+
+
+def read_json(path: Path) -> Any:
+    """The file's value. Raises UserError."""
+    try:
+        return json_of(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); build or download it again") from error
+    except (ValueError, RecursionError) as error:
+        what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
+        raise UserError(f"{path}: {what}; build or download it again") from error
+
+
+def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
+    """The field as text; a number is written out, as the reference's prompt does. Raises UserError."""
+    value = entry.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: '{name}' must be a text that is not empty; found {shown(value)}")
+    return value
+
+
+def clip_of(folder: Path, video: str) -> Path:
+    """Where the clip `video` of an entry lies; one that names no file is no clip, even where its folder is there."""
+    return folder / video if names_a_file(video) else folder / f"{video} (which names no file)"
+
+
+def shown(value: Any) -> str:
+    """The value in a message: nothing at all reads `nothing`, long ones are cut."""
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

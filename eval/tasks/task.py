@@ -1,0 +1,184 @@
+"""What a benchmark is to the rest of the house: examples out, replies in.
+
+load_benchmark -> Task.examples() -> Answerer.answers(examples, control) -> answers.jsonl -> scores.json ->
+report
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeAlias
+
+from eval.tasks.options import parse_option
+from videogpt_plus.types import ClipError, UserError
+
+#: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
+CONTROLS: dict[str, str] = {
+    "blind": "no video: the prompt without any visual token",
+    "one_frame": "one frame, repeated to the full number of frames",
+    "shuffled": "all frames, in a random order that is fixed for each question",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One multiple-choice question about one clip."""
+
+    # Name of the task, as in the table of tasks.
+    task: str
+    # Where the clip lies: a file or a folder of frames.
+    path: Path
+    # The clip's name as the annotation writes it.
+    video: str
+    # The question alone.
+    question: str
+    # The options in order; the first is (A).
+    candidates: tuple[str, ...]
+    # The right option's text, one of `candidates`.
+    answer: str
+    # Bounds in seconds; None where the whole clip is meant.
+    start: float | None = None
+    end: float | None = None
+    # "video", "gif" or "frames".
+    kind: str = "video"
+    # Tasks of one group are averaged in the report; the task itself where nobody groups them.
+    group: str = ""
+    # The finest pool level that the task needs, where it is known by construction.
+    needs_level: float | None = None
+    # How often the annotation held the same clip, bounds and question before this one.
+    occurrence: int = 0
+    # The clip's folder under the benchmark's root: two folders may hold clips of one name.
+    folder: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """16 hexadecimal digits that name the question by its content: task, video, bounds, question.
+
+        A repetition is told from the first by its number.
+        """
+        content = [self.task, self.video, self.start, self.end, self.question]
+        return _digest([*content, self.occurrence] if self.occurrence else content)[:16]
+
+    @property
+    def clip(self) -> str:
+        """What tells the clip from others of the benchmark; questions about one clip are not independent."""
+        return f"{self.folder}/{self.video}" if self.folder else self.video
+
+    @property
+    def letter(self) -> str:
+        """The right option's letter: the last one where two options read the same, as in the reference."""
+        return string.ascii_uppercase[max(i for i, c in enumerate(self.candidates) if c == self.answer)]
+
+    @property
+    def reference(self) -> str:
+        """The right answer as the reference writes it: `(C) text`."""
+        return f"({self.letter}) {self.answer}"
+
+    @property
+    def prompt(self) -> str:
+        """The question in MVBench's wording, without placeholders."""
+        options = "\n".join(f"({a}) {c}" for a, c in zip(string.ascii_uppercase, self.candidates, strict=False))
+        return f"Question: {self.question}\nOptions:\n{options}".rstrip() + "\nOnly give the best option."
+
+    @property
+    def spoken(self) -> tuple[str, ...] | None:
+        """What a model says for each option; None for its letter in brackets."""
+        return None
+
+    def parse(self, reply: str) -> str | None:
+        """The letter of the option that a reply names, or None."""
+        return parse_option(reply, self.candidates)
+
+    def is_right(self, choice: str | None) -> bool:
+        """Whether the chosen letter's text is the answer; None is wrong."""
+        if choice is None:
+            return False
+        return self.candidates[string.ascii_uppercase.index(choice)].strip() == self.answer.strip()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark task, read and checked."""
+
+    name: str
+    group: str
+    # In the order of the annotation: `Example`, or what an Answerer takes for one.
+    questions: tuple[Example, ...]
+
+    @property
+    def expected_examples(self) -> int:
+        return len(self.questions)
+
+    def examples(self) -> Sequence[Example]:
+        """Every question, in the order of the annotation."""
+        return self.questions
+
+
+class Reply(NamedTuple):
+    """What a model said, how many visual tokens it was shown, and what that took."""
+
+    #: What it said, greedily; the most likely option `(C)` where only the options' probabilities were asked for.
+    text: str
+    visual_tokens: int
+    #: log P of each option's letter; None where they were not asked for.
+    option_logprobs: tuple[float, ...] | None = None
+    #: Seconds for this answer. Of a batch, or of a clip that serves several answers: this one's even share.
+    seconds: float | None = None
+    #: Of these, decoding and encoding: what models that are asked together do once. It counts fully for each.
+    seconds_encode: float | None = None
+    #: Until the first token: encoding and prefill.
+    seconds_first: float | None = None
+
+
+class Question(NamedTuple):
+    """An example, and the names of the models that it is for."""
+
+    example: Example
+    models: tuple[str, ...]
+
+
+#: What became of a question: by model a reply, or why that model cannot be asked it; or a clip that cannot be read.
+Outcome: TypeAlias = "Mapping[str, Reply | ClipError] | ClipError"
+
+
+class Answerer(Protocol):
+    """All that a benchmark knows of one model, or of several that share what they see."""
+
+    def answers(self, questions: Sequence[Question], control: str | None) -> Iterator[tuple[Question, Outcome]]:
+        """Each question once, in any order, with the replies of its models under `control`.
+
+        An iterator over all of them, so that an answerer may decode ahead, batch, or share a clip's encoding.
+        """
+        ...
+
+
+def check_control(control: str | None) -> None:
+    """Raises UserError unless `control` is None or one of CONTROLS."""
+    if control is not None and control not in CONTROLS:
+        raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")
+
+
+def seed_of(example: Example) -> int:
+    """What a control draws by, even over questions and fixed for each.
+
+    `one_frame` repeats the frame of this number, modulo the clip's frames; `shuffled` draws its order.
+    """
+    return int(example.key, 16)
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """16 hexadecimal digits of the questions, options and answers, whatever their order.
+
+    The clips' bytes stay outside: a repaired file must not forbid `retry_errors` in the same folder.
+    """
+    return _digest(sorted([e.key, *e.candidates, e.answer] for e in examples))[:16]
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

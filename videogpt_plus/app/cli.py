@@ -1,0 +1,107 @@
+"""The command line `videogpt-plus`: its commands by name, and what becomes of their errors.
+
+The commands parse, show progress and print; all work is done in the library and in eval. Nothing heavy is imported
+before a command needs it: `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, redirect_stdout
+from difflib import get_close_matches
+
+import tyro
+
+from videogpt_plus.app.commands.ask import answer, export, predict, report, score
+from videogpt_plus.app.commands.cinego import cinego
+from videogpt_plus.app.commands.compare import compare
+from videogpt_plus.app.commands.data import data
+from videogpt_plus.app.commands.doctor import doctor
+from videogpt_plus.app.commands.files import convert, push, tokens
+from videogpt_plus.app.commands.judge import judge, rejudge
+from videogpt_plus.app.commands.subset import subset
+from videogpt_plus.app.commands.train import pretrain, sweep, take, train
+from videogpt_plus.app.commands.web import web
+from videogpt_plus.io.memory import keep_freed
+from videogpt_plus.io.output import complain, written_out
+from videogpt_plus.types import UserError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sweep": sweep,
+    "pretrain": pretrain,
+    "train": train,
+    "take": take,
+    "data": data,
+    "doctor": doctor,
+    "answer": answer,
+    "judge": judge,
+    "rejudge": rejudge,
+    "score": score,
+    "export": export,
+    "report": report,
+    "compare": compare,
+    "subset": subset,
+    "predict": predict,
+    "web": web,
+    "cinego": cinego,
+    "tokens": tokens,
+    "convert": convert,
+    "push": push,
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run a command. What the user can mend is one line on stderr and exit code 2."""
+    description = (
+        "How many visual tokens does a video LLM need?\n\n"
+        "`videogpt-plus sweep toy` gives the whole answer on a laptop; `videogpt-plus tokens qwen1_5b` counts tokens."
+    )
+    keep_freed()
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    try:
+        with written_out(), ExitStack() as silence:
+            if not first:
+                silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
+            _check_python()
+            _check_command(sys.argv[1:] if args is None else args)
+            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
+    except UserError as error:
+        if not first:
+            time.sleep(10)  # the first process may be about to say the same, and torchrun then ends this one
+        complain("error: " + " ".join(str(error).split("\n")))
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A name that no file can have, a folder that may not be entered, a server that is lost: nothing to trace.
+        complain(f"error: {error.filename!s:.300}: {error.strerror}; check the name and the permissions")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        complain("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+def _check_python() -> None:
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python's -OO takes docstrings away, of which the help and parts of transformers are made: leave it out "
+            "(and PYTHONOPTIMIZE), or use -O"
+        )
+
+
+def _check_command(args: Sequence[str]) -> None:
+    """UserError: the first of `args` is no command. tyro would list them all and not say which one was meant."""
+    for option, word in zip(args, args[1:], strict=False):
+        if word == "" and option.startswith("--"):  # a variable of a script that is not set; a path of it is `.`
+            raise UserError(f"{option} is empty: give it a value, or leave it out")
+    if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+        close = get_close_matches(args[0], COMMANDS, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise UserError(f"unknown command '{args[0]}': {hint}choose from {', '.join(COMMANDS)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A sweep as cells that are keyed by the content of their inputs."""

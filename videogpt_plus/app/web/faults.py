@@ -1,0 +1,37 @@
+"""What a visitor is told where something goes wrong; the page goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from videogpt_plus.app.web import drawing
+from videogpt_plus.types import UserError
+
+log = logging.getLogger(__name__)
+
+
+def told(handler: Callable[..., list[Any]], parts: int) -> Callable[..., list[Any]]:
+    """The handler of a click whose outputs begin with the message: what goes wrong is told there, `parts` in all."""
+    import gradio as gr
+
+    @wraps(handler)
+    def safe(*given: Any, **named: Any) -> list[Any]:
+        try:
+            return handler(*given, **named)
+        except Exception as error:  # a page goes on whatever becomes of one click
+            return [drawing.message(said(error), "error"), *[gr.skip()] * (parts - 1)]
+
+    return safe
+
+
+def said(error: Exception) -> str:
+    """What a visitor is told; of a fault that is not theirs the log says more."""
+    if isinstance(error, UserError):
+        return str(error)
+    log.error("a visitor's request failed", exc_info=error)
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full: choose a higher level, fewer frames or a shorter answer"
+    return f"this could not be done ({type(error).__name__}); the server's log says more"

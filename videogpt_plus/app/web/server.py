@@ -1,0 +1,121 @@
+"""The page on a port: what Gradio is told, and what it is kept from."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from videogpt_plus.app.web.apart import Readers
+from videogpt_plus.app.web.clips import Source, modules_to_look
+from videogpt_plus.app.web.guard import LOOPBACK, Guard, names_of
+from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
+from videogpt_plus.app.web.talk import Models
+from videogpt_plus.app.web.uploads import EVERY, INCOMING, Uploads
+from videogpt_plus.types import UserError
+
+STYLE = Path(__file__).with_name("page.css")
+
+
+@contextmanager
+def _private(folder: Path) -> Iterator[None]:
+    """Gradio's files go below `folder`, and it calls nobody; both are told to it by the environment."""
+    told = {
+        "GRADIO_TEMP_DIR": str(folder / INCOMING),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def check_address(host: str, port: int | None) -> None:
+    """UserError: nothing can listen there. Gradio would try a hundred ports of an address that is not ours."""
+    try:
+        with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except (OSError, UnicodeError) as error:
+        place = host if port is None else f"{host}:{port}"
+        raise UserError(
+            f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"
+        ) from error
+
+
+@contextmanager
+def served(
+    models: Models,
+    sources: Sequence[Source],
+    folder: Path,
+    limits: Limits = DEFAULT_LIMITS,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    names: Sequence[str] = (),
+    sweep_every: float = EVERY,
+) -> Iterator[str]:
+    """The page at an address, which is what comes back, until the context ends. Files are kept below `folder`.
+
+    `port` None takes the first free one from 7860 on. `names` are those of proxies before it; uploads are swept every
+    `sweep_every` seconds. UserError: Gradio is not installed, or the port is taken.
+    """
+    check_address(host, port)
+    with _private(folder):
+        try:
+            import gradio as gr
+            from starlette.middleware import Middleware
+
+            from videogpt_plus.app.web.page import Page
+        except ImportError as error:
+            raise UserError("the page needs Gradio: pip install 'videogpt_plus[web]'") from error
+        uploads = Uploads(folder, limits.total_megabytes * 1e6)
+        read = Readers(modules=modules_to_look(offer.experiment for offer in models.offers.values()))
+        read.warm()  # while the page is built
+        blocks = Page(models, sources, uploads, limits, read).build()
+        blocks.queue(default_concurrency_limit=8, max_size=4 * limits.waiting, api_open=False)
+        largest = int(limits.megabytes * 1e6)
+        guard = Middleware(
+            Guard,
+            names=names_of(host, names),
+            addresses=host not in LOOPBACK,
+            uploads=uploads,
+            largest=largest,
+            more={name.lower() for name in names},
+        )
+        plain = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
+        try:
+            _, url, _ = blocks.launch(
+                server_name=host,
+                server_port=port,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                max_file_size=largest,
+                max_threads=40 + limits.waiting,  # who waits holds one
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                ssr_mode=False,
+                pwa=False,
+                theme=gr.themes.Base(
+                    primary_hue="teal", neutral_hue="slate", font=plain, font_mono=("ui-monospace", "monospace")
+                ),
+                css=STYLE.read_text(),
+                app_kwargs={"middleware": [guard]},
+            )
+        except OSError as error:
+            raise UserError(f"cannot listen at {host}: {error}; name another --port or --host") from error
+        try:
+            with uploads.swept(sweep_every):
+                yield url
+        finally:
+            blocks.close(verbose=False)

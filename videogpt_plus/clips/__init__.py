@@ -1,0 +1,1 @@
+"""From a path to frames: decoding, sampling, reading ahead, and encoder grids kept on disk."""

@@ -1,0 +1,404 @@
+"""Clips on their way to the model: read or looked up, made ready for the encoders, ahead of the one that is asked.
+
+`Preparation` is what happens to one clip, for training and answering alike. `Feeder` does it ahead of time, in
+processes that can be killed: a clip that hangs or brings its decoder down costs its limit and is a ClipError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+
+from videogpt_plus import encoders
+from videogpt_plus.clips import video
+from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.decoders import check_decoder
+from videogpt_plus.clips.picture_files import form_of
+from videogpt_plus.config.experiment import Stream
+from videogpt_plus.encoders.scaling import is_huge, small_square
+from videogpt_plus.io import time_limit
+from videogpt_plus.io.entries import reading
+from videogpt_plus.io.processes import end_with_parent
+from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
+
+#: What a command put its sys.path in order by; a process that it starts does the same.
+PATHS = "videogpt_plus.io.own_eval"
+#: What the server of reading processes imports beside what they need.
+READER_START = "videogpt_plus.clips.reader_start"
+#: CLIP's mean colour in 0..255, cut to int as the reference does.
+CLIP_MEAN_COLOUR = (122, 116, 104)
+#: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
+ASPECT_RATIOS = ("pad", "crop")
+
+
+class Job(NamedTuple):
+    """One clip to make ready: the arguments of a `Preparation`."""
+
+    path: str | Path
+    #: Bounds in seconds; None where the whole clip is meant.
+    start: float | None = None
+    end: float | None = None
+    #: One of ASPECT_RATIOS for a still image, which is one frame; None for a video.
+    still: str | None = None
+    #: This frame alone, modulo their number, is repeated to the full number; None for all of them.
+    frame: int | None = None
+    #: The frames come in the order that this number draws (`shuffled`); None for the clip's own.
+    shuffle: int | None = None
+
+
+class Preparation:
+    """A clip's path and bounds to what the model takes: its grids where the store has them, else its pixels."""
+
+    def __init__(
+        self,
+        streams: Sequence[tuple[str, Stream]],
+        num_frames: int,
+        decoder: str = "pyav",
+        store: GridStore | None = None,
+        arithmetic: str = "float32",
+        seconds: float | None = time_limit.SECONDS,
+    ):
+        """`arithmetic` is the dtype that the encoders compute in: grids of another one are not taken.
+
+        `seconds` is how long a clip may take, where no process that can be ended reads it.
+        """
+        check_decoder(decoder)
+        self.seconds = seconds
+        self.num_frames, self.decoder, self.store = num_frames, decoder, store
+        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
+        self.scales = {name: stream.pixels for name, stream in streams if encoders.scales_by_pillow(stream)}
+        self.sampling = encoders.sampling(streams[0][1])
+        self.settings = store.settings(streams, num_frames, arithmetic) if store else None
+
+    def __call__(
+        self,
+        path: str | Path,
+        start: float | None = None,
+        end: float | None = None,
+        still: str | None = None,
+        frame: int | None = None,
+        shuffle: int | None = None,
+    ) -> Visual:
+        """See `Job`. Where the store has the clip nothing is decoded. Raises ClipError, UserError."""
+        whole = frame is None and shuffle is None
+        key = (
+            time_limit.within(self.seconds, path, self._key, path, start, end, still) if whole and self.store else None
+        )
+        if key and (grids := self.store.read(key)):
+            return Visual({}, len(next(iter(grids.values()))), grids, key)
+        clip = time_limit.within(self.seconds, path, self.read, path, start, end, still)
+        if frame is not None:
+            chosen = clip.frames[frame % len(clip.frames)]
+            clip = replace(clip, frames=chosen.expand(len(clip.frames), -1, -1, -1))
+        if shuffle is not None:
+            clip = clip.taken(shuffled(len(clip.frames), shuffle))
+        with reading(path):
+            return self.visual(clip, still)._replace(key=key)
+
+    def read(
+        self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
+    ) -> Clip:
+        """The frames that the model gets, as they are in the file; of a still image one. Raises ClipError."""
+        count = 1 if still else self.num_frames
+        with reading(path):
+            if still and form_of(Path(path)):
+                return video.read_still(path)
+            return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+
+    def visual(self, clip: Clip, still: str | None = None) -> Visual:
+        """A clip that was read, made ready for every stream."""
+
+        def ready(stream: str, part: Clip) -> torch.Tensor:
+            square = still == "pad" and stream == "image"
+            return self.preprocessors[stream](self._square(part, stream) if square else part)
+
+        parts = clip.of_one_size()  # no preprocessor looks at two frames together
+        return Visual({s: _joined([ready(s, part) for part in parts]) for s in self.preprocessors}, len(clip.frames))
+
+    def _square(self, clip: Clip, stream: str) -> Clip:
+        """The clip padded to a square; a huge one is made only as large as the encoder will scale it."""
+        if stream in self.scales and is_huge(clip):
+            squares = [small_square(frame, CLIP_MEAN_COLOUR, self.scales[stream]) for frame in clip.frames]
+            return replace(clip, frames=torch.stack(squares))
+        return pad_to_square(clip)
+
+    def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
+        if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
+            return None
+        try:
+            with reading(path):
+                return self.store.key(path, start, end, still, self.settings)
+        except ClipError:  # reading it will say what is wrong
+            return None
+
+
+def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
+    return pixels[0] if len(pixels) == 1 else torch.cat(pixels)
+
+
+def shuffled(count: int, seed: int) -> list[int]:
+    """0 to count - 1 in a random order: the same for a seed on any machine and with any library's version."""
+    return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
+
+
+def pad_to_square(clip: Clip) -> Clip:
+    """The clip in the middle of a square of CLIP's mean colour, as LLaVA's `expand2square` puts it."""
+    count, _, height, width = clip.frames.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    square = torch.tensor(CLIP_MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
+    square[:, :, top : top + height, left : left + width] = clip.frames
+    return Clip(square, clip.seconds, clip.source)
+
+
+class Fed(NamedTuple):
+    """What became of a job."""
+
+    outcome: Visual | ClipError
+    #: Spent on reading and preprocessing, where it was done.
+    seconds: float
+
+
+class Feeder:
+    """A context in which jobs are made ready ahead of their use.
+
+    `prepare` is picklable and called with the fields of a Job. `workers` processes do it, each clip within
+    `seconds` or without limit; with 0 of them the calling process does it when it is asked, and what takes longer goes
+    on in a thread that nobody waits for. Not more than `ahead` clips are ready or in the making at any time.
+    """
+
+    def __init__(self, prepare: Callable[..., Visual], workers: int = 2, ahead: int = 8, seconds: float | None = 60):
+        for name, value, least in (("workers", workers, 0), ("ahead", ahead, 1)):
+            if value < least:
+                raise UserError(f"{name} {value} is not possible: give at least {least}")
+        if seconds is not None and not seconds > 0:
+            raise UserError(f"{seconds:g} seconds a clip are not possible: give more than 0, or no limit")
+        self.prepare, self.ahead, self.seconds = prepare, ahead, seconds
+        self._workers = _workers(prepare, workers) if workers else []
+
+    def __enter__(self) -> Feeder:
+        # One thread for each process: it waits for it, ends it in time, and has another one started.
+        self._threads = ThreadPoolExecutor(max(1, len(self._workers)))
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+            self._threads.submit(self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.close()
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.end()
+
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Fed]:
+        """What became of each job, in order. UserError of a job that is no ClipError is raised."""
+        if not self._workers:
+            yield from (_done(partial(time_limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
+            return
+        left, waiting = iter(jobs), deque[Future[Fed]]()
+        try:
+            while True:
+                waiting.extend(self._threads.submit(self._ask, job) for job in islice(left, self.ahead - len(waiting)))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _begin(self) -> None:
+        """Starts a process before there is something to do for it: the first one takes seconds."""
+        worker = self._idle.get()
+        with suppress(UserError):  # said again when there is something to do
+            worker.start()
+        self._idle.put(worker)
+
+    def _ask(self, job: Job) -> Fed:
+        worker = self._idle.get()
+        try:
+            return worker.ask(job, self.seconds)
+        finally:
+            self._idle.put(worker)
+
+
+def _done(prepare: Callable[..., Visual], job: Job) -> Fed:
+    began = time.perf_counter()
+    try:
+        with reading(job.path):
+            outcome = prepare(*job)
+    except ClipError as error:
+        outcome = error
+    return Fed(outcome, time.perf_counter() - began)
+
+
+def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
+    # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
+    context = get_context("forkserver")
+    pickled = pickle.dumps(prepare)
+    # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
+    order = [name for name in (PATHS,) if name in sys.modules]
+    context.set_forkserver_preload([*order, READER_START, __name__, *sorted(modules_of(pickled))])
+    return [_Worker(context, pickled) for _ in range(count)]
+
+
+def modules_of(pickled: bytes) -> set[str]:
+    """The modules that unpickling imports."""
+    found = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            found.add(module)
+            return super().find_class(module, name)
+
+    Recorder(io.BytesIO(pickled)).load()
+    return found
+
+
+class _Worker:
+    """One process that prepares clips, and its successors. Used by one thread at a time; `close` by any."""
+
+    def __init__(self, context: ForkServerContext, pickled: bytes):
+        self.context, self.pickled = context, pickled
+        self.process: BaseProcess | None = None
+        self.closed, self.lock = False, threading.Lock()
+
+    def start(self) -> None:
+        """Has a process that is ready. UserError: it ended before."""
+        if self.process is not None:
+            return
+        try:
+            self._start()
+            self.connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise UserError(
+                f"a process that reads clips ended when it began ({self.end() or error}): see above, "
+                "or read clips in this process with 0 workers"
+            ) from error
+
+    def _start(self) -> None:
+        with self.lock:
+            if self.closed:
+                raise UserError("the feeder is closed")
+            self.connection, theirs = self.context.Pipe()
+            process = self.context.Process(target=_serve, args=(theirs, self.pickled), daemon=True)
+            # The fork server inherits what is blocked here: Ctrl-C is for the parent, which ends the others. The
+            # resource tracker has to run before, for to start it unblocks again.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            with theirs:  # then theirs alone: that it ends is told by the end of the connection
+                process.start()
+            self.process = process
+
+    def ask(self, job: Job, seconds: float | None) -> Fed:
+        """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
+        for last in (False, True):  # memory may have run out for another's sake: a healthy clip is read the next time
+            self.start()
+            try:
+                self.connection.send_bytes(pickle.dumps(job))
+                if self.connection.poll(seconds):
+                    return _received(self.connection)
+                break
+            except (EOFError, OSError):
+                ended = self.end()
+                if last:
+                    what = f"its decoder brought the process down twice ({ended})"
+                    return Fed(unreadable(job.path, what, "encode it again"), 0.0)
+        self.process.kill()
+        self.end()
+        return Fed(time_limit.too_long(job.path, seconds), seconds)
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing, and has no other one started."""
+        with self.lock:
+            self.closed = True
+            if (process := self.process) is not None:
+                process.kill()
+
+    def end(self) -> str:
+        """Waits for the process to end and says how it did; nothing if there is none."""
+        process, self.process = self.process, None
+        if process is None:
+            return ""
+        # Not for ever: what waits for a lost file server cannot be killed, and nobody needs to wait for it.
+        process.join(5)
+        if process.exitcode is None:
+            process.kill()
+        self.connection.close()
+        code = process.exitcode
+        return signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+
+
+def _serve(connection: Connection, pickled: bytes) -> None:
+    """The life of a worker: jobs in, what became of them out, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    end_with_parent()  # it is started by a fork server, and is no child of the one that uses it
+    time_limit.end_from_outside()
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
+    torch.set_num_threads(1)
+    prepare = pickle.loads(pickled)
+    with suppress(EOFError, OSError):  # of the connection: the parent is gone
+        connection.send_bytes(b"ready")
+        while True:
+            job = pickle.loads(connection.recv_bytes())
+            try:
+                done = _done(prepare, job)
+            except UserError as error:
+                done = Fed(error, 0.0)
+            except Exception:
+                done = Fed(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
+            _send(connection, done)
+
+
+def _send(connection: Connection, done: Fed) -> None:
+    """Tensors as bytes: in shared memory, as torch sends them, a killed process would leave them behind."""
+    visual, tensors = done.outcome, []
+    if isinstance(visual, Visual):
+        tensors = [t.contiguous() for part in (visual.pixels, visual.grids) for t in part.values()]
+        shapes = [{n: (t.dtype, t.shape) for n, t in part.items()} for part in (visual.pixels, visual.grids)]
+        done = done._replace(outcome=visual._replace(pixels=shapes[0], grids=shapes[1]))
+    connection.send_bytes(pickle.dumps(done))
+    for tensor in tensors:
+        connection.send_bytes(_bytes_of(tensor))
+
+
+def _received(connection: Connection) -> Fed:
+    """What `_send` sent. Raises EOFError, and what the job raised."""
+    done = pickle.loads(connection.recv_bytes())
+    if isinstance(done.outcome, ClipError):
+        return done
+    if isinstance(done.outcome, Exception):
+        raise done.outcome
+    pixels, grids = ({n: torch.empty(shape, dtype=dtype) for n, (dtype, shape) in p.items()} for p in done.outcome[::2])
+    for tensor in (*pixels.values(), *grids.values()):
+        connection.recv_bytes_into(_bytes_of(tensor))
+    return done._replace(outcome=done.outcome._replace(pixels=pixels, grids=grids))
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.flatten().view(torch.uint8).numpy())

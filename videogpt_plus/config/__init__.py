@@ -1,0 +1,1 @@
+"""Experiments as values: what a model is made of, how it is trained, how it is asked."""

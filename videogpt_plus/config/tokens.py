@@ -1,0 +1,31 @@
+"""How many visual tokens an experiment gives its LLM. Imports no torch."""
+
+from __future__ import annotations
+
+from videogpt_plus.config.experiment import CLASS_TOKENS, FRAME_MARKS, Experiment
+from videogpt_plus.reducers import known, pooled_side, tokens_of_summary
+
+
+def left_of_grid(experiment: Experiment, grid: int) -> str:
+    """What the experiment's adapter leaves of a square grid, in words: `6 x 6`, or `49 queries` where it reads all."""
+    if known(experiment.adapter).tokens is None:
+        queries = tokens_of_summary(experiment.summary, experiment.level)
+        return f"{queries} queries" if queries > 1 else "1 query"
+    side = pooled_side(grid, experiment.level)
+    return f"{side} x {side}"
+
+
+def num_visual_tokens(experiment: Experiment, t: int) -> int:
+    """Visual tokens of `t` frames over all streams of the experiment, with the family's own around each frame."""
+    count = known(experiment.adapter).tokens
+    if t == 0:
+        return 0
+    pooled = 0
+    for _, stream in experiment.streams:
+        if count is None:
+            pooled += tokens_of_summary(experiment.summary, experiment.level)
+        else:
+            # A class token stands beside its frame's grid, and no spatial pooling takes it in.
+            alone = CLASS_TOKENS.get(stream.encoder, 0)
+            pooled += count(experiment.level, t, stream.grid, stream.grid) + alone * count(1, t, 1, 1)
+    return pooled + t * FRAME_MARKS.get(experiment.family, 0)

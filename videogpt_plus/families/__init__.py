@@ -1,0 +1,1 @@
+"""Model families that were published whole, a folder each."""

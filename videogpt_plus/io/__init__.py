@@ -1,0 +1,1 @@
+"""Files, weights and run folders. Knows no model."""

@@ -1,0 +1,148 @@
+"""Append-only files of JSON lines that survive kill -9: locked, fsync'd line by line, a torn last line cut off."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from videogpt_plus.io.files import read_object, sweep_parts, write_bytes
+from videogpt_plus.types import UserError
+
+
+def clip_of(line: Mapping[str, Any]) -> str:
+    """What tells an answer's clip from others; lines of before this was kept name the file alone."""
+    return line.get("clip", line["video"])
+
+
+def wrong_field(
+    line: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]], needed: Sequence[str] = ()
+) -> str | None:
+    """What is wrong with the first field that is needed and missing, or of another kind; None where all are fine.
+
+    Kinds are those of JSON's values: str, bool, int, float (any number that is finite), dict, list, NoneType.
+    """
+    missing = next((name for name in needed if name not in line), None)
+    if missing is not None:
+        return f"no '{missing}'"
+    wrong = next((name for name in kinds.keys() & line.keys() if not _fits(line[name], kinds[name])), None)
+    return None if wrong is None else f"'{wrong}' is {json.dumps(line[wrong])[:60]}"
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, int | float) and float in kinds:
+        return abs(value) <= sys.float_info.max  # NaN is not
+    return isinstance(value, kinds)
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """The file at its end, unbuffered and locked: a second process would do the same work again."""
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab+", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise
+    sweep_parts(path.parent)
+    return file
+
+
+def append(file: BinaryIO, path: Path, *lines: Mapping[str, Any]) -> None:
+    """Writes the lines and returns when they are on disk."""
+    texts = (json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    left = "".join(texts).encode("utf-8", "backslashreplace")
+    with _disk(path):
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+
+
+def cut_torn_line(file: BinaryIO, path: Path) -> int:
+    """Cuts off what follows the last line end: a kill during a write leaves it. Returns its bytes."""
+    file.seek(0)
+    content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with _disk(path):
+            file.truncate(whole)
+    return len(content) - whole
+
+
+def read_lines(
+    path: str | Path, what: str, then: str, wrong: Callable[[Mapping[str, Any]], str | None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Lines by their `key`, the latest of each key; {} without a file. A torn last line does not count.
+
+    UserError names a line that is not `what`, or of which `wrong` says that something is, and says `then`.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    lines = {}
+    *whole, _torn = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(whole, start=1):
+        try:
+            line = json.loads(raw)
+            lines[line["key"]] = line
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not {what} ({error}); {then}") from error
+        if told := wrong and wrong(line):
+            raise UserError(f"{path}, line {number}: not {what} ({told}); {then}")
+    return lines
+
+
+def meta_path(path: str | Path) -> Path:
+    """`answers.meta.json` of `answers.jsonl`."""
+    return Path(path).with_suffix(".meta.json")
+
+
+def claim(
+    path: Path,
+    header: dict[str, Any],
+    what: str,
+    read: Mapping[str, Any] | None = None,
+    told: Collection[str] = (),
+) -> None:
+    """Keeps `header` beside the file, or raises UserError where its lines have another one.
+
+    `read` is the header that was found; without it, it is read from the file beside. The names in `told` say where
+    things lie: they may differ, and the new ones are kept.
+    """
+    header = json.loads(json.dumps(header))
+    found = dict(header)
+    if path.stat().st_size:
+        found = dict(read) if read is not None else read_object(meta_path(path), f"move it and {path} away")
+    names = sorted((found.keys() | header.keys()) - set(told))
+    differing = [name for name in names if found.get(name) != header.get(name)]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{path} holds {what} with {name} = {json.dumps(found.get(name))}, "
+            f"this run has {json.dumps(header.get(name))}; move them away or choose another folder"
+        )
+    if not path.stat().st_size or found != header:
+        text = json.dumps(header, indent=2, sort_keys=True) + "\n"
+        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one clear line."""
+    try:
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{path} is being written by another process; wait for it or stop it") from error
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written: {error.strerror}; free space, permit writing or choose another folder, "
+            "then run the same command again: it goes on where it was"
+        ) from error

@@ -1,0 +1,144 @@
+"""Reading and writing of weights: our safetensors, the reference's pickles, and the one table that renames keys.
+
+Knows names of keys and files, no model: encoders and models read through it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import is_zipfile
+
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+from videogpt_plus.io.files import require, write_bytes
+
+State = dict[str, "Tensor"]
+
+
+def read_tensors(path: str | Path, mapped: bool = False) -> State:
+    """The tensors of a `.safetensors` file or of a pickle of tensors (`.pt`, `.bin`), on the CPU.
+
+    A pickle may hold the state dict itself or {"model" or "module": state dict}, as published; nothing in it is run.
+    With `mapped` its tensors stay in the file until they are used, where it is of a kind that can (PyTorch 1.6's).
+    UserError: the file is missing, damaged or holds something else than tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = require(path, "weight file")
+    try:
+        if _begins(path, b"GGUF"):
+            raise UserError(
+                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
+            )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # what else torch.load raises depends on which bytes are damaged
+        if wants := re.search(r"GLOBAL (\S+)", str(error)):
+            raise UserError(
+                f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
+                "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
+            ) from error
+        raise unreadable(path, error) from error
+    if isinstance(state, dict):
+        state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"cannot read weights {path}: it holds no state dict of tensors; name a weight file")
+    return state
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    # torch advises to read the pickle without protection; its last words say what is wrong with it.
+    told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
+    reason = told.strip().split("\n")[0]
+    return UserError(f"cannot read weights {path}: {reason}; copy or download the file again")
+
+
+def without_prefixes(state: State, prefixes: Iterable[str]) -> State:
+    """`state` with each of `prefixes`, one after the other, taken from the keys that begin with it.
+
+    UserError: two keys become one, so that the tensors of one would be lost.
+    """
+    stripped: State = {}
+    for key, value in state.items():
+        for prefix in prefixes:
+            key = key.removeprefix(prefix)
+        if key in stripped:
+            raise UserError(f"weights name '{key}' twice, with and without {' or '.join(prefixes)}; remove one")
+        stripped[key] = value
+    return stripped
+
+
+def load_exactly(
+    module: nn.Module,
+    state: State,
+    source: str | Path,
+    unused: Callable[[str], bool] = lambda key: False,
+    assign: bool = False,
+) -> None:
+    """Loads `state`, read from `source`, into `module`; keys for which `unused` is true are left out.
+
+    With `assign` the module takes the tensors themselves, with their dtypes: for modules built on "meta".
+    UserError: lists missing and unexpected keys and wrong shapes, all at once.
+    """
+    state = {key: value for key, value in state.items() if not unused(key)}
+    own = module.state_dict()
+    check_fit(
+        source,
+        missing=own.keys() - state.keys(),
+        unexpected=state.keys() - own.keys(),
+        shapes=[
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in own.keys() & state.keys()
+            if state[key].shape != own[key].shape
+        ],
+    )
+    module.load_state_dict(state, assign=assign)
+
+
+def check_fit(
+    source: str | Path, missing: Iterable[str], unexpected: Iterable[str], shapes: Iterable[str] = ()
+) -> None:
+    """UserError with all lists if any of them holds a key."""
+    lists = {"missing": sorted(missing), "unexpected": sorted(unexpected), "wrong shape": sorted(shapes)}
+    if any(lists.values()):
+        told = "; ".join(f"{name}: {_shortened(keys)}" for name, keys in lists.items())
+        raise UserError(f"weights {source} do not fit the model: {told}; check the file and the experiment's sizes")
+
+
+def _shortened(keys: list[str], limit: int = 8) -> str:
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return (", ".join(keys[:limit]) or "none") + more
+
+
+def save_tensors(path: str | Path, tensors: State) -> None:
+    """Writes safetensors; the file is there whole or not at all, even after a power cut. UserError: cannot write."""
+    from safetensors.torch import save
+
+    # Clones, for safetensors refuses tensors that share memory, such as tied weights.
+    whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    write_bytes(path, save(whole, metadata={"format": "pt"}))

@@ -1,0 +1,85 @@
+"""Cinego's VideoSummary: learned queries read the tokens of all frames at once, and what they bring is the visual.
+
+As its authors built it, after GPT4Video: keys and values are the frames' tokens and the queries themselves; there is no
+residual, norm or feed-forward layer. So a still image is not the same as several copies of it: the queries weigh less
+among more tokens. Names of tensors are the published ones, below `video_summarizer.`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from videogpt_plus.reducers import tokens_of_summary
+from videogpt_plus.reducers.summary_options import Summary
+
+
+class CrossAttention(nn.Module):
+    """Queries read tokens and themselves."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.mha = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "b q d"],
+        tokens: Float[Tensor, "b k d"],
+        padding: Bool[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b q d"]:
+        """`padding` marks the tokens that nobody reads."""
+        read = torch.cat([tokens, queries], dim=1)
+        if padding is not None:
+            padding = torch.cat([padding, padding.new_zeros(queries.shape[:2])], dim=1)
+        return self.dropout(self.mha(queries, read, read, key_padding_mask=padding, need_weights=False)[0])
+
+
+class VideoSummary(nn.Module):
+    """Grids of any number of frames and any size -> as many tokens as there are queries at the level."""
+
+    def __init__(self, level: float, width: int, settings: Summary):
+        super().__init__()
+        self.level, self.width, self.settings = level, width, settings
+        self.queries = tokens_of_summary(settings, level)
+        for branch in settings.branches:
+            setattr(self, f"query_{branch}", nn.Parameter(torch.randn(1, self.queries, width)))
+            layers = (CrossAttention(width, settings.heads, settings.dropout) for _ in range(settings.layers))
+            setattr(self, f"cross_attn_{branch}", nn.ModuleList(layers))
+
+    def num_tokens(self, t: int, h: int, w: int) -> int:
+        """The queries, whatever comes in."""
+        return self.queries
+
+    def forward(
+        self, grid: Float[Tensor, "b t h w d"], frame_mask: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """Frames that `frame_mask` leaves out are not read."""
+        b, t, h, w, _ = grid.shape
+        padding = None
+        if frame_mask is not None:
+            # Weight 0 times what pads would still be NaN where that is.
+            grid = grid.masked_fill(~frame_mask[:, :, None, None, None], 0)
+            padding = ~frame_mask.repeat_interleave(h * w, dim=1)
+        if self.settings.frame_times:
+            grid = grid + sinusoids(t, self.width, grid)[:, None, None]
+        tokens = rearrange(grid, "b t h w d -> b (t h w) d")
+        summary = self.query_s.expand(b, -1, -1)
+        # The second branch's queries are the same in every layer, as in the original.
+        second = self.query_t.expand(b, -1, -1) if self.settings.branches == "st" else None
+        for i, attention in enumerate(self.cross_attn_s):
+            summary = attention(summary, tokens, padding)
+            if second is not None:
+                summary = summary + self.cross_attn_t[i](second, tokens, padding)
+        return summary
+
+
+def sinusoids(count: int, width: int, like: Tensor) -> Float[Tensor, "t d"]:
+    """The numbers 0 to count - 1 as sines and cosines of wave lengths from 2 pi to 10,000 times that."""
+    turns = torch.arange((width + 1) // 2, device=like.device) * (-2 * math.log(10000) / width)
+    angles = torch.arange(count, device=like.device)[:, None] * turns.exp()
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)

@@ -1,0 +1,1 @@
+"""Chat templates, label masks, tokenizers, and visual tokens put where their placeholders stand."""

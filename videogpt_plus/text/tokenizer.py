@@ -1,0 +1,46 @@
+"""Reading a tokenizer of transformers from a folder: its data, and never code that lies beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+from videogpt_plus.io.files import read_object
+from videogpt_plus.io.model_folders import values_of
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def read_tokenizer(folder: Path, then: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder. One that names code of its own is read without it, where transformers has its class.
+
+    UserError: a file of it is damaged, and `then` says what to do; or nothing but its own code could read it.
+    """
+    told = folder / "tokenizer_config.json"
+    config = read_object(told, then) if told.exists() else {}
+    if "auto_map" in config and not _is_built_in(config.get("tokenizer_class")):
+        raise _wants_code(folder, config["auto_map"])
+    with values_of(f"the tokenizer in {folder}", then):
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except ValueError as error:
+            if "custom code" not in str(error):
+                raise
+            raise _wants_code(folder, read_object(folder / "config.json", then).get("auto_map")) from error
+
+
+def _is_built_in(name: object) -> bool:
+    return isinstance(name, str) and tokenizer_class_from_name(name) is not None
+
+
+def _wants_code(folder: Path, mapped: object) -> UserError:
+    return UserError(
+        f"the tokenizer in {folder} wants to run code of its own ({json.dumps(mapped)[:100]}), which was refused; "
+        "nothing of it was run. Only data are read: take a folder with a tokenizer.json whose class transformers has"
+    )
