@@ -11,7 +11,7 @@ from benchmarks import timing
 from eval.answers.runs import examples_of, load_answerer
 from eval.tasks.task import Question
 from videogpt_plus.config.experiments import TOY_WEIGHTS
-from videogpt_plus.config.options import Asking
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.io.files import located
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
@@ -32,7 +32,7 @@ def toy(root: Path, repeats: int, clips: int = CLIPS, every: int = EVERY) -> dic
         path = root / "clips" / f"{number:05d}.mp4"
         os.link(example.path, path)
         examples.append(replace(example, path=path, video=path.name))
-    answerer = load_answerer({"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}, Asking())
+    answerer = load_answerer({"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}, EvalConfig())
     held = {}
     questions = [Question(example, ("toy",)) for example in examples]
     for number, _ in enumerate(answerer.answers(questions, None), start=1):

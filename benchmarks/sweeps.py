@@ -16,7 +16,7 @@ from eval.answers.video_llm import VideoLLM
 from eval.tasks.options import parse_option
 from eval.tasks.task import Example, Question, Reply
 from videogpt_plus.config.experiments import TOY_WEIGHTS
-from videogpt_plus.config.options import Asking
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.io.files import located
 from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
@@ -27,7 +27,7 @@ SETS = {"1-16": (1, 2, 4, 8, 16), "2-16": (2, 4, 8, 16)}
 #: Questions of each toy task, on which choices are compared.
 QUESTIONS = 10
 #: Decoding in the process itself: each stage stands in the time of the one question that is asked.
-FLOAT32, BFLOAT16 = Asking(workers=0), Asking(workers=0, encoder_dtype="bfloat16")
+FLOAT32, BFLOAT16 = EvalConfig(workers=0), EvalConfig(workers=0, encoder_dtype="bfloat16")
 
 
 def mid_size(root: Path, repeats: int) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def mid_size(root: Path, repeats: int) -> dict[str, Any]:
         cases[f"together, {name}"] = partial(ask, _answerer(root, levels), [example])
         cases[f"together, {name}, bfloat16 encoders"] = partial(ask, _answerer(root, levels, BFLOAT16), [example])
         warm, cold = root / f"warm {name}", root / f"cold {name}"
-        stored = _answerer(root, levels, Asking(workers=0, store=warm))
+        stored = _answerer(root, levels, EvalConfig(workers=0, store=warm))
         ask(stored, [example])
         cases[f"together, {name}, store warm"] = partial(ask, stored, [example])
-        emptied = _answerer(root, levels, Asking(workers=0, store=cold))
+        emptied = _answerer(root, levels, EvalConfig(workers=0, store=cold))
         cases[f"together, {name}, store cold"] = partial(_ask_anew, emptied, cold, [example])
     cases |= _stages(_answerer(root, mid.LEVELS), example)
     return {"seconds": timing.interleaved(cases, repeats)}
@@ -60,7 +60,7 @@ def choices(root: Path, repeats: int) -> dict[str, Any]:
     runs = {"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}
     replies = {}
     for dtype in ("float32", "bfloat16"):
-        answerer = load_answerer(runs, Asking(scoring="both", workers=0, encoder_dtype=dtype))
+        answerer = load_answerer(runs, EvalConfig(scoring="both", workers=0, encoder_dtype=dtype))
         replies[dtype] = {example.key: reply for example, reply in ask(answerer, examples)}
     pairs = [(e, replies["float32"][e.key], replies["bfloat16"][e.key]) for e in examples]
     return {
@@ -86,8 +86,8 @@ def _ask_anew(answerer: VideoLLM, store: Path, examples: Sequence[Example]) -> N
     ask(answerer, examples)
 
 
-def _answerer(root: Path, levels: Sequence[float], asking: Asking = FLOAT32) -> VideoLLM:
-    return load_answerer({f"{level:g}": mid.run_folder(root, level) for level in levels}, asking)
+def _answerer(root: Path, levels: Sequence[float], eval_config: EvalConfig = FLOAT32) -> VideoLLM:
+    return load_answerer({f"{level:g}": mid.run_folder(root, level) for level in levels}, eval_config)
 
 
 def _stages(answerer: VideoLLM, example: Example) -> dict[str, timing.Case]:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import mid, timing
 from eval.answers.runs import examples_of
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import at_level
@@ -75,7 +75,7 @@ def step(experiment: Experiment, store: Path, loss_only: bool, stored: bool, bat
     model.add_lora(experiment.lora)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    prepare = Preparation(experiment.streams, experiment.num_frames, store=GridStore(store) if stored else None)
+    prepare = Preparation(experiment.streams, experiment.num_frames, store=GridCache(store) if stored else None)
     if stored:
         fill(model, prepare, experiment)
     ready = None if stored else samples(experiment, prepare, batch, model)

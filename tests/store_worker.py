@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 
 SETTINGS = "f" * 16
 #: How many entries a process goes through, and how many frames each has.
@@ -33,7 +33,7 @@ def same(a: dict[str, torch.Tensor] | None, b: dict[str, torch.Tensor]) -> bool:
 
 
 def main(folder: str, step: str, cap_gib: str, turns: str) -> None:
-    store = GridStore(folder, "float32", float(cap_gib))
+    store = GridCache(folder, "float32", float(cap_gib))
     for turn in range(int(turns)):
         number = turn * int(step) % ENTRIES
         kept = store.read(name(number))

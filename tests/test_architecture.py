@@ -22,6 +22,7 @@ LEVELS = [
     ["training"],
     ["toy", "convert", "hub", "eval"],
     ["app"],
+    ["__main__"],
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 

@@ -28,7 +28,7 @@ from cinego_parts import (
 from PIL import Image
 from safetensors.torch import load_file
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts
@@ -283,7 +283,7 @@ def test_preprocessed_clips_are_not_decoded_again(experiment, parts, tmp_path):
     media = tmp_path / "media"
     shutil.copytree(RECORDED / "fixtures" / "media", media)
     (media / "torn.MP4").write_bytes(b"nothing")
-    store = GridStore(tmp_path / "store", "float32")
+    store = GridCache(tmp_path / "store", "float32")
     files = media_files(media)
     assert [f.name for f in files] == ["clip_a.mp4", "clip_b.mkv", "img_c.png", "img_d.jpg", "torn.MP4"]
     first = preprocess(experiment, files[:2], store)
@@ -301,20 +301,20 @@ def test_preprocessed_clips_are_not_decoded_again(experiment, parts, tmp_path):
     torch.testing.assert_close(kept, recorded, atol=1e-4, rtol=0)
 
 
-def _key(experiment, store: GridStore, path: Path) -> str:
+def _key(experiment, store: GridCache, path: Path) -> str:
     settings = store.settings(experiment.streams, experiment.num_frames, "float32")
     return store.key(path, None, None, None, settings)
 
 
 def test_features_of_something_else_are_refused(experiment, tmp_path):
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
-    store = GridStore(tmp_path / "store", "float32")
+    store = GridCache(tmp_path / "store", "float32")
     preprocess(experiment, [tmp_path / "a.png"], store)
     check_sidecar(experiment, store)
     with pytest.raises(UserError, match="features for something else .frames: 8 there, 16 now.: run .*preprocess"):
         check_sidecar(replace(experiment, num_frames=16), store)
     with pytest.raises(UserError, match="dtype: 'float32' there, 'bfloat16' now"):
-        check_sidecar(experiment, GridStore(tmp_path / "store", "bfloat16"))
+        check_sidecar(experiment, GridCache(tmp_path / "store", "bfloat16"))
     with pytest.raises(UserError, match="none of 1 files can be read"):
         preprocess(experiment, [tmp_path / "missing.mp4"], store)
 

@@ -17,7 +17,7 @@ from eval.answers.runs import answer_runs
 from videogpt_plus.app import cli
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level
-from videogpt_plus.config.options import Asking
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.families.cogvlm2.convert import convert_family, differing
 from videogpt_plus.io import shards
 from videogpt_plus.io.model_folders import read_folder
@@ -245,10 +245,10 @@ def test_a_benchmark_is_answered_at_several_levels_as_at_each_alone(family, publ
     for level in (1, 2):
         folders.append(tmp_path / f"level{level}")
         save_experiment(folders[-1], replace(at_level(base, level), benchmark_root=str(root / "bench")))
-    asking = Asking(workers=0, scoring="both", batch_size=3)
-    answer_runs({folder: folder / "together.jsonl" for folder in folders}, control, asking=asking)
+    eval_config = EvalConfig(workers=0, scoring="both", batch_size=3)
+    answer_runs({folder: folder / "together.jsonl" for folder in folders}, control, eval_config=eval_config)
     for folder in folders:
-        answer_runs({folder: folder / "alone.jsonl"}, control, asking=asking)
+        answer_runs({folder: folder / "alone.jsonl"}, control, eval_config=eval_config)
         together, alone = (read_answers(folder / f"{name}.jsonl") for name in ("together", "alone"))
         assert len(together) == 10 and together.keys() == alone.keys()
         for key, line in together.items():

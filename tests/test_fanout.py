@@ -18,14 +18,14 @@ from videogpt_plus.clips.prefetch import Preparation, shuffled
 from videogpt_plus.config.experiment import Lora
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import at_level
-from videogpt_plus.config.options import Asking
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 LEVELS = (1, 4, 16)
 TIMES = ("seconds", "seconds_encode", "seconds_first")
-HERE = Asking(workers=0)
+HERE = EvalConfig(workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,10 @@ def runs(tmp_path_factory, tiny_experiment) -> dict[int, Path]:
     return folders
 
 
-def asked(runs, tmp_path: Path, asking: Asking = HERE, **how) -> dict[str, dict]:
+def asked(runs, tmp_path: Path, eval_config: EvalConfig = HERE, **how) -> dict[str, dict]:
     """Each run's lines by key, without their times."""
     paths = {run: tmp_path / run.name / "answers.jsonl" for run in runs}
-    answer_runs(paths, asking=asking, **how)
+    answer_runs(paths, eval_config=eval_config, **how)
     found = {run.name: read_answers(path) for run, path in paths.items()}
     return {
         name: {key: {k: v for k, v in line.items() if k not in TIMES} for key, line in lines.items()}
@@ -123,10 +123,12 @@ def test_models_share_their_llm_and_encoders(runs):
     assert not any(p.requires_grad for model in models for p in model.parameters())
 
 
-@pytest.mark.parametrize("asking", [replace(HERE, batch_size=4), replace(HERE, batch_size=7), Asking(workers=2)])
-def test_answers_do_not_depend_on_batches_or_workers(runs, tmp_path, asking):
+@pytest.mark.parametrize(
+    "eval_config", [replace(HERE, batch_size=4), replace(HERE, batch_size=7), EvalConfig(workers=2)]
+)
+def test_answers_do_not_depend_on_batches_or_workers(runs, tmp_path, eval_config):
     few = [runs[4], runs[16]]
-    assert asked(few, tmp_path / "one", HERE) == asked(few, tmp_path / "other", asking)
+    assert asked(few, tmp_path / "one", HERE) == asked(few, tmp_path / "other", eval_config)
 
 
 def test_a_resumed_run_asks_each_model_only_what_it_lacks(runs, tmp_path):
@@ -152,7 +154,7 @@ def test_a_clip_that_hangs_costs_its_limit_and_is_a_line_with_its_error(runs, tm
     undisturbed = asked([runs[16]], tmp_path / "undisturbed")[runs[16].name]
     hangs = examples_of(load_experiment(runs[16]).benchmark_root)[3]
     monkeypatch.setattr(video_llm, "Preparation", lambda *of: HangsAt(Preparation(*of), hangs.path.name))
-    lines = asked([runs[16]], tmp_path / "hanging", Asking(workers=2, clip_seconds=4))[runs[16].name]
+    lines = asked([runs[16]], tmp_path / "hanging", EvalConfig(workers=2, clip_seconds=4))[runs[16].name]
     lost = {key for key, line in lines.items() if line["error"]}
     assert lost == {key for key, line in lines.items() if Path(line["video"]).name == hangs.path.name} >= {hangs.key}
     assert "not decoded within 4 s" in lines[hangs.key]["error"] and lines[hangs.key]["reply"] is None

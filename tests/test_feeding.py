@@ -22,9 +22,9 @@ from clips import coded_frames, render_mp4
 from feeding_jobs import DiesAtTheStart, prepare
 from PIL import Image
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import DECODERS
-from videogpt_plus.clips.prefetch import Feeder, Job, Preparation, shuffled
+from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation, shuffled
 from videogpt_plus.io.time_limit import within
 from videogpt_plus.types import ClipError, UserError, Visual
 
@@ -88,7 +88,7 @@ def test_one_frame_stands_for_all(preparation, media):
 
 
 def test_one_frame_is_never_kept(tiny_experiment, media, tmp_path):
-    kept = Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path))
+    kept = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
     assert kept(media / "a.mp4").key and kept(media / "a.mp4", frame=0).key is None
 
 
@@ -130,7 +130,7 @@ def test_a_shuffled_order_is_the_same_on_any_day_and_every_place_is_equally_like
 
 
 def test_shuffled_frames_are_never_kept_nor_taken_from_a_store(tiny_experiment, media, tmp_path):
-    store = GridStore(tmp_path)
+    store = GridCache(tmp_path)
     kept = Preparation(tiny_experiment.streams, 8, store=store)
     store.write(kept(media / "a.mp4").key, {name: torch.zeros(8, 3, 3, 5) for name, _ in tiny_experiment.streams})
     visual = kept(media / "a.mp4", shuffle=1)
@@ -138,7 +138,7 @@ def test_shuffled_frames_are_never_kept_nor_taken_from_a_store(tiny_experiment, 
 
 
 def test_a_clip_that_is_not_there_is_a_clip_error_with_a_store_too(tiny_experiment, media, tmp_path):
-    kept = Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path))
+    kept = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
     with pytest.raises(ClipError, match="no such file"):
         kept(media / "none.mp4")
 
@@ -153,7 +153,7 @@ def test_unknown_decoder_is_refused_before_anything_is_read(tiny_experiment):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_clips_come_in_order_and_as_without_a_feeder(tiny_experiment, media, tmp_path, workers):
-    store = GridStore(tmp_path, "bfloat16")
+    store = GridCache(tmp_path, "bfloat16")
     kept = Preparation(tiny_experiment.streams, 8, store=store)
     grids = {n: torch.randn(8, 3, 3, 5) for n, _ in tiny_experiment.streams}
     store.write(kept(media / "a.mp4", 0, 1).key, grids)
@@ -167,7 +167,7 @@ def test_clips_come_in_order_and_as_without_a_feeder(tiny_experiment, media, tmp
         Job(media / "frames", shuffle=5),
         Job(media / "a.mp4", 1, 2),
     ] * 2
-    with Feeder(kept, workers, ahead=3) as feeder:
+    with Prefetcher(kept, workers, ahead=3) as feeder:
         fed = list(feeder(wanted))
     assert len(fed) == len(wanted)
     for job, (outcome, seconds) in zip(wanted, fed, strict=True):
@@ -181,7 +181,7 @@ def test_clips_come_in_order_and_as_without_a_feeder(tiny_experiment, media, tmp
 
 @pytest.fixture(scope="module")
 def feeder():
-    with Feeder(prepare, workers=2, ahead=4, seconds=1.5) as feeder:
+    with Prefetcher(prepare, workers=2, ahead=4, seconds=1.5) as feeder:
         yield feeder
 
 
@@ -238,7 +238,7 @@ def test_a_clip_error_is_handed_on_and_other_errors_are_raised(feeder):
 
 @pytest.mark.parametrize(("workers", "ahead"), [(2, 4), (3, 1), (1, 3)])
 def test_not_more_clips_wait_than_asked_however_slow_their_consumer(tmp_path, workers, ahead):
-    with Feeder(prepare, workers, ahead) as feeder:
+    with Prefetcher(prepare, workers, ahead) as feeder:
         fed = feeder(jobs(*(tmp_path / f"{i}_" for i in range(20))))
         for taken in (1, 2, 3):
             next(fed)
@@ -264,7 +264,7 @@ def test_processes_are_many_and_of_one_thread_and_share_no_memory(feeder):
 
 
 def test_an_early_end_leaves_no_process(tmp_path):
-    with Feeder(prepare, workers=2, ahead=6, seconds=None) as feeder:
+    with Prefetcher(prepare, workers=2, ahead=6, seconds=None) as feeder:
         pids = {f.outcome.placeholders for f in feeder(jobs("0_slow", "1_slow"))}
         fed = feeder(jobs("1_", *(f"{i}_hang" for i in range(2, 20))))
         next(fed)
@@ -280,7 +280,7 @@ def test_a_second_round_after_an_abandoned_one(feeder):
 
 
 def test_without_workers_the_calling_process_does_it_when_asked(tmp_path):
-    with Feeder(prepare, workers=0) as feeder:
+    with Prefetcher(prepare, workers=0) as feeder:
         fed = feeder(jobs(tmp_path / "0_slow", tmp_path / "1_unreadable", tmp_path / "2_"))
         assert list(tmp_path.iterdir()) == []
         first = next(fed)
@@ -290,7 +290,7 @@ def test_without_workers_the_calling_process_does_it_when_asked(tmp_path):
 
 
 def test_without_workers_a_clip_that_hangs_costs_its_limit_as_well():
-    with Feeder(prepare, workers=0, seconds=0.2) as feeder:
+    with Prefetcher(prepare, workers=0, seconds=0.2) as feeder:
         hung, good = feeder(jobs("0_hang", "1_"))
     assert "0_hang: not decoded within 0.2 s; raise --clip-seconds" in str(hung.outcome) and hung.seconds < 5
     assert isinstance(hung.outcome, ClipError) and numbers([good]) == [1]
@@ -310,7 +310,7 @@ def test_a_decoder_that_hangs_costs_its_limit_where_no_process_reads(preparation
 def test_a_pipe_is_refused_at_once_with_a_store_as_well(tiny_experiment, tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(ClipError, match="no regular file but a pipe"):
-        Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path / "store"))(tmp_path / "a.mp4")
+        Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path / "store"))(tmp_path / "a.mp4")
 
 
 def test_work_within_a_limit_gives_and_raises_what_it_would_without():
@@ -324,7 +324,7 @@ def test_work_within_a_limit_gives_and_raises_what_it_would_without():
 
 def test_a_process_that_ends_when_it_begins_is_not_blamed_on_a_clip():
     with (
-        Feeder(DiesAtTheStart(), workers=1) as feeder,
+        Prefetcher(DiesAtTheStart(), workers=1) as feeder,
         pytest.raises(UserError, match=r"ended when it began \(exit code 4\).*0 workers"),
     ):
         list(feeder(jobs("1_")))
@@ -340,7 +340,7 @@ def test_a_process_that_ends_when_it_begins_is_not_blamed_on_a_clip():
 )
 def test_impossible_numbers_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
-        Feeder(prepare, **wrong)
+        Prefetcher(prepare, **wrong)
 
 
 def test_a_preparation_can_be_pickled(preparation, media):
@@ -353,10 +353,10 @@ PARENT = """
 import sys
 sys.path.insert(0, {tests!r})
 from feeding_jobs import prepare
-from videogpt_plus.clips.prefetch import Feeder, Job
+from videogpt_plus.clips.prefetch import Job, Prefetcher
 
 if __name__ == "__main__":
-    with Feeder(prepare, workers=2, ahead=4, seconds=None) as feeder:
+    with Prefetcher(prepare, workers=2, ahead=4, seconds=None) as feeder:
         {before}
         for fed in feeder([Job(name) for name in ("0_slow", "1_slow", "2_hang", "3_hang", "4_hang")]):
             print("fed", flush=True)
@@ -416,7 +416,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 from multiprocessing import forkserver
 from feeding_jobs import prepare
-from videogpt_plus.clips.prefetch import Feeder, Job
+from videogpt_plus.clips.prefetch import Job, Prefetcher
 
 connect = forkserver.connect_to_new_process
 
@@ -426,7 +426,7 @@ def die(fds):
 
 if __name__ == "__main__":
     forkserver.connect_to_new_process = die
-    with Feeder(prepare, workers=1) as feeder:
+    with Prefetcher(prepare, workers=1) as feeder:
         list(feeder([Job("0")]))
 """
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.config import mixtures
 from videogpt_plus.io.folders import making
 from videogpt_plus.io.jsonl_log import append, cut_torn_line, open_locked, read_lines
@@ -81,7 +81,7 @@ def test_a_training_on_a_full_disk_ends_in_one_line_and_goes_on(share, experimen
 
 
 def test_a_store_on_a_full_disk_says_so_and_keeps_what_is_whole(disk):
-    store = GridStore(disk("256k") / "store", "float32")
+    store = GridCache(disk("256k") / "store", "float32")
     grids = {"image": torch.rand(4, 4, 4, 128)}  # 32 kB
     keys = [f"{i:016x}-{i:016x}" for i in range(16)]
     with pytest.raises(UserError, match="cannot write .*store.*free space") as told:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from videogpt_plus.config.options import Choosing
+from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.models.generation import Reading, chooser, generate, processed, stream
 from videogpt_plus.types import UserError
 
@@ -150,7 +150,7 @@ def test_a_stream_computes_no_more_than_was_taken_from_it(llm):
 
 def test_a_seed_draws_again_what_it_drew_and_another_draws_other_tokens(llm):
     def drawn(seed: int | None, **how) -> list[int]:
-        return list(stream(llm, one_question(2), 12, -1, VOCABULARY, Choosing(1.5, seed=seed, **how)))
+        return list(stream(llm, one_question(2), 12, -1, VOCABULARY, GenerationConfig(1.5, seed=seed, **how)))
 
     assert drawn(4) == drawn(4)
     assert len({tuple(drawn(seed)) for seed in range(6)}) == 6
@@ -161,23 +161,23 @@ def test_a_seed_draws_again_what_it_drew_and_another_draws_other_tokens(llm):
 
 
 def test_tokens_are_drawn_as_often_as_their_probability_says():
-    choosing = Choosing(temperature=0.7, top_p=0.8, seed=0)
+    generation_config = GenerationConfig(temperature=0.7, top_p=0.8, seed=0)
     logits = torch.tensor([2.0, 1.5, 0.5, -1.0, -3.0])
     expected = (logits / 0.7).softmax(-1)
     kept = expected.cumsum(0) - expected < 0.8  # sorted already; the one that crosses the line stays
     assert kept.tolist() == [True, True, False, False, False]
     expected = expected * kept / (expected * kept).sum()
-    assert torch.allclose(processed(logits, [], choosing).softmax(-1), expected, atol=1e-6)
-    choose, count = chooser(choosing), 4000
+    assert torch.allclose(processed(logits, [], generation_config).softmax(-1), expected, atol=1e-6)
+    choose, count = chooser(generation_config), 4000
     drawn = torch.bincount(torch.tensor([choose(logits) for _ in range(count)]), minlength=5) / count
     assert (drawn - expected).abs().max() < 3 * (0.25 / count) ** 0.5
 
 
 def test_a_penalty_lowers_what_was_said_whatever_its_sign():
     logits = torch.tensor([2.0, -2.0, 1.0, -1.0])
-    lowered = processed(logits, [0, 1, 1], Choosing(repetition_penalty=2.0))
+    lowered = processed(logits, [0, 1, 1], GenerationConfig(repetition_penalty=2.0))
     assert lowered.tolist() == [1.0, -4.0, 1.0, -1.0]
-    choose = chooser(Choosing(repetition_penalty=1e6), said=[0])
+    choose = chooser(GenerationConfig(repetition_penalty=1e6), said=[0])
     assert [choose(torch.tensor([3.0, 2.0, 1.0])) for _ in range(2)] == [1, 2], "what was asked, and what was answered"
 
 
@@ -207,4 +207,4 @@ def test_an_infinite_logit_on_the_way_stops_with_advice(llm):
 )
 def test_impossible_choices_are_one_line(wrong, told):
     with pytest.raises(UserError, match=f"{told} is not possible"):
-        Choosing(**wrong)
+        GenerationConfig(**wrong)

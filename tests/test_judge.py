@@ -18,7 +18,7 @@ from judge_server import FAULTS, KEY, completion, error, score_of, serving
 from test_judge_words import scripts
 
 from eval.judge import ledger, pace
-from eval.judge.endpoint import Judging
+from eval.judge.endpoint import JudgeConfig
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
 from eval.report.compare import read_run
 from eval.report.judged_levels import CSV_COLUMNS, Run
@@ -68,11 +68,11 @@ def write_answers(folder: Path, asked: list[OpenExample], reply=lambda e: f"I se
     return path
 
 
-def judging(server, **how) -> Judging:
-    return Judging(**{"judge_model": "loopback", "base_url": server.url, "timeout": 30, "concurrency": 6, **how})
+def judge_config(server, **how) -> JudgeConfig:
+    return JudgeConfig(**{"judge_model": "loopback", "base_url": server.url, "timeout": 30, "concurrency": 6, **how})
 
 
-def run(how: Judging, answers: Path, asked, again=False, key=KEY, benchmark="vcgbench", say=lambda _: None, **more):
+def run(how: JudgeConfig, answers: Path, asked, again=False, key=KEY, benchmark="vcgbench", say=lambda _: None, **more):
     """Judges and scores; (what was done, scores)."""
     kind = BENCHMARKS[benchmark]
     who = ledger.judge_of(how, kind)
@@ -96,11 +96,11 @@ def test_a_server_that_fails_in_every_way_gives_the_scores_of_one_that_does_not(
     asked = examples(12)
     with serving() as server:
         answers = write_answers(tmp_path / "clean", asked)
-        done, clean = run(judging(server), answers, asked)
+        done, clean = run(judge_config(server), answers, asked)
         assert done[:3] == (96, 0, 0) and len(server.requests) == 96
     with serving(share=0.3) as server:
         answers = write_answers(tmp_path / "bad", asked)
-        done, bad = run(judging(server, timeout=0.3), answers, asked)
+        done, bad = run(judge_config(server, timeout=0.3), answers, asked)
         assert server.faults.keys() == {*FAULTS, None}, server.faults
         assert 0.2 < 1 - server.faults[None] / len(server.requests) < 0.4
     assert done[:3] == (96, 0, 0)
@@ -112,7 +112,7 @@ def test_the_score_is_what_the_judge_says_of_question_reference_and_answer(tmp_p
     asked = examples(1)
     with serving() as server:
         answers = write_answers(tmp_path, asked)
-        _, scores = run(judging(server), answers, asked)
+        _, scores = run(judge_config(server), answers, asked)
         told = [request["messages"][1]["content"] for request in server.requests]
     assert scores["aspects"].keys() == {"correctness", "detail", "context", "temporal", "consistency"}
     assert Counter(v for a in scores["aspects"].values() for v in a["scores"].values()) == Counter(map(score_of, told))
@@ -127,7 +127,7 @@ def test_the_score_is_what_the_judge_says_of_question_reference_and_answer(tmp_p
 def test_the_request_asks_for_a_schema_and_nothing_that_varies(tmp_path):
     asked = examples(1)
     with serving() as server:
-        run(judging(server), write_answers(tmp_path, asked), asked)
+        run(judge_config(server), write_answers(tmp_path, asked), asked)
         request = server.requests[0]
     assert request["temperature"] == 0 and request["model"] == "loopback"
     schema = request["response_format"]["json_schema"]["schema"]
@@ -142,7 +142,7 @@ def test_a_server_that_knows_no_schema_is_asked_without_and_says_so_once(tmp_pat
 
     asked, said = examples(6), []
     with serving(reply=reply) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked, say=said.append)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked, say=said.append)
         assert sum("response_format" in body for body in server.requests) <= 6  # those already under way
     assert done[:3] == (48, 0, 0)
     assert len(said) == 1 and "does not take response_format" in said[0]
@@ -158,7 +158,7 @@ def test_options_that_newer_models_refuse_are_replaced(tmp_path):
 
     asked, said = examples(1), []
     with serving(reply=reply) as server:
-        done, _ = run(judging(server, concurrency=1), write_answers(tmp_path, asked), asked, say=said.append)
+        done, _ = run(judge_config(server, concurrency=1), write_answers(tmp_path, asked), asked, say=said.append)
         assert server.requests[-1]["max_completion_tokens"] == 300 and "response_format" in server.requests[-1]
     assert done.unscored == 0 and len(said) == 2
 
@@ -171,7 +171,7 @@ def test_one_question_that_the_server_refuses_is_unscored_and_the_others_keep_th
 
     asked, said = examples(2), []
     with serving(reply=reply) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked, say=said.append)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked, say=said.append)
         others = [body for body in server.requests if "What is x 1?" not in body["messages"][1]["content"]]
     assert len(others) == 13 and all("response_format" in body for body in others)
     assert done.unscored == 3 and said == []
@@ -197,7 +197,7 @@ def test_a_reply_without_a_score_is_recorded_as_unscored_after_bounded_attempts(
 
     asked = examples(2)
     with serving(reply=reply) as server:
-        done, scores = run(judging(server, attempts=3), write_answers(tmp_path, asked), asked)
+        done, scores = run(judge_config(server, attempts=3), write_answers(tmp_path, asked), asked)
         assert sum("What is x 0?" in body["messages"][1]["content"] for body in server.requests) == 9
     assert done.unscored == 3
     row = scores["aspects"]["correctness"]
@@ -210,13 +210,13 @@ def test_unscored_answers_are_judged_again_only_on_request(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path, asked)
     with serving(reply=lambda body, number: (200, {}, completion("well"))) as server:
-        done, scores = run(judging(server, attempts=1), answers, asked)
+        done, scores = run(judge_config(server, attempts=1), answers, asked)
         assert (
             done.unscored == 8 and scores["aspects"]["temporal"]["mean"] is None and scores["overall"]["mean"] is None
         )
     with serving() as server:
-        assert run(judging(server), answers, asked)[0][:3] == (0, 8, 8)
-        done, scores = run(judging(server), answers, asked, retry_unscored=True)
+        assert run(judge_config(server), answers, asked)[0][:3] == (0, 8, 8)
+        done, scores = run(judge_config(server), answers, asked, retry_unscored=True)
     assert done[:3] == (8, 0, 0) and scores["overall"]["n_unscored"] == 0
 
 
@@ -224,7 +224,7 @@ def test_a_clip_that_could_not_be_read_earns_nothing_and_costs_nothing(tmp_path)
     asked = examples(2)
     answers = write_answers(tmp_path, asked, lambda e: None if e.video == "0.mp4" else "red")
     with serving() as server:
-        done, scores = run(judging(server), answers, asked)
+        done, scores = run(judge_config(server), answers, asked)
         assert len(server.requests) == done.new == 8 - 0
     row = scores["aspects"]["temporal"]
     assert (row["n"], row["n_failed"], row["n_unscored"]) == (2, 1, 0)
@@ -245,7 +245,7 @@ def test_what_cannot_go_better_stops_at_once_and_the_key_is_in_no_message(tmp_pa
     asked = examples(12)
     with serving(reply=lambda body, number: (status, {}, error(f"Incorrect key {KEY}", code))) as server:
         with pytest.raises(UserError, match=said) as stop:
-            run(judging(server), write_answers(tmp_path, asked), asked)
+            run(judge_config(server), write_answers(tmp_path, asked), asked)
         assert len(server.requests) <= 6  # those that were under way together
     assert KEY not in str(stop.value) and "\n" not in str(stop.value)
     assert (tmp_path / "judged.jsonl").read_bytes() == b""
@@ -254,7 +254,7 @@ def test_what_cannot_go_better_stops_at_once_and_the_key_is_in_no_message(tmp_pa
 def test_the_key_goes_to_the_server_and_into_no_file(tmp_path):
     asked = examples(1)
     with serving(reply=lambda b, n: (500, {}, error(f"oops {KEY}")) if n == 1 else None) as server:
-        run(judging(server, attempts=1), write_answers(tmp_path, asked), asked)
+        run(judge_config(server, attempts=1), write_answers(tmp_path, asked), asked)
         assert server.keys == {f"Bearer {KEY}"}
     assert any(line["unscored"] for line in lines(tmp_path / "x"))
     assert all(KEY.encode() not in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -267,7 +267,7 @@ def test_scores_which_are_published_hold_no_address_of_the_judge(tmp_path):
 
     asked = examples(1)
     with serving(reply=reply) as server:
-        _, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        _, scores = run(judge_config(server), write_answers(tmp_path, asked), asked)
         address = f"127.0.0.1:{server.server_port}"
     written = (tmp_path / "scores.json").read_text()
     assert scores["aspects"]["correctness"]["n_unscored"] == 1
@@ -278,17 +278,17 @@ def test_scores_which_are_published_hold_no_address_of_the_judge(tmp_path):
 def test_retry_after_is_honoured_by_every_call(tmp_path):
     asked = examples(2)
     with serving(reply=lambda b, n: (429, {"retry-after": "0.5"}, error("busy")) if n == 1 else None) as server:
-        run(judging(server, concurrency=1), write_answers(tmp_path, asked), asked)
+        run(judge_config(server, concurrency=1), write_answers(tmp_path, asked), asked)
         assert 0.5 <= server.times[1] - server.times[0] < 5
     late = (429, {"retry-after": "3600"}, error("busy"))
     with serving(reply=lambda b, n: late) as server, pytest.raises(UserError, match="asks to wait 3600 seconds"):
-        run(judging(server), write_answers(tmp_path / "long", asked), asked)
+        run(judge_config(server), write_answers(tmp_path / "long", asked), asked)
 
 
 def test_a_server_that_is_gone_ends_the_run_and_not_every_question(tmp_path):
     asked = examples(12)
     with serving() as server:
-        how = judging(server, attempts=1)
+        how = judge_config(server, attempts=1)
     with pytest.raises(UserError, match="no connection to 127.0.0.1:.* nothing was recorded for what is left"):
         run(how, write_answers(tmp_path, asked), asked)
     assert lines(tmp_path / "x") == []
@@ -297,12 +297,12 @@ def test_a_server_that_is_gone_ends_the_run_and_not_every_question(tmp_path):
 def test_the_rate_and_the_number_of_calls_at_a_time_are_limits(tmp_path):
     asked = examples(2)
     with serving() as server:
-        run(judging(server, rate=600), write_answers(tmp_path / "rate", asked), asked)
+        run(judge_config(server, rate=600), write_answers(tmp_path / "rate", asked), asked)
         gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
         assert sum(gaps) >= 0.1 * 15 * 0.9
     with serving() as server:
         server.delay = 0.05
-        run(judging(server, concurrency=3), write_answers(tmp_path / "few", asked), asked)
+        run(judge_config(server, concurrency=3), write_answers(tmp_path / "few", asked), asked)
         assert 2 <= server.most_at_once <= 3
 
 
@@ -310,7 +310,7 @@ def test_the_estimate_and_the_limit_of_cost(tmp_path):
     asked = examples(12)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        how = judging(server, price_in=1.0, price_out=2.0, concurrency=2)
+        how = judge_config(server, price_in=1.0, price_out=2.0, concurrency=2)
         who = ledger.judge_of(how, VCGBENCH)
         items = ledger.items_of(who, VCGBENCH, asked, ledger.finished_answers(answers, asked))
         before = ledger.estimate(how, who, items, {})
@@ -332,14 +332,14 @@ def test_equal_answers_are_paid_once_and_new_answers_alone_are_paid_again(tmp_pa
     twice = [*asked, *[replace(e, again=1, entry=e.entry + 100) for e in asked]]
     with serving() as server:
         answers = write_answers(tmp_path, twice)
-        done, scores = run(judging(server), answers, twice)
+        done, scores = run(judge_config(server), answers, twice)
         assert len(server.requests) == done.new == 24 and scores["overall"]["n"] == 48
         write_answers(
             tmp_path,
             twice,
             lambda e: "changed" if e.question == "What is x 0?" else f"I see {e.video} and {e.question}",
         )
-        done, _ = run(judging(server), answers, twice)
+        done, _ = run(judge_config(server), answers, twice)
         assert done.new == 3 and done.kept == 21
 
 
@@ -350,7 +350,7 @@ def test_a_server_that_counts_no_tokens_is_held_to_the_limit_of_cost_by_the_most
 
     asked = examples(12)
     with serving(reply=reply) as server:
-        how = judging(server, price_in=1.0, price_out=2.0, max_cost=0.02, concurrency=1)
+        how = judge_config(server, price_in=1.0, price_out=2.0, max_cost=0.02, concurrency=1)
         with pytest.raises(UserError, match="stopped before --max-cost 0.02 is passed"):
             run(how, write_answers(tmp_path, asked), asked)
         # The most that a call may take is about 0.0012: 300 tokens back, and half of the bytes there.
@@ -385,7 +385,7 @@ def test_a_run_without_a_single_readable_clip_has_scores_and_nothing_to_pay(tmp_
     asked = examples(1)
     answers = write_answers(tmp_path / "toy_pool4/answers", asked, lambda e: None)
     with serving() as server:
-        done, scores = run(judging(server), answers, asked)
+        done, scores = run(judge_config(server), answers, asked)
         assert done[:3] == (0, 0, 0) and not server.requests and scores["overall"]["mean"] == 0
     (table,) = judged_section({answers: level(4)}).tables
     assert "no day: there was no answer to judge" in table.note and table.rows[0][1].startswith("0.00")
@@ -400,25 +400,25 @@ def test_answers_that_were_redone_or_tried_before_are_paid_again_only_where_they
     with serving() as server:
         first = [e for e in asked if e.video == "0.mp4"]
         trial = write_answers(run_folder / "answers_vcgbench_first2", first)
-        assert run(judging(server), trial, first)[0].new == 8
+        assert run(judge_config(server), trial, first)[0].new == 8
         answers = write_answers(run_folder / "answers_vcgbench", asked)
-        done, before = run(judging(server), answers, asked)
+        done, before = run(judge_config(server), answers, asked)
         assert (done.new, done.kept) == (16, 8), "a trial's judgements are those of the whole"
         # A sweep that redoes the answers moves their folder aside.
         answers.parent.rename(run_folder / "answers_vcgbench.old-12345678")
         answers = write_answers(answers.parent, asked, said)
-        who = ledger.judge_of(judging(server), VCGBENCH)
+        who = ledger.judge_of(judge_config(server), VCGBENCH)
         items = ledger.items_of(who, VCGBENCH, asked, ledger.finished_answers(answers, asked))
         known = ledger.lines_left(ledger.ledger_path(answers, who, False), who)
-        assert ledger.estimate(judging(server), who, items, known).calls == 3
-        done, after = run(judging(server), answers, asked)
+        assert ledger.estimate(judge_config(server), who, items, known).calls == 3
+        done, after = run(judge_config(server), answers, asked)
         assert (done.new, done.kept) == (3, 21) and len(server.requests) == 8 + 16 + 3
         rows = [one["aspects"]["detail"]["scores"] for one in (before, after)]
         changed = {f"{e.key}/detail" for e in asked if e.question == "What is x 0?"}
         assert all(rows[0][key] == rows[1][key] for key in rows[0].keys() - changed)
         assert len((answers.parent / "judged.jsonl").read_text().splitlines()) == 24, "the ledger holds them itself"
         # Another judge takes nothing from the first one.
-        other = judging(server, judge_model="other")
+        other = judge_config(server, judge_model="other")
         assert run(other, answers, asked, again=True)[0].new == 24
 
 
@@ -426,10 +426,10 @@ def test_a_torn_last_line_is_cut_off_and_judged_again(tmp_path):
     asked = examples(2)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        _, first = run(judging(server), answers, asked)
+        _, first = run(judge_config(server), answers, asked)
         path = tmp_path / "judged.jsonl"
         path.write_bytes(path.read_bytes()[:-30])
-        done, second = run(judging(server), answers, asked)
+        done, second = run(judge_config(server), answers, asked)
     assert (done.new, done.kept) == (1, 15) and done.torn_bytes > 0
     assert without_dates(first) == without_dates(second)
 
@@ -438,11 +438,11 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        run(judging(server), answers, asked)
+        run(judge_config(server), answers, asked)
         path = tmp_path / "judged.jsonl"
         path.write_bytes(b"{oops\n" + path.read_bytes())
         with pytest.raises(UserError, match="judged.jsonl, line 1: not a judgement"):
-            run(judging(server), answers, asked)
+            run(judge_config(server), answers, asked)
 
 
 CLIENT = """
@@ -451,7 +451,7 @@ sys.path[:0] = [{repo!r}, {tests!r}]
 from test_judge import *
 class Server: url = {url!r}
 asked = examples(12)
-run(judging(Server, concurrency=3), Path({answers!r}), asked)
+run(judge_config(Server, concurrency=3), Path({answers!r}), asked)
 """
 
 
@@ -473,11 +473,11 @@ def test_kill_9_costs_the_calls_under_way_and_nothing_is_paid_twice(tmp_path):
             time.sleep(0.1)
             kept, sent = path.read_bytes().count(b"\n"), len(server.requests)
             assert kept < 96 and sent - kept <= 3 * kill
-        done, scores = run(judging(server), answers, asked)
+        done, scores = run(judge_config(server), answers, asked)
         assert (done.kept, done.new) == (kept, 96 - kept)
         assert len(server.requests) == sent + 96 - kept
         undisturbed = write_answers(tmp_path / "undisturbed", asked)
-        assert without_dates(run(judging(server), undisturbed, asked)[1]) == without_dates(scores)
+        assert without_dates(run(judge_config(server), undisturbed, asked)[1]) == without_dates(scores)
 
 
 def test_two_processes_do_not_judge_into_one_ledger(tmp_path):
@@ -486,24 +486,26 @@ def test_two_processes_do_not_judge_into_one_ledger(tmp_path):
 
     def reply(body, number):
         with pytest.raises(UserError, match="is being written by another process"):
-            run(judging(server), answers, asked)
+            run(judge_config(server), answers, asked)
         return None
 
     with serving(reply=reply) as server:
-        assert run(judging(server, timeout=30), answers, asked)[0].new == 8
+        assert run(judge_config(server, timeout=30), answers, asked)[0].new == 8
 
 
 def test_another_judge_has_a_ledger_of_its_own_and_the_first_is_kept(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        run(judging(server), answers, asked)
+        run(judge_config(server), answers, asked)
         first = (tmp_path / "judged.jsonl").read_bytes()
         with pytest.raises(UserError, match="holds judgements of loopback .*this judge is other .*rejudge"):
-            run(judging(server, judge_model="other"), answers, asked)
-        done, _ = run(judging(server, judge_model="other/judge"), answers, asked, again=True)
+            run(judge_config(server, judge_model="other"), answers, asked)
+        done, _ = run(judge_config(server, judge_model="other/judge"), answers, asked, again=True)
         assert done.new == 8 and (tmp_path / "judged.jsonl").read_bytes() == first
-        assert run(judging(server), answers, asked, again=True)[0].new == 0  # the first judge again: nothing to pay
+        assert (
+            run(judge_config(server), answers, asked, again=True)[0].new == 0
+        )  # the first judge again: nothing to pay
     assert len(list(tmp_path.glob("judged_other-judge_*.jsonl"))) == 1
     assert [s["judge"]["judge_model"] for s in all_scores(answers).values()] == ["loopback", "other/judge"]
 
@@ -513,7 +515,7 @@ def test_scores_of_unlike_judges_never_stand_in_one_column(tmp_path):
     with serving() as server:
         for name, model in {"a": "loopback", "b": "loopback", "c": "other"}.items():
             paths[name] = write_answers(tmp_path / name, asked)
-            run(judging(server, judge_model=model), paths[name], asked)
+            run(judge_config(server, judge_model=model), paths[name], asked)
     assert len(common_scores({name: paths[name] for name in "ab"})) == 1
     with pytest.raises(UserError, match="a was judged by loopback.* c by other.*judges, not models.*rejudge"):
         common_scores(paths)
@@ -521,7 +523,7 @@ def test_scores_of_unlike_judges_never_stand_in_one_column(tmp_path):
     newer = write_answers(tmp_path / "d", asked)
     body = completion('{"score": 3}', model="loopback-2027-01-01")
     with serving(reply=lambda b, n: (200, {}, body)) as server:
-        _, scores = run(judging(server), newer, asked)
+        _, scores = run(judge_config(server), newer, asked)
     with pytest.raises(UserError, match="answered by loopback-2027-01-01"):
         check_alike({"a": next(iter(all_scores(paths["a"]).values())), "d": scores})
 
@@ -529,7 +531,7 @@ def test_scores_of_unlike_judges_never_stand_in_one_column(tmp_path):
 def test_every_score_says_who_gave_it_by_what_prompt_and_when(tmp_path):
     asked = examples(1)
     with serving() as server:
-        _, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        _, scores = run(judge_config(server), write_answers(tmp_path, asked), asked)
     judge = scores["judge"]
     assert judge["judge_model"] == "loopback" and judge["served_models"] == ["loopback-2026-11-01"]
     assert judge["wording"] == "own" and len(judge["prompt_hash"]) == 16 and len(judge["prompts"]) == 5
@@ -541,7 +543,7 @@ def test_scores_of_answers_that_have_changed_since_are_not_shown(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        run(judging(server), answers, asked)
+        run(judge_config(server), answers, asked)
     write_answers(tmp_path, asked, lambda e: "something else")
     with pytest.raises(UserError, match="scores.json is not of the answers that are there now; judge again"):
         all_scores(answers)
@@ -551,11 +553,11 @@ def test_scores_are_of_what_the_answers_say_and_not_of_their_order_or_seconds(tm
     asked = examples(2)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        _, first = run(judging(server), answers, asked)
+        _, first = run(judge_config(server), answers, asked)
         content = [json.loads(line) | {"seconds": i} for i, line in enumerate(answers.read_text().splitlines())]
         answers.write_text("".join(json.dumps(line) + "\n" for line in reversed(content)))
         assert all_scores(answers) == {"scores.json": first}
-        assert run(judging(server), answers, asked)[1]["answers"] == first["answers"]
+        assert run(judge_config(server), answers, asked)[1]["answers"] == first["answers"]
     # Scores of before hold a hash of the file.
     (tmp_path / "scores.json").write_text(json.dumps(first | {"answers": fingerprint.of_path(answers)}))
     assert len(all_scores(answers)) == 1
@@ -569,12 +571,12 @@ def test_scores_of_older_answers_are_told_and_cost_nobody_the_newer_ones(tmp_pat
     with serving() as server:
         for number in (4, 16):
             path = write_answers(tmp_path / f"toy_pool{number}/answers", asked)
-            run(judging(server, judge_model="other"), path, asked)
+            run(judge_config(server, judge_model="other"), path, asked)
             runs[path] = level(number)
         first = next(iter(runs))
-        run(judging(server), first, asked, again=True)  # its scores_loopback_HASH.json
+        run(judge_config(server), first, asked, again=True)  # its scores_loopback_HASH.json
         write_answers(first.parent, asked, lambda e: f"now I see {e.video} and {e.question}")
-        _, newer = run(judging(server, judge_model="other"), first, asked)
+        _, newer = run(judge_config(server, judge_model="other"), first, asked)
     capsys.readouterr()
     (old,) = first.parent.glob("scores_*.json")
     said = f"{old} is not of the answers that are there now and is left out; judge again: what was paid for is not paid"
@@ -593,7 +595,7 @@ def test_report_files_of_judges_with_one_name_stand_beside_each_other(tmp_path):
         body = completion('{"score": 3}', model=answered)
         with serving(reply=lambda b, n, body=body: (200, {}, body)) as server:
             path = write_answers(tmp_path / f"toy_pool{number}/answers", asked)
-            run(judging(server, judge_model=model), path, asked)
+            run(judge_config(server, judge_model=model), path, asked)
             runs[path] = level(number)
     files = judged_section(runs).files
     tables = [name for name in files if name.endswith(".csv")]
@@ -609,7 +611,7 @@ def test_an_unfinished_run_is_not_judged(tmp_path):
     answers = write_answers(tmp_path / "run" / "answers_vcgbench", asked[:-1])
     command = "finish them with: videogpt-plus answer .*/run --task vcgbench"
     with serving() as server, pytest.raises(UserError, match=f"1 of 5 answers are missing; {command}"):
-        run(judging(server), answers, asked)
+        run(judge_config(server), answers, asked)
     assert not server.requests
 
 
@@ -617,7 +619,7 @@ def test_yes_or_no_and_a_score_for_zero_shot_answers(tmp_path):
     asked = [OpenExample("qa", Path(f"/v/{i}"), f"{i}", f"Who is {i}?", "a man", i, id=f"{i}") for i in range(20)]
     with serving(share=0.3) as server:
         answers = write_answers(tmp_path, asked)
-        done, scores = run(judging(server), answers, asked, benchmark="msvd_qa")
+        done, scores = run(judge_config(server), answers, asked, benchmark="msvd_qa")
         properties = server.requests[0]["response_format"]["json_schema"]["schema"]["properties"]
     assert list(properties) == ["pred", "score"] and done.unscored == 0
     row = scores["aspects"]["answer"]
@@ -637,7 +639,7 @@ def test_yes_or_no_and_a_score_for_zero_shot_answers(tmp_path):
 )
 def test_impossible_settings_are_refused(how, said):
     with pytest.raises(UserError, match=said):
-        Judging("x", **how)
+        JudgeConfig("x", **how)
 
 
 def level(number: float, seed: int = 1) -> Run:
@@ -649,7 +651,7 @@ def test_the_report_has_a_table_a_judge_and_never_mixes_them(tmp_path):
     with serving() as server:
         for number, model in {4: "loopback", 16: "loopback", 2: "other"}.items():
             path = write_answers(tmp_path / f"toy_pool{number}/answers", asked)
-            run(judging(server, judge_model=model), path, asked)
+            run(judge_config(server, judge_model=model), path, asked)
             runs[path] = level(number)
         waiting = {write_answers(tmp_path / "toy_pool8/answers", asked): level(8)}
         alike = dict(list(runs.items())[:2])
@@ -673,7 +675,7 @@ def test_the_report_has_a_table_a_judge_and_never_mixes_them(tmp_path):
 
         # Judged by both, they have a table each: what they have in common.
         for path in alike:
-            run(judging(server, judge_model="other"), path, asked, again=True)
+            run(judge_config(server, judge_model="other"), path, asked, again=True)
     table, _ = judged_section(runs).tables
     assert len(table.rows) == 4 and "judged by other" in table.note
     assert [len(t.rows) for t in judged_section(alike).tables] == [3, 5, 3, 5]
@@ -696,7 +698,7 @@ def test_judged_levels_are_tested_in_pairs_and_exported(tmp_path):
             for seed in (1, 2):
                 folder = tmp_path / f"toy_pool{number}_seed{seed}" / "answers"
                 path = write_answers(folder, asked, lambda e, w=word, s=seed: f"{w} {s} {e.question}")
-                scores[number, seed] = run(judging(server), path, asked)[1]
+                scores[number, seed] = run(judge_config(server), path, asked)[1]
                 runs[path] = level(number, seed)
     alone = {path: one for path, one in runs.items() if one.seed == 1}
     table = judged_section(alone).tables[1]
@@ -730,10 +732,10 @@ def test_official_wording_is_asked_as_the_official_scripts_ask(tmp_path):
     folder = scripts(tmp_path / "scripts")
     with serving() as server:
         answers = write_answers(tmp_path / "run", asked)
-        _, scores = run(judging(server, official_prompts=folder), answers, asked)
+        _, scores = run(judge_config(server, official_prompts=folder), answers, asked)
         assert all(body.keys() == {"model", "messages", "max_tokens"} for body in server.requests)
         own = write_answers(tmp_path / "own", asked)
-        run(judging(server), own, asked)
+        run(judge_config(server), own, asked)
     assert scores["judge"]["wording"] == "official" and scores["overall"]["n"] == 8
     with pytest.raises(UserError, match="would compare judges"):
         common_scores({"a": answers, "b": own})
@@ -813,7 +815,7 @@ def test_a_refused_key_is_one_line_and_exit_code_2(answered, monkeypatch, capsys
 def test_answers_and_results_in_the_references_files(answered, capsys):
     with serving() as server:
         answers = Path("run/answers_vcgbench/answers.jsonl")
-        _, scores = run(judging(server), answers, answered)
+        _, scores = run(judge_config(server), answers, answered)
     cli.main(["export", "run", "out", "--task", "vcgbench"])
     assert "6 answers in the reference's format" in capsys.readouterr().out
     found = {path.name: json.loads(path.read_text()) for path in Path("out").glob("*.json")}
@@ -847,7 +849,7 @@ def test_the_references_files_of_diverse_and_zero_shot_answers(tmp_path, monkeyp
         monkeypatch.setattr("eval.report.reference_format.examples_of", lambda root, limit, task, asked=asked: asked)
         answers = write_answers(tmp_path / name, asked, lambda e: f"I say {e.question}")
         with serving() as server:
-            _, scores = run(judging(server), answers, asked, benchmark=name)
+            _, scores = run(judge_config(server), answers, asked, benchmark=name)
         write_open_files(answers, name, "nowhere", None, tmp_path / f"{name}_out")
         if name == "vcgbench_diverse":
             (path,) = (tmp_path / f"{name}_out").glob("*.json")

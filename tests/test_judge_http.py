@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 import pytest
 from judge_server import KEY, completion, error, score_of, serving
-from test_judge import examples, judging, lines, run, write_answers
+from test_judge import examples, judge_config, lines, run, write_answers
 
 from eval.judge import endpoint, ledger
-from eval.judge.endpoint import Judging, NoConnection
+from eval.judge.endpoint import JudgeConfig, NoConnection
 from eval.judge.header import left_out_by
 from eval.judge.masking import Mask
 from eval.judge.options import named_option, options_of, ways, without
@@ -74,7 +74,7 @@ def taking(*names: str, param: bool = False):
 def test_what_a_server_does_not_take_is_found_out_before_the_first_score(tmp_path, refused, param):
     asked, said = examples(2), []
     with serving(reply=taking(*refused, param=param)) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked, say=said.append)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked, say=said.append)
         good = [body for body in server.requests if not any(name in body for name in refused)]
     assert done[:3] == (16, 0, 0) and len(said) == len(refused)
     assert len(good) == 17 and len(server.requests) <= 17 + 9, "one small question, and the ways that were refused"
@@ -93,7 +93,7 @@ def test_what_a_server_does_not_take_is_found_out_before_the_first_score(tmp_pat
 def test_a_server_that_takes_everything_is_asked_nothing_but_the_questions(tmp_path):
     asked = examples(2)
     with serving() as server:
-        _, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        _, scores = run(judge_config(server), write_answers(tmp_path, asked), asked)
         assert len(server.requests) == len({json.dumps(body["messages"]) for body in server.requests}) == 16
     assert scores["judge"]["sent"] == {
         "temperature": [0.0], "token_limit": 300, "limit_option": "max_tokens", "format": "schema",
@@ -115,7 +115,7 @@ def test_a_400_about_one_prompt_changes_nothing_for_the_others(tmp_path, word, a
     """The very first question as well as a later one, whatever its error says."""
     asked, said = examples(2), []
     with serving(reply=lambda body, n: (400, {}, answer) if about(word)(body) else None) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked, say=said.append)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked, say=said.append)
         others = [body for body in server.requests if not about(word)(body)]
     assert done.unscored == 3 and said == []
     assert all(body["temperature"] == 0 and "response_format" in body and "max_tokens" in body for body in others)
@@ -127,7 +127,7 @@ def test_a_400_about_one_prompt_changes_nothing_for_the_others(tmp_path, word, a
 def test_the_small_question_is_counted_in_what_was_spent(tmp_path):
     asked = examples(1)
     with serving(reply=taking("temperature")) as server:
-        how = judging(server, price_in=1.0, price_out=2.0)
+        how = judge_config(server, price_in=1.0, price_out=2.0)
         done, _ = run(how, write_answers(tmp_path, asked), asked)
         replies = sum("temperature" not in body for body in server.requests)
     assert replies == 9 and done.cost == pytest.approx(9 * 0.00012)
@@ -140,7 +140,7 @@ def test_a_server_that_refuses_every_way_is_one_line_and_nothing_is_recorded(tmp
         serving(reply=lambda b, n: (400, {}, error("roles must alternate"))) as server,
         pytest.raises(UserError, match="refuses even a small question.*roles must alternate"),
     ):
-        run(judging(server), write_answers(tmp_path, asked), asked)
+        run(judge_config(server), write_answers(tmp_path, asked), asked)
     assert (tmp_path / "judged.jsonl").read_bytes() == b""
 
 
@@ -148,9 +148,9 @@ def test_a_ledger_goes_on_as_it_began_though_the_server_takes_more_by_now(tmp_pa
     asked = examples(2)
     first = [e for e in asked if e.video == "0.mp4"]
     with serving(reply=taking("temperature")) as server:
-        run(judging(server), write_answers(tmp_path, first), first)
+        run(judge_config(server), write_answers(tmp_path, first), first)
     with serving() as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked)
         assert done[:3] == (8, 8, 0) and len(server.requests) == 8
         assert not any("temperature" in body for body in server.requests)
     assert scores["judge"]["sent"]["temperature"] == [None]
@@ -161,13 +161,13 @@ def test_a_ledger_is_not_filled_up_in_another_way_than_it_began(tmp_path):
     asked = examples(2)
     first = [e for e in asked if e.video == "0.mp4"]
     with serving() as server:
-        run(judging(server), write_answers(tmp_path, first), first)
+        run(judge_config(server), write_answers(tmp_path, first), first)
         before = (tmp_path / "judged.jsonl").read_bytes()
     with (
         serving(reply=taking("temperature", param=True)) as server,
-        pytest.raises(UserError, match="no longer takes what this run's judgements were asked with.*temperature"),
+        pytest.raises(UserError, match="no longer takes what this run was judged with.*temperature"),
     ):
-        run(judging(server), write_answers(tmp_path, asked), asked)
+        run(judge_config(server), write_answers(tmp_path, asked), asked)
     assert (tmp_path / "judged.jsonl").read_bytes() == before
 
 
@@ -176,7 +176,7 @@ def test_answers_judged_in_unlike_ways_never_share_a_column_or_a_line(tmp_path):
     for name, refused in {"cold": (), "warm": ("temperature",), "cut": ()}.items():
         with serving(reply=taking(*refused)) as server:
             answers[name] = write_answers(tmp_path / name / "answers", asked)
-            how = judging(server, max_tokens=50 if name == "cut" else 300)
+            how = judge_config(server, max_tokens=50 if name == "cut" else 300)
             found[name] = run(how, answers[name], asked)[1]
     for one, other in (("cold", "warm"), ("cold", "cut"), ("warm", "cut")):
         with pytest.raises(UserError, match="temperature .* one column would compare judges"):
@@ -184,19 +184,19 @@ def test_answers_judged_in_unlike_ways_never_share_a_column_or_a_line(tmp_path):
     # Other answers of a run lend no judgement that was asked for in another way.
     with serving() as server:
         whole = write_answers(tmp_path / "warm" / "answers_first1", asked)
-        assert run(judging(server), whole, asked)[0].new == 0, "it is asked as the run's other answers were"
-        assert run(judging(server, max_tokens=50), whole, asked, again=True)[0].new == 8
+        assert run(judge_config(server), whole, asked)[0].new == 0, "it is asked as the run's other answers were"
+        assert run(judge_config(server, max_tokens=50), whole, asked, again=True)[0].new == 8
 
 
 def test_another_token_limit_is_another_judge(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path, asked)
     with serving() as server:
-        run(judging(server), answers, asked)
+        run(judge_config(server), answers, asked)
         with pytest.raises(UserError, match="at most 300 tokens a reply.*at most 1000 tokens a reply.*rejudge"):
-            run(judging(server, max_tokens=1000), answers, asked)
-        assert run(judging(server, max_tokens=1000), answers, asked, again=True)[0].new == 8
-        assert run(judging(server), answers, asked, again=True)[0].new == 0
+            run(judge_config(server, max_tokens=1000), answers, asked)
+        assert run(judge_config(server, max_tokens=1000), answers, asked, again=True)[0].new == 8
+        assert run(judge_config(server), answers, asked, again=True)[0].new == 0
 
 
 def as_before(folder: Path, drop: int = 0) -> None:
@@ -212,33 +212,33 @@ def test_a_ledger_of_before_is_read_and_scored_and_never_added_to(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path / "answers", asked)
     with serving() as server:
-        _, new = run(judging(server), answers, asked)
+        _, new = run(judge_config(server), answers, asked)
         as_before(answers.parent)
         for again in (False, True):
-            done, old = run(judging(server), answers, asked, again=again)
+            done, old = run(judge_config(server), answers, asked, again=again)
             assert done[:3] == (0, 8, 0) and len(server.requests) == 8
         assert old["overall"] == new["overall"] and old["judge"]["sent"] is None
         with pytest.raises(UserError, match="temperature and token limit not recorded"):
             check_alike({"old": old, "new": new})
         as_before(answers.parent, drop=3)
         with pytest.raises(UserError, match="does not say how its judge was asked.* 3 judgements.*rejudge"):
-            run(judging(server), answers, asked)
+            run(judge_config(server), answers, asked)
         assert len(server.requests) == 8
-        done, whole = run(judging(server), answers, asked, again=True)
+        done, whole = run(judge_config(server), answers, asked, again=True)
         assert done.new == 8 and whole["judge"]["sent"]["temperature"] == [0.0]
         # Nor does it lend a line to other answers.
         other = write_answers(tmp_path / "answers_first1", asked)
         shutil.rmtree(answers.parent / "x", ignore_errors=True)
         for path in answers.parent.glob("judged_*"):
             path.unlink()
-        assert run(judging(server), other, asked)[0].new == 8
+        assert run(judge_config(server), other, asked)[0].new == 8
 
 
 def test_a_prompt_that_says_less_than_another_does_not_decide_for_it():
     """Official scripts may ask some aspects at a temperature and leave it open for others."""
     open_, cold = (Prompt("You grade.", "Q: ${question}", value, "official") for value in (None, 0.0))
     with serving(reply=taking("temperature")) as server:
-        one = endpoint.Endpoint(judging(server), KEY, prompts=(open_, cold))
+        one = endpoint.Endpoint(judge_config(server), KEY, prompts=(open_, cold))
         try:
             found = [one.judge(prompt, {"question": "What?"}).score for prompt in (open_, cold)]
         finally:
@@ -278,7 +278,7 @@ def test_an_error_in_a_reply_of_status_200_is_retried_with_pauses_and_its_messag
     reply = lambda body, n: (200, {}, BAD_200[what]) if about("x 0")(body) else None  # noqa: E731
     began = time.monotonic()
     with serving(reply=reply) as server:
-        done, _ = run(judging(server, attempts=3), write_answers(tmp_path, asked), asked)
+        done, _ = run(judge_config(server, attempts=3), write_answers(tmp_path, asked), asked)
         assert sum(map(about("x 0"), server.requests)) == 9
     assert time.monotonic() - began > 0.25 + 0.5 and done.unscored == 3
     left = [line for line in lines(tmp_path / "x") if line["score"] is None]
@@ -289,7 +289,7 @@ def test_an_error_in_a_reply_of_status_200_is_retried_with_pauses_and_its_messag
 def test_replies_without_a_score_are_not_asked_again_at_once(tmp_path, words):
     asked = examples(1)
     with serving(reply=lambda b, n: (200, {}, completion(words)) if about("x 0")(b) else None) as server:
-        run(judging(server, attempts=3), write_answers(tmp_path, asked), asked)
+        run(judge_config(server, attempts=3), write_answers(tmp_path, asked), asked)
         by_prompt: dict[str, list[float]] = {}
         for when, body in zip(server.times, server.requests, strict=True):
             by_prompt.setdefault(json.dumps(body["messages"]), []).append(when)
@@ -310,7 +310,7 @@ def test_replies_without_a_score_are_not_asked_again_at_once(tmp_path, words):
 def test_why_a_reply_ended_is_named(tmp_path, reply, said):
     asked = examples(1)
     with serving(reply=lambda b, n: (200, {}, reply) if about("x 0")(b) else None) as server:
-        _, scores = run(judging(server, attempts=1), write_answers(tmp_path, asked), asked)
+        _, scores = run(judge_config(server, attempts=1), write_answers(tmp_path, asked), asked)
     left = [line for line in lines(tmp_path / "x") if line["score"] is None]
     assert len(left) == 3 and all(said in line["unscored"] for line in left)
     assert any(said in reason for reason in scores["aspects"]["detail"]["unscored"])
@@ -319,7 +319,7 @@ def test_why_a_reply_ended_is_named(tmp_path, reply, said):
 def test_a_whole_object_is_a_score_though_the_limit_was_reached_behind_it(tmp_path):
     asked = examples(1)
     with serving(reply=lambda b, n: (200, {}, completion('{"score": 4}', finish="length"))) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked)
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked)
     assert done.unscored == 0 and scores["overall"]["mean"] == 4
 
 
@@ -328,7 +328,7 @@ def test_a_retry_after_that_says_nothing_still_waits(tmp_path, value):
     asked = examples(1)
     busy = (429, {"retry-after": value}, error("busy"))
     with serving(reply=lambda b, n: busy if n <= 2 else None) as server:
-        run(judging(server, concurrency=1), write_answers(tmp_path, asked), asked)
+        run(judge_config(server, concurrency=1), write_answers(tmp_path, asked), asked)
         assert all(later - sooner >= 0.25 for sooner, later in zip(server.times[:2], server.times[1:3], strict=True))
 
 
@@ -388,11 +388,11 @@ def test_a_server_that_cannot_be_reached_is_said_within_seconds_and_nothing_reco
             "hangs up": f"http://127.0.0.1:{closing}/v1",
         }[kind]
         with pytest.raises(NoConnection, match="no connection to .*nothing was recorded for what is left") as stop:
-            run(Judging("loopback", base_url=address), answers, asked)
+            run(JudgeConfig("loopback", base_url=address), answers, asked)
     assert time.monotonic() - began < 15 and "\n" not in str(stop.value)
     assert (tmp_path / "judged.jsonl").read_bytes() == b""
     with serving() as server:
-        assert run(judging(server), answers, asked)[0][:3] == (8 * count, 0, 0)
+        assert run(judge_config(server), answers, asked)[0][:3] == (8 * count, 0, 0)
 
 
 def test_a_name_server_that_hangs_holds_up_neither_the_message_nor_the_end(tmp_path, monkeypatch):
@@ -401,7 +401,7 @@ def test_a_name_server_that_hangs_holds_up_neither_the_message_nor_the_end(tmp_p
     asked = examples(1)
     began = time.monotonic()
     with pytest.raises(NoConnection, match="no connection to judge.example"):
-        run(Judging("x", base_url="http://judge.example/v1", timeout=1), write_answers(tmp_path, asked), asked)
+        run(JudgeConfig("x", base_url="http://judge.example/v1", timeout=1), write_answers(tmp_path, asked), asked)
     assert time.monotonic() - began < 5
 
 
@@ -419,12 +419,12 @@ def test_a_server_that_goes_away_in_the_middle_leaves_what_was_scored_and_nothin
 
     began = time.monotonic()
     with serving(reply=reply) as server, pytest.raises(NoConnection, match="no connection to"):
-        run(judging(server, concurrency=2), answers, asked)
+        run(judge_config(server, concurrency=2), answers, asked)
     assert time.monotonic() - began < 15
     kept = lines(tmp_path / "x")
     assert 0 < len(kept) < 32 and all(line["score"] is not None for line in kept)
     with serving() as server:
-        assert run(judging(server), answers, asked)[0][:2] == (32 - len(kept), len(kept))
+        assert run(judge_config(server), answers, asked)[0][:2] == (32 - len(kept), len(kept))
 
 
 @pytest.mark.parametrize(
@@ -438,13 +438,13 @@ def test_a_server_that_goes_away_in_the_middle_leaves_what_was_scored_and_nothin
     ],
 )
 def test_where_calls_go(url, called):
-    assert Judging("x", base_url=url).url == called
+    assert JudgeConfig("x", base_url=url).url == called
 
 
 def test_a_query_goes_with_every_call(tmp_path):
     asked = examples(1)
     with serving() as server:
-        how = judging(server, base_url=f"{server.url}?api-version=2024-10-21")
+        how = judge_config(server, base_url=f"{server.url}?api-version=2024-10-21")
         assert run(how, write_answers(tmp_path, asked), asked)[0].unscored == 0
         assert set(server.paths) == {"/v1/chat/completions?api-version=2024-10-21"}
 
@@ -465,7 +465,7 @@ def test_a_query_goes_with_every_call(tmp_path):
 )
 def test_an_address_that_is_none_is_one_line(url, said):
     with pytest.raises(UserError, match=said) as stop:
-        Judging("x", base_url=url)
+        JudgeConfig("x", base_url=url)
     assert "\n" not in str(stop.value) and "secret" not in str(stop.value)
 
 
@@ -478,7 +478,7 @@ def test_an_address_that_is_none_is_one_line(url, said):
     ],
 )  # fmt: skip
 def test_which_servers_are_on_this_machine(host, local):
-    assert Judging("x", base_url=f"http://{host}:8000/v1").is_local is local
+    assert JudgeConfig("x", base_url=f"http://{host}:8000/v1").is_local is local
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -490,7 +490,7 @@ def test_a_redirect_is_one_line_and_the_key_is_not_sent_on(tmp_path, status):
             serving(reply=lambda b, n: elsewhere) as server,
             pytest.raises(UserError, match="sends calls elsewhere") as s,
         ):
-            run(judging(server), write_answers(tmp_path, asked), asked)
+            run(judge_config(server), write_answers(tmp_path, asked), asked)
         assert not other.requests
     assert f"({status}, to http" in str(s.value) and "secret" not in str(s.value)
     assert (tmp_path / "judged.jsonl").read_bytes() == b""
@@ -503,7 +503,7 @@ def test_a_server_on_this_machine_is_asked_without_proxy_and_sees_no_organisatio
     for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, "org-of-mine")
     with serving() as server:
-        assert run(judging(server), write_answers(tmp_path, asked), asked)[0].unscored == 0
+        assert run(judge_config(server), write_answers(tmp_path, asked), asked)[0].unscored == 0
         assert not any("org-of-mine" in headers.values() for headers in server.headers)
         assert set(server.headers[0]) <= {
             "host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length",
@@ -517,7 +517,7 @@ def test_a_proxy_that_is_none_is_one_line(tmp_path, monkeypatch, proxy):
     monkeypatch.setenv("HTTP_PROXY", proxy)
     monkeypatch.delenv("http_proxy", raising=False)
     with pytest.raises(UserError, match="the proxy in HTTP_PROXY") as stop:
-        run(Judging("x", base_url="http://judge.invalid/v1"), write_answers(tmp_path, asked), asked)
+        run(JudgeConfig("x", base_url="http://judge.invalid/v1"), write_answers(tmp_path, asked), asked)
     assert "\n" not in str(stop.value)
 
 
@@ -525,7 +525,7 @@ def test_a_proxy_that_is_not_there_is_said_with_the_server(tmp_path, monkeypatch
     asked = examples(1)
     monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{free_port()}")
     with pytest.raises(NoConnection, match="no connection to judge.invalid by way of the proxy in HTTP_PROXY") as stop:
-        run(Judging("x", base_url="http://judge.invalid/v1"), write_answers(tmp_path, asked), asked)
+        run(JudgeConfig("x", base_url="http://judge.invalid/v1"), write_answers(tmp_path, asked), asked)
     assert "secret" not in str(stop.value)
 
 
@@ -536,7 +536,7 @@ def test_certificates_that_are_none_are_one_line(tmp_path, monkeypatch, content)
         file.write_bytes(content)
     monkeypatch.setenv("SSL_CERT_FILE", str(file))
     with pytest.raises(UserError, match=f"SSL_CERT_FILE {file} cannot be used") as stop:
-        run(Judging("x", base_url="https://127.0.0.1:9/v1"), write_answers(tmp_path, asked), asked)
+        run(JudgeConfig("x", base_url="https://127.0.0.1:9/v1"), write_answers(tmp_path, asked), asked)
     assert "\n" not in str(stop.value)
 
 
@@ -553,7 +553,7 @@ def test_a_certificate_that_nobody_trusts_is_said_at_once_and_one_that_is_named_
     answers = write_answers(tmp_path / "run", asked)
     with serving() as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
-        how = judging(server, base_url=f"https://localhost:{server.server_port}/v1")
+        how = judge_config(server, base_url=f"https://localhost:{server.server_port}/v1")
         began = time.monotonic()
         with pytest.raises(NoConnection, match="no connection to localhost.*certificate"):
             run(how, answers, asked)
@@ -585,7 +585,7 @@ def test_the_time_limit_is_of_the_whole_call(tmp_path, slow):
     asked = examples(1)
     began = time.monotonic()
     with serving(reply=lambda b, n: slow if about("x 0")(b) else None) as server:
-        done, _ = run(judging(server, timeout=0.5, attempts=2), write_answers(tmp_path, asked), asked)
+        done, _ = run(judge_config(server, timeout=0.5, attempts=2), write_answers(tmp_path, asked), asked)
     assert time.monotonic() - began < 10 and done.unscored == 3
     assert any("no reply within 0.5 seconds" in (line["unscored"] or "") for line in lines(tmp_path / "x"))
 
@@ -595,7 +595,7 @@ def test_a_first_question_that_hangs_holds_up_no_other(tmp_path, monkeypatch):
     asked = examples(4)
     began, hang = time.monotonic(), lambda handler: time.sleep(4)
     with serving(reply=lambda b, n: hang if about("x 0")(b) else None) as server:
-        how = judging(server, timeout=3, attempts=1, concurrency=8)
+        how = judge_config(server, timeout=3, attempts=1, concurrency=8)
         done, scores = run(how, write_answers(tmp_path, asked), asked)
         assert len(server.requests) == 32
     assert time.monotonic() - began < 7 and done.unscored == 3
@@ -608,7 +608,7 @@ def test_a_server_that_never_answered_anything_leaves_nothing_recorded(tmp_path)
         accepting(lambda connection: time.sleep(5)) as port,
         pytest.raises(NoConnection, match="answered none of 2 calls .no reply within 0.3 seconds"),
     ):
-        how = Judging("x", base_url=f"http://127.0.0.1:{port}/v1", timeout=0.3, attempts=2)
+        how = JudgeConfig("x", base_url=f"http://127.0.0.1:{port}/v1", timeout=0.3, attempts=2)
         run(how, write_answers(tmp_path, asked), asked)
     assert (tmp_path / "judged.jsonl").read_bytes() == b""
 
@@ -621,7 +621,7 @@ def test_a_reply_without_an_end_is_not_kept(tmp_path):
 
     asked = examples(1)
     with serving(reply=lambda b, n: flood if about("y 0")(b) else None) as server:
-        done, _ = run(judging(server, attempts=2), write_answers(tmp_path, asked), asked)
+        done, _ = run(judge_config(server, attempts=2), write_answers(tmp_path, asked), asked)
     assert done.unscored == 3
     assert sum("more than 4,000,000 bytes" in (line["unscored"] or "") for line in lines(tmp_path / "x")) == 3
 
@@ -635,7 +635,7 @@ from test_judge import *
 class Server: url = {url!r}
 def judge():
     print("begins", flush=True)
-    run(judging(Server, concurrency=4), Path({answers!r}), examples(2))
+    run(judge_config(Server, concurrency=4), Path({answers!r}), examples(2))
 cli.COMMANDS = {{"judge": judge}}
 cli.main(["judge"])
 """
@@ -690,7 +690,7 @@ def test_the_key_reaches_no_file_whatever_the_server_repeats(tmp_path, key, wher
 
     asked = examples(1)
     with serving(reply=reply) as server:
-        _, scores = run(judging(server, attempts=1), write_answers(tmp_path, asked), asked, key=key, say=print)
+        _, scores = run(judge_config(server, attempts=1), write_answers(tmp_path, asked), asked, key=key, say=print)
     written = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
     shown = written + capsys.readouterr().out
     for form in forms:
@@ -703,7 +703,7 @@ def test_the_beginning_of_a_key_in_a_reply_that_is_cited_is_hidden_too(tmp_path)
     key = "sk-" + "0123456789abcdef" * 6
     asked = examples(1)
     with serving(reply=lambda b, n: (200, {}, completion(f"Hm, {key}")) if about("x 0")(b) else None) as server:
-        run(judging(server, attempts=1), write_answers(tmp_path, asked), asked, key=key)
+        run(judge_config(server, attempts=1), write_answers(tmp_path, asked), asked, key=key)
     assert key[:12] not in (tmp_path / "judged.jsonl").read_text()
 
 
@@ -715,7 +715,7 @@ def test_a_short_key_is_hidden_as_a_word_and_changes_no_score():
 def test_a_key_that_is_a_number_changes_no_score(tmp_path):
     asked = examples(1)
     with serving(reply=lambda b, n: (200, {}, completion('{"score": 4}'))) as server:
-        done, scores = run(judging(server), write_answers(tmp_path, asked), asked, key="4")
+        done, scores = run(judge_config(server), write_answers(tmp_path, asked), asked, key="4")
     assert done.unscored == 0 and scores["overall"]["mean"] == 4
 
 
@@ -735,9 +735,9 @@ def test_ledgers_of_judges_with_alike_names_lie_beside_each_other(tmp_path):
     answers = write_answers(tmp_path, asked)
     with serving() as server:
         for name in ("first", "a/b", "a-b", "A-b"):
-            assert run(judging(server, judge_model=name), answers, asked, again=True)[0].new == 8
+            assert run(judge_config(server, judge_model=name), answers, asked, again=True)[0].new == 8
         for name in ("first", "a/b", "a-b", "A-b"):
-            assert run(judging(server, judge_model=name), answers, asked, again=True)[0].new == 0
+            assert run(judge_config(server, judge_model=name), answers, asked, again=True)[0].new == 0
     assert len({path.name.lower() for path in tmp_path.glob("judged*.jsonl")}) == 4
-    who = ledger.judge_of(judging(server, judge_model="a-b"), VCGBENCH)
+    who = ledger.judge_of(judge_config(server, judge_model="a-b"), VCGBENCH)
     assert left_out_by(ledger.ledger_path(answers, who, True), who) == frozenset()

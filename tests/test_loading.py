@@ -14,7 +14,7 @@ from test_cogvlm2 import prompts_of
 from videogpt_plus.app import cli
 from videogpt_plus.app.sweep import cells as sweep
 from videogpt_plus.config.experiment_file import save_experiment
-from videogpt_plus.config.options import Asking, Loading
+from videogpt_plus.config.options import EvalConfig, LoadConfig
 from videogpt_plus.families.cogvlm2.rope import PRECISIONS
 from videogpt_plus.models.loading import load_models
 from videogpt_plus.types import IGNORE, UserError
@@ -29,17 +29,17 @@ def recordings(request, tmp_path_factory) -> Recordings:
     return found
 
 
-def loaded(recordings: Recordings, loading: Loading):
+def loaded(recordings: Recordings, load_config: LoadConfig):
     """The model of the recording's folder, whose config.json names fp32."""
     folder = next(recordings.work.iterdir())
     run = [(recordings.experiment(folder, recordings.config), folder)]
-    return load_models(run, "cpu", torch.float32, torch.float32, loading)[0]
+    return load_models(run, "cpu", torch.float32, torch.float32, load_config)[0]
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_chosen_precision_gives_the_logits_that_the_original_gave_in_it(recordings, precision):
-    model = loaded(recordings, Loading(rope_precision=precision))
+    model = loaded(recordings, LoadConfig(rope_precision=precision))
     _, recorded = recordings.case("rope")
     ids = recorded["long_text.input_ids"]
     logits = model(ids, torch.ones_like(ids).bool(), torch.full_like(ids, IGNORE), [[]]).logits[0, -1]
@@ -48,7 +48,7 @@ def test_a_chosen_precision_gives_the_logits_that_the_original_gave_in_it(record
 
 
 def test_the_exact_precision_is_the_default(recordings):
-    assert loaded(recordings, Loading()).causal.model.rope_precision == "fp32"
+    assert loaded(recordings, LoadConfig()).causal.model.rope_precision == "fp32"
 
 
 def test_answers_in_another_precision_are_another_cell(recordings, tmp_path):
@@ -56,7 +56,7 @@ def test_answers_in_another_precision_are_another_cell(recordings, tmp_path):
     experiment = replace(recordings.experiment(folder, recordings.config), benchmark_root=str(tmp_path))
 
     def answers(**chosen) -> sweep.Cell:
-        cells = sweep.plan(experiment, [experiment], tmp_path / "sweep", (), (), None, Asking(**chosen))
+        cells = sweep.plan(experiment, [experiment], tmp_path / "sweep", (), (), None, EvalConfig(**chosen))
         return next(cell for cell in cells if cell.kind == "answer")
 
     plain = answers()

@@ -14,7 +14,7 @@ import torch
 
 from eval.answers.answer import read_answers
 from eval.judge import ledger
-from eval.judge.endpoint import Judging
+from eval.judge.endpoint import JudgeConfig
 from eval.judge.scoring import score_judged
 from eval.report.compare import read_run
 from eval.tasks.benchmarks import BENCHMARKS, examples
@@ -163,7 +163,7 @@ def test_open_answers_are_judged_by_the_commands_in_the_lines(capsys):
     file = path.with_name("judged.jsonl")
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
     kind = BENCHMARKS["toy_open"]
-    who = ledger.judge_of(Judging(judge_model="lexical"), kind)
+    who = ledger.judge_of(JudgeConfig(judge_model="lexical"), kind)
     with pytest.raises(UserError, match="judgements are missing; finish them with: ") as stop:
         score_judged(path, "toy_open", kind, examples("toy_open", OPEN), who, file)
     cli.main(pasted(str(stop.value)))

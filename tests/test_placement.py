@@ -15,7 +15,7 @@ from test_cogvlm2 import PUBLISHED
 
 from videogpt_plus.config.experiment import Stream
 from videogpt_plus.config.experiments import LLAVA15_7B
-from videogpt_plus.config.options import Loading
+from videogpt_plus.config.options import LoadConfig
 from videogpt_plus.encoders.grid import GridEncoder
 from videogpt_plus.families.cogvlm2 import weights
 from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
@@ -235,31 +235,39 @@ def test_the_need_is_told_before_a_weight_is_read_and_a_full_card_is_refused(rec
     experiment = recordings.experiment(folder, recordings.config)
     lines: list[str] = []
 
-    def load(loading: Loading, cards: list[int]):
-        return load_models([(experiment, folder)], "cpu", torch.float32, torch.float32, loading, 1, cards, lines.append)
+    def load(load_config: LoadConfig, cards: list[int]):
+        return load_models(
+            [(experiment, folder)], "cpu", torch.float32, torch.float32, load_config, 1, cards, lines.append
+        )
 
     with pytest.raises(UserError, match="not found|safetensors"):
-        load(Loading(), [])
+        load(LoadConfig(), [])
     (line,) = lines
     count = sum(p.numel() for p in recordings.model.parameters())
     assert f"weights {4 * count / 2**20:.1f} MiB" in line and "on the CPU" in line
     with pytest.raises(UserError, match="--devices 2 is not possible: this machine has no GPU"):
-        load(Loading(devices=2), [])
+        load(LoadConfig(devices=2), [])
     with pytest.raises(UserError, match="--devices 3 is not possible: this machine has 2 GPUs"):
-        load(Loading(devices=3), [GIB, GIB])
+        load(LoadConfig(devices=3), [GIB, GIB])
     with pytest.raises(UserError, match="does not fit 2 cards with 1.0 MiB . 1.0 MiB free; what would fit: cards with"):
-        load(Loading(devices=2), [2**20, 2**20])
+        load(LoadConfig(devices=2), [2**20, 2**20])
 
 
 def test_families_refuse_what_they_cannot_do(tiny_experiment, tmp_path):
-    told_of = {"devices": Loading(devices=2), "bits": Loading(bits=4), "rope_precision": Loading(rope_precision="fp32")}
-    for name, loading in told_of.items():
+    told_of = {
+        "devices": LoadConfig(devices=2),
+        "bits": LoadConfig(bits=4),
+        "rope_precision": LoadConfig(rope_precision="fp32"),
+    }
+    for name, load_config in told_of.items():
         families = ", ".join(family for family, known in LOADINGS.items() if name in known)
         with pytest.raises(UserError, match=f"not for the family 'dual_encoder'; .*: {families}$"):
-            load_models([(tiny_experiment, tmp_path)], "cpu", torch.float32, torch.float32, loading)
+            load_models([(tiny_experiment, tmp_path)], "cpu", torch.float32, torch.float32, load_config)
     other = replace(tiny_experiment, family="llava15")
     with pytest.raises(UserError, match="--rope-precision reference_bf16 is not for the family 'llava15'"):
-        load_models([(other, tmp_path)], "cpu", torch.float32, torch.float32, Loading(rope_precision="reference_bf16"))
+        load_models(
+            [(other, tmp_path)], "cpu", torch.float32, torch.float32, LoadConfig(rope_precision="reference_bf16")
+        )
 
 
 def test_a_family_that_is_not_shared_out_refuses_several_processes(tiny_experiment, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from videogpt_plus.app import cli
 from videogpt_plus.app.commands.common import answers_of, benchmark_stated
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import TOY, at_level, with_seed
-from videogpt_plus.config.options import DEFAULT_ASKING, Asking
+from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
 from videogpt_plus.types import UserError
 
 TASKS = ("Counting", "Colours")
@@ -61,12 +61,12 @@ class First:
             yield question, dict.fromkeys(question.models, Reply("(A)", 16, seconds=0.1))
 
 
-def answer(run: Path, task="mvbench", benchmark=None, control=None, limit=None, asking=DEFAULT_ASKING) -> Path:
+def answer(run: Path, task="mvbench", benchmark=None, control=None, limit=None, eval_config=DEFAULT_EVAL) -> Path:
     """What `answer` does with these options, without a model; the answers' folder."""
     task, place = benchmark_stated(task, benchmark and Path(benchmark))
     experiment, path = load_experiment(run), answers_of(run, control, limit, task, place)
     asked = examples(task, place or experiment.benchmark_root, limit)
-    header = header_of(run, experiment, asked, task, place, asking)
+    header = header_of(run, experiment, asked, task, place, eval_config)
     answer_all(First, asked, {"it": Target(path, header)}, control=control)
     return path.parent
 
@@ -328,7 +328,7 @@ def test_levels_and_seeds_of_one_recipe_are_one_curve_as_ever(bench):
 
 def test_answers_of_one_curve_that_were_asked_in_two_ways_are_said_to_be(bench):
     answer(a_run())
-    answer(a_run("toy_pool16", level=16), asking=Asking(scoring="both"))
+    answer(a_run("toy_pool16", level=16), eval_config=EvalConfig(scoring="both"))
     text, _ = report()
     assert "asked with scoring both, encoder_dtype auto, and other answers of toy to mvbench were not" in text
 

@@ -12,7 +12,7 @@ from parity.cogvlm2 import Recordings
 from test_cogvlm2 import prompts_of
 from test_placement import published
 
-from videogpt_plus.config.options import Asking, Loading
+from videogpt_plus.config.options import EvalConfig, LoadConfig
 from videogpt_plus.models import quantize as module
 from videogpt_plus.models.loading import load_models
 from videogpt_plus.models.quantize import check_bits, chosen, skipped
@@ -46,9 +46,9 @@ def test_without_bitsandbytes_there_is_one_line(monkeypatch):
 
 
 def test_bits_and_rope_shape_answers_and_cards_do_not():
-    plain = Asking().shapes_answers()
-    assert Asking(devices=4).shapes_answers() == plain
-    assert Asking(bits=4, rope_precision="fp32").shapes_answers() == {**plain, "bits": 4, "rope_precision": "fp32"}
+    plain = EvalConfig().shapes_answers()
+    assert EvalConfig(devices=4).shapes_answers() == plain
+    assert EvalConfig(bits=4, rope_precision="fp32").shapes_answers() == {**plain, "bits": 4, "rope_precision": "fp32"}
 
 
 @pytest.fixture(scope="module", params=["cogvlm2_image", "cogvlm2_video"])
@@ -78,7 +78,7 @@ def rounded(layer: torch.nn.Module) -> torch.Tensor:
 def test_fewer_bits_compute_as_the_rounded_weights_do(recordings, bits):
     folder = next(recordings.work.iterdir())
     run = [(recordings.experiment(folder, recordings.config), folder)]
-    (model,) = load_models(run, "cpu", torch.float32, torch.float32, Loading(bits=bits))
+    (model,) = load_models(run, "cpu", torch.float32, torch.float32, LoadConfig(bits=bits))
     oracle = recordings.fresh()
     for name in chosen(oracle):
         few, plain = model.get_submodule(name), oracle.get_submodule(name)

@@ -25,11 +25,11 @@ from train_worker import tiny_mixtures, tiny_training, write_samples
 from videogpt_plus.app import cli
 from videogpt_plus.app.sweep import cells
 from videogpt_plus.clips import video
-from videogpt_plus.clips.cache import DTYPES, GridStore, clip_bytes, size_text
+from videogpt_plus.clips.cache import DTYPES, GridCache, clip_bytes, size_text
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiments import EXPERIMENTS, QWEN_1_5B, TOY, at_level, get_experiment
 from videogpt_plus.config.mixtures import MIXTURES
-from videogpt_plus.config.options import Asking
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.encoders.grid import GridEncoder
 from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.models.loading import load_model
@@ -39,7 +39,7 @@ from videogpt_plus.types import UserError, Visual
 WORKER = Path(__file__).with_name("store_worker.py")
 
 
-def entry(store: GridStore, key: str) -> Path:
+def entry(store: GridCache, key: str) -> Path:
     return store.folder / key[:2] / f"{key}.safetensors"
 
 
@@ -48,20 +48,20 @@ def entry(store: GridStore, key: str) -> Path:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_writing_returns_is_what_reading_gives(tmp_path, dtype):
-    store = GridStore(tmp_path / "new" / "store", dtype)
+    store = GridCache(tmp_path / "new" / "store", dtype)
     assert store.read(name(1)) is None
     kept = store.write(name(1), grids())
-    assert same(GridStore(store.folder, dtype).read(name(1)), kept)
+    assert same(GridCache(store.folder, dtype).read(name(1)), kept)
 
 
 def test_float32_loses_nothing_and_bfloat16_its_rounding_alone(tmp_path):
-    assert same(GridStore(tmp_path, "float32").write(name(1), grids()), grids())
+    assert same(GridCache(tmp_path, "float32").write(name(1), grids()), grids())
     rounded = {n: grid.bfloat16() for n, grid in grids().items()}
-    assert same(GridStore(tmp_path, "bfloat16").write(name(2), grids()), rounded)
+    assert same(GridCache(tmp_path, "bfloat16").write(name(2), grids()), rounded)
 
 
 def test_int8_is_within_half_a_step_of_each_channel(tmp_path):
-    kept = GridStore(tmp_path, "int8").write(name(1), grids())
+    kept = GridCache(tmp_path, "int8").write(name(1), grids())
     for n, grid in grids().items():
         half_a_step = grid.abs().amax((0, 1, 2)) / 127 / 2
         assert ((kept[n] - grid).abs() <= half_a_step * 1.001).all()
@@ -70,27 +70,27 @@ def test_int8_is_within_half_a_step_of_each_channel(tmp_path):
 def test_a_channel_of_zeros_stays_zero_in_int8(tmp_path):
     grid = grids()["video"]
     grid[..., 3] = 0
-    kept = GridStore(tmp_path, "int8").write(name(1), {"video": grid})["video"]
+    kept = GridCache(tmp_path, "int8").write(name(1), {"video": grid})["video"]
     assert (kept[..., 3] == 0).all() and kept.isfinite().all()
 
 
 def test_the_error_is_measured_over_all_that_was_written(tmp_path):
-    store = GridStore(tmp_path, "int8")
+    store = GridCache(tmp_path, "int8")
     kept = [store.write(name(seed), grids(seed)) for seed in range(3)]
     for n in grids():
         wanted, got = torch.cat([grids(s)[n] for s in range(3)]).double(), torch.cat([k[n] for k in kept]).double()
         assert store.errors()[n] == pytest.approx(((got - wanted).norm() / wanted.norm()).item(), rel=1e-4)
         assert 0 < store.errors()[n] < 0.01
-    lossless = GridStore(tmp_path / "float32", "float32")
+    lossless = GridCache(tmp_path / "float32", "float32")
     lossless.write(name(1), grids())
     assert lossless.errors() == {}
 
 
 def test_unknown_dtype_and_a_cap_of_nothing_are_refused(tmp_path):
     with pytest.raises(UserError, match="'float8'; choose from: bfloat16, float32, int8"):
-        GridStore(tmp_path, "float8")
+        GridCache(tmp_path, "float8")
     with pytest.raises(UserError, match="a grid store of 0 GiB holds nothing"):
-        GridStore(tmp_path, cap_gib=0)
+        GridCache(tmp_path, cap_gib=0)
 
 
 # What an entry is named for.
@@ -102,14 +102,14 @@ def clip(tmp_path) -> Path:
 
 
 def test_the_same_clip_elsewhere_is_the_same_entry(tmp_path, clip):
-    store = GridStore(tmp_path / "store")
+    store = GridCache(tmp_path / "store")
     copy = shutil.copy(clip, tmp_path / "b.mp4")
     os.utime(copy, (1, 1))
     assert store.key(copy, 1, 2, None, SETTINGS) == store.key(clip, 1, 2, None, SETTINGS)
 
 
 def test_every_other_clip_or_part_of_it_is_another_entry(tmp_path, clip):
-    store = GridStore(tmp_path / "store")
+    store = GridCache(tmp_path / "store")
     keys = {store.key(clip, *taken, SETTINGS) for taken in [(None, None, None), (0, 1, None), (0, 2, None)]}
     keys |= {store.key(clip, None, None, still, SETTINGS) for still in ("pad", "crop")}
     content = bytearray(clip.read_bytes())
@@ -129,7 +129,7 @@ def test_every_other_clip_or_part_of_it_is_another_entry(tmp_path, clip):
 
 
 def test_all_that_changes_the_grids_changes_the_settings(tmp_path, tiny_experiment):
-    store, streams = GridStore(tmp_path / "store"), tiny_experiment.streams
+    store, streams = GridCache(tmp_path / "store"), tiny_experiment.streams
     own = store.settings(streams, 8, "float32")
     image, clip_folder = dict(streams)["image"], tmp_path / "clip"
     shutil.copytree(image.weights, clip_folder)
@@ -140,7 +140,7 @@ def test_all_that_changes_the_grids_changes_the_settings(tmp_path, tiny_experime
         store.settings(streams, 8, "bfloat16"),
         store.settings(streams[:1], 8, "float32"),
         store.settings([("image", replace(image, pixels=96)), streams[1]], 8, "float32"),
-        GridStore(tmp_path / "store", "int8").settings(streams, 8, "float32"),
+        GridCache(tmp_path / "store", "int8").settings(streams, 8, "float32"),
     ]
     processor = clip_folder / "preprocessor_config.json"
     processor.write_text(processor.read_text().replace('"resample": 3', '"resample": 2'))
@@ -157,7 +157,7 @@ def test_all_that_changes_the_grids_changes_the_settings(tmp_path, tiny_experime
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_damaged_entry_is_removed_and_never_believed(tmp_path, dtype):
-    store, random = GridStore(tmp_path, dtype), np.random.default_rng(0)
+    store, random = GridCache(tmp_path, dtype), np.random.default_rng(0)
     kept = store.write(name(1), grids())
     whole, path = entry(store, name(1)).read_bytes(), entry(store, name(1))
     header = int.from_bytes(whole[:8], "little") + 8
@@ -179,7 +179,7 @@ def test_a_damaged_entry_is_removed_and_never_believed(tmp_path, dtype):
 
 
 def test_an_entry_under_another_name_is_not_believed(tmp_path):
-    store = GridStore(tmp_path)
+    store = GridCache(tmp_path)
     store.write(name(1), grids(1))
     shutil.copy(entry(store, name(1)), entry(store, name(2)))
     assert store.read(name(2)) is None and store.read(name(1)) is not None
@@ -190,7 +190,7 @@ def test_an_entry_under_another_name_is_not_believed(tmp_path):
 
 def test_least_recently_used_entries_make_room(tmp_path):
     one = len(_written(tmp_path / "one", 0))
-    store = GridStore(tmp_path / "store", "float32", cap_gib=4.5 * one / 2**30)
+    store = GridCache(tmp_path / "store", "float32", cap_gib=4.5 * one / 2**30)
     for number in range(4):
         store.write(name(number), grids(number))
         os.utime(entry(store, name(number)), ns=(number, number))  # times of a quick test may be equal
@@ -204,7 +204,7 @@ def test_least_recently_used_entries_make_room(tmp_path):
 
 
 def _written(folder: Path, number: int) -> bytes:
-    store = GridStore(folder, "float32")
+    store = GridCache(folder, "float32")
     store.write(name(number), grids(number))
     return entry(store, name(number)).read_bytes()
 
@@ -212,7 +212,7 @@ def _written(folder: Path, number: int) -> bytes:
 def test_the_cap_holds_after_every_write(tmp_path):
     one = len(_written(tmp_path / "one", 0))
     cap = 200 * one  # large enough that the folder is not looked through at each write
-    store = GridStore(tmp_path / "store", "float32", cap_gib=cap / 2**30)
+    store = GridCache(tmp_path / "store", "float32", cap_gib=cap / 2**30)
     most = 0
     for number in range(260):
         store.write(name(number), grids())
@@ -221,7 +221,7 @@ def test_the_cap_holds_after_every_write(tmp_path):
 
 
 def test_parts_of_killed_processes_go_when_they_are_old(tmp_path):
-    store = GridStore(tmp_path)
+    store = GridCache(tmp_path)
     folder = tmp_path / name(1)[:2]
     folder.mkdir()
     old, fresh, foreign = (folder / f".{k}.safetensors.77.part" for k in (name(1), name(2), "mine"))
@@ -234,9 +234,9 @@ def test_parts_of_killed_processes_go_when_they_are_old(tmp_path):
 
 
 def test_size_is_announced_before(tmp_path, tiny_experiment, monkeypatch):
-    monkeypatch.setattr(GridStore, "_free", lambda store: 10**12)  # whatever disk this is run on
+    monkeypatch.setattr(GridCache, "_free", lambda store: 10**12)  # whatever disk this is run on
     assert clip_bytes(QWEN_1_5B, "bfloat16") == 16 * (24 * 24 * 1024 + 16 * 16 * 1408) * 2 == 30_408_704
-    store = GridStore(tmp_path / "store")
+    store = GridCache(tmp_path / "store")
     said = store.announce(2000, QWEN_1_5B)
     assert "2,000 clips x 30.4 MB = 60.8 GB in bfloat16 under" in said and "0 of this kind are there already" in said
     settings = store.settings(tiny_experiment.streams, tiny_experiment.num_frames, "float32")
@@ -250,7 +250,7 @@ def test_size_is_announced_before(tmp_path, tiny_experiment, monkeypatch):
 
 def test_announced_size_is_the_size_on_disk(tmp_path, tiny_experiment):
     model = load_model(tiny_experiment, None, "cpu", torch.float32)
-    model.store = GridStore(tmp_path, "float32")
+    model.store = GridCache(tmp_path, "float32")
     pixels = {n: torch.randn(tiny_experiment.num_frames, 3, e.pixels, e.pixels) for n, e in model.encoders.items()}
     model.encode([Visual(pixels, tiny_experiment.num_frames, key=name(1))])
     announced = clip_bytes(tiny_experiment, "float32")
@@ -259,10 +259,10 @@ def test_announced_size_is_the_size_on_disk(tmp_path, tiny_experiment):
 
 def test_a_disk_without_room_is_refused_before_it_begins(tmp_path):
     with pytest.raises(UserError, match=r"30408\.7 TB in bfloat16 .* do not fit into .* free space"):
-        GridStore(tmp_path).announce(10**9, QWEN_1_5B)
-    assert "; 1.1 GB are kept at most" in GridStore(tmp_path, cap_gib=1).announce(10**9, QWEN_1_5B)
+        GridCache(tmp_path).announce(10**9, QWEN_1_5B)
+    assert "; 1.1 GB are kept at most" in GridCache(tmp_path, cap_gib=1).announce(10**9, QWEN_1_5B)
     with pytest.raises(UserError, match="do not fit"):
-        GridStore(tmp_path, cap_gib=10**9).announce(10**12, QWEN_1_5B)
+        GridCache(tmp_path, cap_gib=10**9).announce(10**12, QWEN_1_5B)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_sizes_read_well(size, said):
 
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    store = GridStore(tmp_path / "file" / "store")
+    store = GridCache(tmp_path / "file" / "store")
     for call in (lambda: store.write(name(1), grids()), lambda: store.announce(1, TOY), lambda: store.read(name(1))):
         with pytest.raises(UserError, match=r"cannot (read|write).*Not a directory; ") as caught:
             call()
@@ -287,7 +287,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file grows beyond: what a full disk does
     try:
         with pytest.raises(UserError, match=r"cannot write .*: File too large; free space"):
-            GridStore(tmp_path).write(name(1), grids())
+            GridCache(tmp_path).write(name(1), grids())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
@@ -306,7 +306,7 @@ def test_two_processes_under_a_cap_disturb_each_other_in_nothing(tmp_path):
     cap = 6_000_000  # some nine of the twelve
     running = [writer(tmp_path, step, cap / 2**30, turns=150) for step in (5, 7)]
     assert [run.wait() for run in running if run.stdout.read()] == [0, 0]
-    left = [n for n in range(ENTRIES) if (kept := GridStore(tmp_path).read(name(n))) and same(kept, grids(n, FRAMES))]
+    left = [n for n in range(ENTRIES) if (kept := GridCache(tmp_path).read(name(n))) and same(kept, grids(n, FRAMES))]
     assert len(left) >= 6
     assert sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors")) <= cap
 
@@ -321,7 +321,7 @@ def test_kill_9_leaves_whole_entries_alone(tmp_path):
         run.communicate()
         for path in tmp_path.rglob("*.safetensors"):
             number = int(path.stem.partition("-")[0], 16)
-            assert same(GridStore(tmp_path).read(path.stem), grids(number, FRAMES))
+            assert same(GridCache(tmp_path).read(path.stem), grids(number, FRAMES))
     assert len(list(tmp_path.rglob("*.safetensors"))) >= 3
 
 
@@ -336,7 +336,7 @@ def model(tiny_experiment):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_first_and_a_later_run_give_the_model_the_same(model, tiny_experiment, clip, tmp_path, monkeypatch, dtype):
-    store = GridStore(tmp_path / "store", dtype)
+    store = GridCache(tmp_path / "store", dtype)
     prepare = Preparation(tiny_experiment.streams, 8, store=store)
     monkeypatch.setattr(model, "store", store)
     cold = model.encode([prepare(clip), prepare(clip, 0, 1)])
@@ -355,7 +355,7 @@ def test_a_first_and_a_later_run_give_the_model_the_same(model, tiny_experiment,
 def test_what_is_kept_does_not_depend_on_neighbours(model, tiny_experiment, clip, tmp_path, monkeypatch):
     kept = []
     for folder, together in (("alone", False), ("together", True)):
-        store = GridStore(tmp_path / folder, "float32")
+        store = GridCache(tmp_path / folder, "float32")
         monkeypatch.setattr(model, "store", store)
         prepare = Preparation(tiny_experiment.streams, 8, store=store)
         visuals = [prepare(clip), prepare(clip, 0, 1), prepare(clip, 1, 2)]
@@ -366,7 +366,7 @@ def test_what_is_kept_does_not_depend_on_neighbours(model, tiny_experiment, clip
 
 
 def test_stored_and_fresh_clips_share_a_batch(model, tiny_experiment, clip, tmp_path, monkeypatch):
-    store = GridStore(tmp_path / "store", "float32")
+    store = GridCache(tmp_path / "store", "float32")
     prepare = Preparation(tiny_experiment.streams, 8, store=store)
     fresh = [prepare(clip, 0, 1), prepare(clip), Preparation(tiny_experiment.streams, 8)(clip, 1, 2)]
     expected = [model.encode([visual])[0] for visual in fresh]
@@ -379,7 +379,7 @@ def test_stored_and_fresh_clips_share_a_batch(model, tiny_experiment, clip, tmp_
 
 
 def test_a_damaged_entry_is_made_again(model, tiny_experiment, clip, tmp_path, monkeypatch):
-    store = GridStore(tmp_path / "store")
+    store = GridCache(tmp_path / "store")
     prepare = Preparation(tiny_experiment.streams, 8, store=store)
     monkeypatch.setattr(model, "store", store)
     first = prepare(clip)
@@ -403,7 +403,7 @@ def training(tiny_experiment, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_fills_the_store_and_then_decodes_nothing(training, tmp_path, monkeypatch, workers):
-    store = GridStore(tmp_path / "store", "float32")
+    store = GridCache(tmp_path / "store", "float32")
     for run in ("without", "cold", "warm"):
         if run == "warm":
             monkeypatch.setattr(video, "read_clip", None)
@@ -419,7 +419,7 @@ def test_training_fills_the_store_and_then_decodes_nothing(training, tmp_path, m
 def test_training_says_what_the_store_will_take_and_what_it_lost(training, tmp_path):
     told = []
     for run in ("cold", "warm"):
-        store = GridStore(tmp_path / "store", "int8")
+        store = GridCache(tmp_path / "store", "int8")
         stages.pretrain(training, "image", tmp_path / run, workers=0, store=store, say=told.append)
     before, lost, again = told
     assert re.match(r"grid store: 8 still images x \S+ kB = \S+ kB in int8 under .*; 0 of", before)
@@ -436,11 +436,13 @@ def test_a_sweep_s_store_serves_its_trainings_and_is_one_of_their_inputs(
         cli.main(["sweep", "tiny", "--levels", "16", "--controls", "--store", "kept", "--store-dtype", "int8"])
         base, (at,) = get_experiment("tiny"), [at_level(get_experiment("tiny"), 16)]
         made = {
-            store: [cells.inputs(cell) for cell in cells.plan(base, [at], Path("results/tiny"), asking=asking)[:3]]
-            for store, asking in {
-                None: Asking(decoder="decord"),
-                "int8": Asking(store=Path("elsewhere"), store_dtype="int8", store_cap_gib=1),
-                "float32": Asking(store=Path("kept"), store_dtype="float32"),
+            store: [
+                cells.inputs(cell) for cell in cells.plan(base, [at], Path("results/tiny"), eval_config=eval_config)[:3]
+            ]
+            for store, eval_config in {
+                None: EvalConfig(decoder="decord"),
+                "int8": EvalConfig(store=Path("elsewhere"), store_dtype="int8", store_cap_gib=1),
+                "float32": EvalConfig(store=Path("kept"), store_dtype="float32"),
             }.items()
         }
     finally:
@@ -460,5 +462,5 @@ def test_the_default_of_a_visual_cannot_be_filled():
 
 
 def test_settings_name_the_entries_of_one_kind(tmp_path, tiny_experiment, clip):
-    prepare = Preparation(tiny_experiment.streams, 8, store=GridStore(tmp_path))
+    prepare = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
     assert re.fullmatch(rf"[0-9a-f]{{16}}-{prepare.settings}", prepare(clip).key)

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from eval.answers.runs import load_answerer
 from eval.tasks.task import Example, Question
 from videogpt_plus.config.experiments import TOY_WEIGHTS
-from videogpt_plus.config.options import Choosing
+from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.io.files import located
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.types import UserError
@@ -95,8 +95,10 @@ def test_the_stream_is_the_answer_that_a_benchmark_gets(clip):
     visual = answerer.prepare(clip)
     pieces = list(answerer.stream(example.prompt, visual))
     assert "".join(pieces) == replies["it"].text != ""
-    longer = "".join(answerer.stream("Why?", visual, [("What?", "A cup.")], Choosing(2.0, seed=1, max_new_tokens=40)))
-    assert len(longer) > len("".join(answerer.stream("Why?", visual, (), Choosing(max_new_tokens=1))))
+    longer = "".join(
+        answerer.stream("Why?", visual, [("What?", "A cup.")], GenerationConfig(2.0, seed=1, max_new_tokens=40))
+    )
+    assert len(longer) > len("".join(answerer.stream("Why?", visual, (), GenerationConfig(max_new_tokens=1))))
 
 
 def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
@@ -105,7 +107,7 @@ def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
     monkeypatch.setattr(DualEncoderVLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
     for _ in range(2):
         for past in ((), [("Why?", "So.")], [("Why?", "So.")] * 2):
-            list(answerer.stream("Why?", visual, past, Choosing(1.0, seed=2**63 - 2)))
+            list(answerer.stream("Why?", visual, past, GenerationConfig(1.0, seed=2**63 - 2)))
     assert seeds[:3] == seeds[3:] and len(set(seeds)) == 3
 
 
@@ -114,7 +116,7 @@ def test_an_answer_gets_the_room_that_there_is_and_no_more_can_be_asked_for(clip
     visual = answerer.prepare(clip)
     most = answerer.members["it"].model.causal.config.max_position_embeddings
     with pytest.raises(UserError, match=f"of the {most:,} tokens that it reads, and {most:,} more do not fit: choose"):
-        list(answerer.stream("Why?", visual, (), Choosing(max_new_tokens=most)))
+        list(answerer.stream("Why?", visual, (), GenerationConfig(max_new_tokens=most)))
     with pytest.raises(UserError, match=f"it reads {most:,}: ask in fewer words"):
         list(answerer.stream("why " * most, visual))
 

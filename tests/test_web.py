@@ -69,7 +69,7 @@ class Words:
         self.encoded += 1
         return Visual({}, visual.placeholders, visual.pixels)
 
-    def stream(self, setting, question, visual, past, choosing):
+    def stream(self, setting, question, visual, past, generation_config):
         self.heard.append((setting, question, past))
         for number in range(self.count):
             yield f"{number + 1} "

@@ -50,7 +50,7 @@ def serving(folder: Path, visitors: Path):
     from videogpt_plus.app.web.server import served
 
     class Slow(Talk):
-        def stream(self, setting, question, visual, past, choosing):
+        def stream(self, setting, question, visual, past, generation_config):
             if question.startswith("markup"):
                 yield MARKUP
             elif question.startswith("count"):
@@ -58,7 +58,7 @@ def serving(folder: Path, visitors: Path):
                     time.sleep(0.1)
                     yield f"{number} "
             else:
-                yield from super().stream(setting, question, visual, past, choosing)
+                yield from super().stream(setting, question, visual, past, generation_config)
 
     runs = [copied_run(folder / "runs", level) for level in (2, 8)]
     models = Slow(offers_of((load_experiment(run), run) for run in runs), load_answerer)

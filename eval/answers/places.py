@@ -19,7 +19,7 @@ from eval.answers.naming import OWN, answers_folder, asked_name, limit_of, optio
 from eval.tasks.benchmarks import BENCHMARKS, is_own, kind_of
 from eval.tasks.task import CONTROLS, Example
 from videogpt_plus.config.experiment_file import load_experiment
-from videogpt_plus.config.options import DEFAULT_ASKING
+from videogpt_plus.config.options import DEFAULT_EVAL
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
@@ -150,8 +150,8 @@ def _as_named(folder: str) -> list[str]:
 
 
 def _ways(meta: Mapping[str, Any]) -> list[str]:
-    """The options of `answer` that ask as these answers were asked: what of `Asking.shapes_answers` is not usual."""
-    usual = DEFAULT_ASKING.shapes_answers()
+    """The options of `answer` that ask as these answers were asked; the defaults are left out."""
+    usual = DEFAULT_EVAL.shapes_answers()
     chosen = {name: meta.get(name) for name in ("scoring", "encoder_dtype", "store_dtype", "bits", "rope_precision")}
     chosen = {name: value for name, value in chosen.items() if value not in (None, usual.get(name))}
     if "store_dtype" in chosen:

@@ -15,10 +15,10 @@ from eval.tasks import benchmarks
 from eval.tasks.benchmarks import copy_of, is_own, kind_of, place_of, root_of
 from eval.tasks.task import Example
 from eval.tasks.task import fingerprint as questions_fingerprint
-from videogpt_plus.clips.cache import GridStore, open_store
+from videogpt_plus.clips.cache import GridCache, open_cache
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import load_experiment
-from videogpt_plus.config.options import DEFAULT_ASKING, Asking
+from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.runs import taught
 from videogpt_plus.types import UserError
@@ -36,14 +36,14 @@ def examples_of(root: str | Path, limit: int | None = None, task: str = "mvbench
 
 def load_answerer(
     runs: Mapping[str, Path],
-    asking: Asking = DEFAULT_ASKING,
-    store: GridStore | None = None,
+    eval_config: EvalConfig = DEFAULT_EVAL,
+    store: GridCache | None = None,
     tell: Callable[[str], None] | None = None,
     longest: int | None = None,
 ) -> VideoLLM:
     """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
 
-    They share their encoders and their LLM. `store` is the one that `asking` names, where it is open already; `tell`
+    They share their encoders and their LLM. `store` is that of `eval_config`, where it is open already; `tell`
     is told what weights that were published whole take, before they are loaded, with answers of `longest` tokens, or
     of the experiments' own number.
     UserError: they do not see clips in the same way, or the cards cannot hold them.
@@ -55,21 +55,21 @@ def load_answerer(
     experiments = {name: load_experiment(run) for name, run in runs.items()}
     if longest:
         experiments = {name: replace(e, max_new_tokens=longest) for name, e in experiments.items()}
-    device, dtype, encoder_dtype = _arithmetic(asking)
+    device, dtype, encoder_dtype = _arithmetic(eval_config)
     pairs = [(experiments[name], run) for name, run in runs.items()]
-    models = load_models(pairs, device, dtype, encoder_dtype, asking, asking.batch_size, free(), tell)
+    models = load_models(pairs, device, dtype, encoder_dtype, eval_config, eval_config.batch_size, free(), tell)
     members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}
-    return VideoLLM(members, asking, store or open_store(asking))
+    return VideoLLM(members, eval_config, store or open_cache(eval_config))
 
 
-def _arithmetic(asking: Asking) -> tuple[str, torch.dtype, torch.dtype]:
+def _arithmetic(eval_config: EvalConfig) -> tuple[str, torch.dtype, torch.dtype]:
     """Device, dtype of the LLM, dtype of the encoders."""
     import torch
 
     cuda = torch.cuda.is_available()
     device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
     dtype = torch.bfloat16 if cuda else torch.float32
-    return device, dtype, dtype if asking.encoder_dtype == "auto" else getattr(torch, asking.encoder_dtype)
+    return device, dtype, dtype if eval_config.encoder_dtype == "auto" else getattr(torch, eval_config.encoder_dtype)
 
 
 def answer_runs(
@@ -78,7 +78,7 @@ def answer_runs(
     limit: int | None = None,
     benchmark: Path | None = None,
     retry_errors: bool = False,
-    asking: Asking = DEFAULT_ASKING,
+    eval_config: EvalConfig = DEFAULT_EVAL,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     task: str = "mvbench",
@@ -94,22 +94,24 @@ def answer_runs(
     if len(roots) > 1:
         raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
     is_open = kind_of(task).scored == "judged"
-    if is_open and asking.scoring != "generate":
-        raise UserError(f"--scoring {asking.scoring} needs options, and the questions of {task} are open; leave it out")
+    if is_open and eval_config.scoring != "generate":
+        raise UserError(
+            f"--scoring {eval_config.scoring} needs options, and the questions of {task} are open; leave it out"
+        )
     examples = examples_of(roots.pop(), limit, task)
     for told in (_other_words(run, examples) for run in runs):
         if told and say:
             say(told)
-    headers = {run: header_of(run, e, examples, task, benchmark, asking) for run, e in experiments.items()}
+    headers = {run: header_of(run, e, examples, task, benchmark, eval_config) for run, e in experiments.items()}
     targets = {str(run): Target(path, headers[run]) for run, path in runs.items()}
-    store = open_store(asking)
+    store = open_cache(eval_config)
 
     def load() -> VideoLLM:
         if store and say and control is None:  # a control's clips are not kept
             clips = {(example.path, example.start, example.end) for example in examples}
-            dtype = str(_arithmetic(asking)[-1]).removeprefix("torch.")
+            dtype = str(_arithmetic(eval_config)[-1]).removeprefix("torch.")
             say(store.announce(len(clips), next(iter(experiments.values())), dtype))
-        return load_answerer({str(run): run for run in runs}, asking, store, say)
+        return load_answerer({str(run): run for run in runs}, eval_config, store, say)
 
     done = answer_all(load, examples, targets, progress, control, retry_errors)
     if store and say and (lost := store.measured()):
@@ -123,7 +125,7 @@ def header_of(
     examples: Sequence[Example],
     task: str = OWN,
     benchmark: Path | None = None,
-    asking: Asking = DEFAULT_ASKING,
+    eval_config: EvalConfig = DEFAULT_EVAL,
 ) -> dict[str, Any]:
     """What the run's answers to these questions depend on, as their meta file keeps it."""
     weights = [fingerprint.of_path(run / file) for file in WEIGHTS]
@@ -131,8 +133,8 @@ def header_of(
         weights.append(fingerprint.of_path(experiment.llm))
     header = {"experiment": experiment.name, "weights": weights, "questions": questions_fingerprint(examples)}
     header |= _benchmark(task, experiment.benchmark_root, benchmark)
-    header |= {"store": os.path.realpath(asking.store)} if asking.store else {}
-    return {**header, **asking.shapes_answers()}
+    header |= {"store": os.path.realpath(eval_config.store)} if eval_config.store else {}
+    return {**header, **eval_config.shapes_answers()}
 
 
 def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import torch
 
 from eval.tasks.task import Example, Outcome, Question, Reply, seed_of
-from videogpt_plus.clips.cache import GridStore
-from videogpt_plus.clips.prefetch import Fed, Feeder, Job, Preparation
+from videogpt_plus.clips.cache import GridCache
+from videogpt_plus.clips.prefetch import Job, Prefetched, Prefetcher, Preparation
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.options import DEFAULT_ASKING, GREEDY, Asking, Choosing
+from videogpt_plus.config.options import DEFAULT_EVAL, GREEDY, EvalConfig, GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.io.entries import reading
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
@@ -55,32 +55,38 @@ class VideoLLM:
     The models see clips in the same way (`models.load_models` checks it); the first one encodes for all.
     """
 
-    def __init__(self, members: Mapping[str, Member], asking: Asking = DEFAULT_ASKING, store: GridStore | None = None):
-        self.members, self.asking = members, asking
+    def __init__(
+        self, members: Mapping[str, Member], eval_config: EvalConfig = DEFAULT_EVAL, store: GridCache | None = None
+    ):
+        self.members, self.eval_config = members, eval_config
         model, experiment = next(iter(members.values()))
         arithmetic = str(next(model.encoders.parameters()).dtype).removeprefix("torch.")
         self.prepare = Preparation(
-            experiment.streams, experiment.num_frames, asking.decoder, store, arithmetic, asking.clip_seconds
+            experiment.streams, experiment.num_frames, eval_config.decoder, store, arithmetic, eval_config.clip_seconds
         )
         self.encode, model.store = model.encode, store
         self._options: dict[tuple[str, tuple[str, ...] | None], list[tuple[int, ...]]] = {}
 
     def answers(self, questions: Sequence[Question], control: str | None) -> Iterator[tuple[Question, Outcome]]:
         """See `eval.tasks.task.Answerer`."""
-        blocks = _blocks(_views(questions, control), self.asking.batch_size)
+        blocks = _blocks(_views(questions, control), self.eval_config.batch_size)
         if control == "blind":
             for block in blocks:
                 yield from self._answer(block, [None] * len(block), [0.0] * len(block))
             return
         jobs = [Job(v.path, v.start, v.end, None, v.frame, v.shuffle) for block in blocks for v in block]
-        ahead = 2 * self.asking.batch_size + self.asking.workers
-        with Feeder(self.prepare, self.asking.workers, ahead, self.asking.clip_seconds) as feeder:
+        ahead = 2 * self.eval_config.batch_size + self.eval_config.workers
+        with Prefetcher(self.prepare, self.eval_config.workers, ahead, self.eval_config.clip_seconds) as feeder:
             fed = feeder(jobs)
             for block in blocks:
                 yield from self._look_and_answer(block, [next(fed) for _ in block])
 
     def stream(
-        self, question: str, visual: Visual, past: Sequence[tuple[str, str]] = (), choosing: Choosing = GREEDY
+        self,
+        question: str,
+        visual: Visual,
+        past: Sequence[tuple[str, str]] = (),
+        generation_config: GenerationConfig = GREEDY,
     ) -> Iterator[str]:
         """The first model's reply to a question about a visual that `prepare` made, in pieces of text as they come.
 
@@ -93,12 +99,12 @@ class VideoLLM:
         with reading(f"the question {question!r:.60}"):
             ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], template, past)
         read = len(ids) - visual.placeholders + num_visual_tokens(experiment, visual.placeholders)
-        longest = _room(name, model, read, experiment.max_new_tokens, choosing.max_new_tokens)
-        if choosing.seed is not None:
-            choosing = replace(choosing, seed=(choosing.seed + len(past)) % 2**63)
-        yield from model.pieces(model.stream_ids(ids, [visual], longest, choosing))
+        longest = _room(name, model, read, experiment.max_new_tokens, generation_config.max_new_tokens)
+        if generation_config.seed is not None:
+            generation_config = replace(generation_config, seed=(generation_config.seed + len(past)) % 2**63)
+        yield from model.pieces(model.stream_ids(ids, [visual], longest, generation_config))
 
-    def _look_and_answer(self, views: Sequence[View], fed: Sequence[Fed]) -> Iterator[tuple[Question, Outcome]]:
+    def _look_and_answer(self, views: Sequence[View], fed: Sequence[Prefetched]) -> Iterator[tuple[Question, Outcome]]:
         seen = []
         for view, (outcome, seconds) in zip(views, fed, strict=True):
             if isinstance(outcome, ClipError):
@@ -150,12 +156,12 @@ class VideoLLM:
             return
         model, experiment = self.members[name]
         spoken = (
-            asked[0][0][0].example.spoken if self.asking.scoring != "generate" else None
+            asked[0][0][0].example.spoken if self.eval_config.scoring != "generate" else None
         )  # a benchmark is all alike
         began = time.perf_counter()
         generated = model.answer(
             [([prompts[q] for q in questions], [sight] if sight else []) for questions, sight in asked],
-            0 if self.asking.scoring == "logprob" else experiment.max_new_tokens,
+            0 if self.eval_config.scoring == "logprob" else experiment.max_new_tokens,
             self._option_tokens(name, spoken),
         )
         count = sum(len(questions) for questions, _ in asked)
@@ -168,14 +174,14 @@ class VideoLLM:
                     scores = tuple(answer.options[: len(question.example.candidates)].tolist())
                 best = scores.index(max(scores)) if scores else 0
                 likeliest = spoken[best] if spoken else f"({string.ascii_uppercase[best]})"
-                text = likeliest if self.asking.scoring == "logprob" else model.text_of(answer.ids)
+                text = likeliest if self.eval_config.scoring == "logprob" else model.text_of(answer.ids)
                 taken = before[question]
                 first = taken + answer.seconds_first / count
                 yield question, Reply(text, tokens, scores, taken + seconds, taken, first)
 
     def _option_tokens(self, name: str, spoken: tuple[str, ...] | None) -> list[tuple[int, ...]] | None:
         """The model's ids of what is said for each option, found once; None where no probabilities are asked for."""
-        if self.asking.scoring == "generate":
+        if self.eval_config.scoring == "generate":
             return None
         if (name, spoken) not in self._options:
             self._options[name, spoken] = self.members[name].model.option_tokens(spoken)

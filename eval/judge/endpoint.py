@@ -23,11 +23,11 @@ from eval.judge.options import SMALL, LeftOut, described, named_option, options_
 from eval.judge.pace import Budget, Pace, back_off, retry_after
 from eval.judge.parser import parse
 from eval.judge.prompts import Prompt
-from eval.judge.settings import Judging
+from eval.judge.settings import JudgeConfig
 from eval.judge.transport import Lost, Reply, Stopped, Transport, Unreachable
 from videogpt_plus.types import UserError
 
-__all__ = ["Budget", "Endpoint", "Judgement", "Judging", "NoConnection", "Stopped"]
+__all__ = ["Budget", "Endpoint", "Judgement", "JudgeConfig", "NoConnection", "Stopped"]
 
 #: A server that asks for a longer pause than this many seconds is not waited for.
 LONGEST_WAIT = 900.0
@@ -117,7 +117,7 @@ class Endpoint:
 
     def __init__(
         self,
-        judging: Judging,
+        judge_config: JudgeConfig,
         key: str,
         say: Callable[[str], None] = lambda _: None,
         budget: Budget | None = None,
@@ -125,10 +125,10 @@ class Endpoint:
         left_out: LeftOut | None = None,
         settled: Callable[[LeftOut], None] = lambda _: None,
     ):
-        self.transport = Transport(judging, key)
-        self.judging, self.say, self._hide_key = judging, say, Mask(key)
+        self.transport = Transport(judge_config, key)
+        self.judge_config, self.say, self._hide_key = judge_config, say, Mask(key)
         self.stop = threading.Event()
-        self.pace, self.budget = Pace(judging.rate, self.stop), budget or Budget(judging)
+        self.pace, self.budget = Pace(judge_config.rate, self.stop), budget or Budget(judge_config)
         self._prompts, self._recorded, self._tell_settled = prompts, left_out, settled
         # What calls go without, None until it is known; one thread finds it out, under the locks.
         self.left_out: LeftOut | None = None
@@ -155,7 +155,7 @@ class Endpoint:
     def _judge(self, prompt: Prompt, messages: list[dict[str, str]], with_verdict: bool) -> Judgement:
         tally, body, reason = _Tally(), {}, "no call was made"
         failures = waits = 0
-        while failures < self.judging.attempts and waits < self.judging.attempts * PATIENCE:
+        while failures < self.judge_config.attempts and waits < self.judge_config.attempts * PATIENCE:
             try:
                 body = self._ask(prompt, messages, with_verdict, tally)
                 score, verdict, reason = self._read(body, with_verdict)
@@ -169,10 +169,12 @@ class Endpoint:
             except _Again as failure:
                 error, reason = failure, str(failure)
             failures, waits = failures + (not error.busy), waits + error.busy
-            if failures < self.judging.attempts:
+            if failures < self.judge_config.attempts:
                 self._pause(error, failures + waits)
         if not self._reached:
-            raise NoConnection(f"{self.judging.server} answered none of {tally.calls} calls ({reason}); {_NOTHING}")
+            raise NoConnection(
+                f"{self.judge_config.server} answered none of {tally.calls} calls ({reason}); {_NOTHING}"
+            )
         why = f"{reason} ({tally.calls} calls)"
         self._unscored(why)
         return tally.judgement(None, None, why, body)
@@ -185,30 +187,32 @@ class Endpoint:
             return said.score, said.verdict, ""
         # The parser cites the beginning of a reply, which may be a part of the key.
         reason = said.reason and parse(self._hide_key(reply), with_verdict).reason
-        ended = replies.why_none(body, self.judging.max_tokens)
+        ended = replies.why_none(body, self.judge_config.max_tokens)
         return None, None, ": ".join(part for part in (ended, reason) if part) or "no score in the reply"
 
     def _ask(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
         """The answer to a question. The first to ask finds out what the server takes; others wait for that a while."""
         if self.left_out is None:
-            is_first = self._first.acquire(timeout=min(WAIT_FOR_FIRST, self.judging.timeout / 4))
+            is_first = self._first.acquire(timeout=min(WAIT_FOR_FIRST, self.judge_config.timeout / 4))
             try:
                 if self.left_out is None:
                     return self._ask_first(prompt, messages, with_verdict, tally)
             finally:
                 if is_first:
                     self._first.release()
-        options = options_of(prompt, with_verdict, self.judging.max_tokens, self.left_out)
+        options = options_of(prompt, with_verdict, self.judge_config.max_tokens, self.left_out)
         return self._call(messages, options, tally)
 
     def _ask_first(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
         """Asks with every option: a reply says that all are taken. A refusal says nothing: a small question decides."""
         everything, tried = self._with_most(prompt), self._recorded or frozenset()
-        options = options_of(prompt, with_verdict, self.judging.max_tokens)
+        options = options_of(prompt, with_verdict, self.judge_config.max_tokens)
         decides, body, refusal = ways(everything) == ways(options), None, None
         if decides:
             try:
-                body = self._call(messages, options_of(prompt, with_verdict, self.judging.max_tokens, tried), tally)
+                body = self._call(
+                    messages, options_of(prompt, with_verdict, self.judge_config.max_tokens, tried), tally
+                )
             except _Refused as error:
                 refusal = error
         with self._settling:
@@ -219,12 +223,12 @@ class Endpoint:
             raise refusal
         if body is not None and self.left_out == tried:
             return body
-        options = options_of(prompt, with_verdict, self.judging.max_tokens, self.left_out)
+        options = options_of(prompt, with_verdict, self.judge_config.max_tokens, self.left_out)
         return self._call(messages, options, tally)
 
     def _with_most(self, prompt: Prompt) -> dict[str, Any]:
         """The options of the prompt that has most of them."""
-        several = (options_of(one, False, self.judging.max_tokens) for one in (prompt, *self._prompts))
+        several = (options_of(one, False, self.judge_config.max_tokens) for one in (prompt, *self._prompts))
         return max(several, key=len)
 
     def _find_out(self, everything: Mapping[str, Any], prompt: Prompt, with_verdict: bool, tally: _Tally) -> LeftOut:
@@ -233,7 +237,7 @@ class Endpoint:
         left = ways(everything) if self._recorded is None else [self._recorded]
         failures, told, small = 0, "", most.messages(SMALL)
         while left:
-            options = options_of(most, with_verdict and most is prompt, self.judging.max_tokens, left[0])
+            options = options_of(most, with_verdict and most is prompt, self.judge_config.max_tokens, left[0])
             try:
                 self._call(small, options, tally)
                 return left[0]
@@ -243,23 +247,23 @@ class Endpoint:
                 told, left = str(error), []
             except _Again as error:
                 failures += 1
-                if failures >= self.judging.attempts * (PATIENCE if error.busy else 1):
-                    where = self.judging.server
+                if failures >= self.judge_config.attempts * (PATIENCE if error.busy else 1):
+                    where = self.judge_config.server
                     raise NoConnection(f"{where} does not answer a small question ({error}); {_NOTHING}") from error
                 self._pause(error, failures)
         if self._recorded is not None:
             names = ", ".join(sorted(ways(everything)[-1] - self._recorded)) or "no option"
             raise UserError(
-                f"{self.judging.server} no longer takes what this run's judgements were asked with ({names}; {told}); "
+                f"{self.judge_config.server} no longer takes what this run was judged with ({names}; {told}); "
                 "move its judged*.jsonl and judged*.meta.json away to judge all of it alike"
             )
-        raise UserError(f"{self.judging.server} refuses even a small question, with and without options ({told})")
+        raise UserError(f"{self.judge_config.server} refuses even a small question, with and without options ({told})")
 
     def _settle(self, left_out: LeftOut) -> None:
         """From here on every call goes without these options."""
         self._tell_settled(left_out)
         for told in described(left_out):
-            self.say(f"{self.judging.server} {told}" + (", as so far in this run" if self._recorded else ""))
+            self.say(f"{self.judge_config.server} {told}" + (", as so far in this run" if self._recorded else ""))
         self.left_out = left_out
 
     def _call(self, messages: list, options: dict[str, Any], tally: _Tally) -> dict[str, Any]:
@@ -269,7 +273,7 @@ class Endpoint:
         spent: tuple[int | None, int | None] = (0, 0)
         tally.calls, tally.sent = tally.calls + 1, sent(options)
         try:
-            reply = self._post({"model": self.judging.judge_model, "messages": messages, **options})
+            reply = self._post({"model": self.judge_config.judge_model, "messages": messages, **options})
             if not 200 <= reply.status < 300:
                 raise self._of_status(reply.status, replies.error_in(reply.body), reply.headers, options)
             body = _object(reply.body)
@@ -313,13 +317,13 @@ class Endpoint:
                 return
         by = " by way of the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY" if self.transport.proxied else ""
         told = self._told(str(error))
-        raise NoConnection(f"no connection to {self.judging.server}{by} ({told}); {_NOTHING}") from error
+        raise NoConnection(f"no connection to {self.judge_config.server}{by} ({told}); {_NOTHING}") from error
 
     def _of_status(
         self, status: int, said: replies.ErrorSaid, headers: Mapping[str, str], options: Mapping[str, Any]
     ) -> Exception:
         """What becomes of an HTTP error."""
-        where, model, told = self.judging.server, self.judging.judge_model, self._told(said.words)
+        where, model, told = self.judge_config.server, self.judge_config.judge_model, self._told(said.words)
         if status < 400:
             place = headers.get("location", "").partition("?")[0]
             return UserError(f"{where} sends calls elsewhere ({status}, to {place or 'nowhere'}); see --base-url")
@@ -339,7 +343,8 @@ class Endpoint:
         """Waits after a failure, never less than `back_off`; a server that is busy makes every call wait."""
         if error.pause is not None and error.pause > LONGEST_WAIT:
             raise UserError(
-                f"{self.judging.server} asks to wait {error.pause:.0f} seconds ({error}); the same command goes on then"
+                f"{self.judge_config.server} asks to wait {error.pause:.0f} seconds ({error}); "
+                "the same command goes on then"
             )
         pause = max(error.pause or 0.0, back_off(tries) if error.pause is None else back_off(1))
         if error.busy:
@@ -357,14 +362,14 @@ class Endpoint:
             in_vain = self._in_vain
         if in_vain >= GIVE_UP_AFTER:
             raise UserError(
-                f"{self.judging.server} gave no score to {in_vain} answers in a row, the last time: {why}; "
+                f"{self.judge_config.server} gave no score to {in_vain} answers in a row, the last time: {why}; "
                 "the same command with --retry-unscored goes on when it does"
             )
 
     def _told(self, text: str) -> str:
         """A server's words in one line, without the key and its address: scores, which may be published, cite them."""
         text = self._hide_key(" ".join(text.split()))
-        for place in (self.judging.server, urlsplit(self.judging.base_url).hostname):
+        for place in (self.judge_config.server, urlsplit(self.judge_config.base_url).hostname):
             text = text.replace(place, "the server")
         return text[:300]
 

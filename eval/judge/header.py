@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from eval.judge.lexical import LEXICAL, RULE
 from eval.judge.options import LeftOut
 from eval.judge.prompts import Prompt, combined_hash, official_prompts, own_prompts
-from eval.judge.settings import Judging
+from eval.judge.settings import JudgeConfig
 from eval.tasks.benchmarks import Benchmark
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import read_object, write_json
@@ -45,15 +45,15 @@ class Judge(NamedTuple):
         return f"{fingerprint.for_files(self.model)}_{fingerprint.of_value(self.header)[:8]}"
 
 
-def judge_of(judging: Judging, benchmark: Benchmark) -> Judge:
+def judge_of(judge_config: JudgeConfig, benchmark: Benchmark) -> Judge:
     """The judge of a benchmark, its prompts in our own words or in the official scripts'."""
-    if judging.judge_model == LEXICAL:
+    if judge_config.judge_model == LEXICAL:
         return Judge(LEXICAL, {})
     aspects = dict.fromkeys(aspect for several in benchmark.aspects.values() for aspect in several)
-    if judging.official_prompts is not None:
-        prompts = official_prompts(judging.official_prompts, benchmark.files, aspects)
-        return Judge(judging.judge_model, prompts, judging.max_tokens)
-    return Judge(judging.judge_model, own_prompts(aspects), judging.max_tokens)
+    if judge_config.official_prompts is not None:
+        prompts = official_prompts(judge_config.official_prompts, benchmark.files, aspects)
+        return Judge(judge_config.judge_model, prompts, judge_config.max_tokens)
+    return Judge(judge_config.judge_model, own_prompts(aspects), judge_config.max_tokens)
 
 
 def left_out_by(path: str | Path, judge: Judge) -> LeftOut | None:

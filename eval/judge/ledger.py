@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from eval.answers.answer import read_answers
 from eval.answers.places import check_complete, check_place
-from eval.judge.endpoint import Budget, Endpoint, Judgement, Judging, NoConnection, Stopped
+from eval.judge.endpoint import Budget, Endpoint, JudgeConfig, Judgement, NoConnection, Stopped
 from eval.judge.header import (
     Judge,
     asked_of,
@@ -46,7 +46,7 @@ from videogpt_plus.io.jsonl_log import append, cut_torn_line, meta_path, open_lo
 from videogpt_plus.types import UserError
 
 __all__ = [
-    "Done", "Estimate", "Item", "Judge", "Judging", "check_facts", "estimate", "finished_answers", "items_of",
+    "Done", "Estimate", "Item", "Judge", "JudgeConfig", "check_facts", "estimate", "finished_answers", "items_of",
     "judge_all", "judge_of", "ledger_path", "lines_left", "read_judged",
 ]  # fmt: skip
 
@@ -142,7 +142,7 @@ def _key(judge: Judge, aspect: str, asked: Sequence[OpenExample], fields: Mappin
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def estimate(judging: Judging, judge: Judge, items: Sequence[Item], done: Mapping[str, Any]) -> Estimate:
+def estimate(judge_config: JudgeConfig, judge: Judge, items: Sequence[Item], done: Mapping[str, Any]) -> Estimate:
     """What the judgements without a line are going to take. The lexical judge takes nothing."""
     left = {item.key: item for item in items if item.key and item.key not in done}
     if judge.model == LEXICAL:
@@ -153,10 +153,12 @@ def estimate(judging: Judging, judge: Judge, items: Sequence[Item], done: Mappin
         for message in judge.prompts[item.aspect].messages(item.fields)
     )
     tokens_in, tokens_out = round(sent), REPLY_TOKENS * len(left)
-    priced = None not in (judging.price_in, judging.price_out)
-    seconds = SECONDS_A_CALL * len(left) / judging.concurrency
-    seconds = max(seconds, 60 * len(left) / judging.rate) if judging.rate else seconds
-    return Estimate(len(left), tokens_in, tokens_out, judging.cost(tokens_in, tokens_out) if priced else None, seconds)
+    priced = None not in (judge_config.price_in, judge_config.price_out)
+    seconds = SECONDS_A_CALL * len(left) / judge_config.concurrency
+    seconds = max(seconds, 60 * len(left) / judge_config.rate) if judge_config.rate else seconds
+    return Estimate(
+        len(left), tokens_in, tokens_out, judge_config.cost(tokens_in, tokens_out) if priced else None, seconds
+    )
 
 
 def ledger_path(
@@ -222,7 +224,7 @@ def finished_answers(
 
 
 def judge_all(
-    judging: Judging,
+    judge_config: JudgeConfig,
     judge: Judge,
     items: Sequence[Item],
     path: str | Path,
@@ -249,17 +251,17 @@ def judge_all(
         asked = claim(path, judge, len(left))
         append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         if not left:  # nobody is called, and no key is needed
-            return _done(judging, path, unique, [], torn)
+            return _done(judge_config, path, unique, [], torn)
 
         def settled(left_out: LeftOut) -> None:
             write_meta(path, judge, left_out)
 
-        ask = _asker(judging, judge, key, say, budget, asked, settled)
+        ask = _asker(judge_config, judge, key, say, budget, asked, settled)
         lock, finished = threading.Lock(), [len(unique) - len(left)]
 
         def one(item: Item) -> Judgement:
             judgement = ask(item)
-            line = _line(item, judgement, judging)
+            line = _line(item, judgement, judge_config)
             with lock:
                 append(file, path, line)
                 finished[0] += 1
@@ -268,12 +270,14 @@ def judge_all(
             return judgement
 
         made = _all(one, left, ask)
-        return _done(judging, path, unique, made, torn)
+        return _done(judge_config, path, unique, made, torn)
 
 
-def _done(judging: Judging, path: Path, unique: Mapping[str, Item], made: Sequence[Judgement], torn: int) -> Done:
+def _done(
+    judge_config: JudgeConfig, path: Path, unique: Mapping[str, Item], made: Sequence[Judgement], torn: int
+) -> Done:
     lines = read_judged(path)
-    cost = judging.cost(sum(j.tokens_in for j in made), sum(j.tokens_out for j in made))
+    cost = judge_config.cost(sum(j.tokens_in for j in made), sum(j.tokens_out for j in made))
     unscored = sum(lines[name]["score"] is None for name in unique)
     return Done(len(made), len(unique) - len(made), unscored, cost, torn)
 
@@ -283,14 +287,14 @@ class _Asker:
 
     def __init__(self, endpoint: Endpoint, judge: Judge):
         self.endpoint, self.judge = endpoint, judge
-        self.workers, self.close = endpoint.judging.concurrency, endpoint.close
+        self.workers, self.close = endpoint.judge_config.concurrency, endpoint.close
 
     def __call__(self, item: Item) -> Judgement:
         return self.endpoint.judge(self.judge.prompts[item.aspect], item.fields, item.aspect in VERDICTS)
 
     def grace(self, error: BaseException) -> float:
         """Seconds for which calls under way, which are paid, may end by themselves after an error."""
-        return GRACE if isinstance(error, NoConnection) else self.endpoint.judging.timeout
+        return GRACE if isinstance(error, NoConnection) else self.endpoint.judge_config.timeout
 
 
 class _Lexical:
@@ -309,7 +313,7 @@ class _Lexical:
 
 
 def _asker(
-    judging: Judging,
+    judge_config: JudgeConfig,
     judge: Judge,
     key: str,
     say: Callable[[str], None],
@@ -319,7 +323,7 @@ def _asker(
 ) -> _Asker | _Lexical:
     if judge.model == LEXICAL:
         return _Lexical()
-    return _Asker(Endpoint(judging, key, say, budget, tuple(judge.prompts.values()), asked, settled), judge)
+    return _Asker(Endpoint(judge_config, key, say, budget, tuple(judge.prompts.values()), asked, settled), judge)
 
 
 def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | _Lexical) -> list[Judgement]:
@@ -340,7 +344,7 @@ def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _line(item: Item, judgement: Judgement, judging: Judging) -> dict[str, Any]:
+def _line(item: Item, judgement: Judgement, judge_config: JudgeConfig) -> dict[str, Any]:
     return {
         "key": item.key,
         "aspect": item.aspect,
@@ -349,9 +353,9 @@ def _line(item: Item, judgement: Judgement, judging: Judging) -> dict[str, Any]:
         "verdict": judgement.verdict,
         "unscored": judgement.unscored,
         "reply": judgement.reply,
-        "judge_model": judging.judge_model,
+        "judge_model": judge_config.judge_model,
         "model": judgement.model,
-        "server": "" if judging.judge_model == LEXICAL else judging.server,
+        "server": "" if judge_config.judge_model == LEXICAL else judge_config.server,
         "sent": judgement.sent,
         "format": judgement.sent["format"] if judgement.sent else None,
         "calls": judgement.calls,

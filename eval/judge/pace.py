@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from math import isnan
 
-from eval.judge.settings import Judging
+from eval.judge.settings import JudgeConfig
 from eval.judge.transport import Stopped
 from videogpt_plus.types import UserError
 
@@ -67,15 +67,15 @@ class Pace:
 class Budget:
     """What was spent, and what the calls under way may cost at most. Several runs may share one."""
 
-    def __init__(self, judging: Judging):
-        self.judging, self.lock = judging, threading.Lock()
+    def __init__(self, judge_config: JudgeConfig):
+        self.judge_config, self.lock = judge_config, threading.Lock()
         self.spent = self.reserved = 0.0
 
     def reserve(self, messages: Sequence[Mapping[str, str]]) -> None:
         """Sets aside the most that a call may cost. UserError: it could go beyond the limit."""
         most = self._most(messages)
         with self.lock:
-            limit = self.judging.max_cost
+            limit = self.judge_config.max_cost
             if limit is not None and self.spent + self.reserved + most > limit:
                 raise UserError(
                     f"stopped before --max-cost {limit:g} is passed: {self.spent:.4f} are spent; every score so far is "
@@ -89,9 +89,9 @@ class Budget:
         with self.lock:
             self.reserved -= most
             known = tokens_in is not None and tokens_out is not None
-            self.spent += self.judging.cost(tokens_in, tokens_out) if known else most
+            self.spent += self.judge_config.cost(tokens_in, tokens_out) if known else most
 
     def _most(self, messages: Sequence[Mapping[str, str]]) -> float:
         # A token has at least two bytes in nearly all text; messages have a few tokens of their own.
         tokens = sum(len(m["content"].encode("utf-8", "replace")) / 2 + 10 for m in messages)
-        return self.judging.cost(tokens, self.judging.max_tokens)
+        return self.judge_config.cost(tokens, self.judge_config.max_tokens)

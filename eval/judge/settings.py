@@ -11,7 +11,7 @@ from videogpt_plus.types import UserError
 
 
 @dataclass(frozen=True)
-class Judging:
+class JudgeConfig:
     """Who judges, and what that may take."""
 
     # Name of the model as its server knows it, or `lexical` for the toy's offline judge.

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-from eval.judge.settings import Judging
+from eval.judge.settings import JudgeConfig
 from videogpt_plus.types import UserError
 
 #: Seconds that a connection may take to come about, names and certificates included.
@@ -58,10 +58,12 @@ class Reply(NamedTuple):
 class Transport:
     """The way to the server; may be used by several threads. UserError: proxies or certificates that cannot be used."""
 
-    def __init__(self, judging: Judging, key: str):
-        self.timeout = judging.timeout
-        self.proxied = not judging.is_local and any(os.environ.get(n) or os.environ.get(n.lower()) for n in PROXIES[:3])
-        self._client, self._url = _client(judging, key), judging.url
+    def __init__(self, judge_config: JudgeConfig, key: str):
+        self.timeout = judge_config.timeout
+        self.proxied = not judge_config.is_local and any(
+            os.environ.get(n) or os.environ.get(n.lower()) for n in PROXIES[:3]
+        )
+        self._client, self._url = _client(judge_config, key), judge_config.url
         self._lock, self._closed = threading.Lock(), False
         self._loop = _Loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge-calls", daemon=True)
@@ -143,36 +145,36 @@ class _Loop(asyncio.SelectorEventLoop):
         return await found
 
 
-def _client(judging: Judging, key: str):
+def _client(judge_config: JudgeConfig, key: str):
     """An httpx2 client that follows no redirect and, for a server on this machine, asks the environment for nothing."""
     import httpx2
 
     try:
-        httpx2.URL(judging.url)
+        httpx2.URL(judge_config.url)
     except httpx2.InvalidURL as error:
-        raise UserError(f"--base-url {judging.base_url!r} is no address ({error})") from error
+        raise UserError(f"--base-url {judge_config.base_url!r} is no address ({error})") from error
     try:
         return httpx2.AsyncClient(
-            headers=_headers(judging, key),
-            verify=_certificates() if judging.url.startswith("https:") or not judging.is_local else False,
-            trust_env=not judging.is_local,
+            headers=_headers(judge_config, key),
+            verify=_certificates() if judge_config.url.startswith("https:") or not judge_config.is_local else False,
+            trust_env=not judge_config.is_local,
             follow_redirects=False,
-            timeout=httpx2.Timeout(None, connect=min(CONNECTING, 0.8 * judging.timeout)),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=judging.concurrency),
+            timeout=httpx2.Timeout(None, connect=min(CONNECTING, 0.8 * judge_config.timeout)),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=judge_config.concurrency),
         )
     except (httpx2.InvalidURL, ValueError, ImportError) as error:
         named = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
         raise UserError(
             f"the proxy in {' or '.join(named) or 'the system settings'} cannot be used ({type(error).__name__}); mend "
-            f"it, or leave it out for this server: NO_PROXY={judging.server}"
+            f"it, or leave it out for this server: NO_PROXY={judge_config.server}"
         ) from error
 
 
-def _headers(judging: Judging, key: str) -> dict[str, str]:
+def _headers(judge_config: JudgeConfig, key: str) -> dict[str, str]:
     """Key and, for a server elsewhere, the organisation and project that the environment names."""
     headers = {"content-type": "application/json", "accept": "application/json", "user-agent": "videogpt-plus"}
     headers |= {"authorization": f"Bearer {key}"} if key else {}
-    if not judging.is_local:
+    if not judge_config.is_local:
         owners = {"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}
         headers |= {header: value for header, name in owners.items() if (value := os.environ.get(name, "").strip())}
     return headers

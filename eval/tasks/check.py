@@ -151,7 +151,7 @@ class Expectation:
 
 
 class Probe:
-    """Decodes and prepares a clip as answering does; what a worker of a Feeder runs.
+    """Decodes and prepares a clip as answering does; what a worker of a `Prefetcher` runs.
 
     Instead of pixels it gives one tensor: seconds that this took (NaN where the bounds begin behind the clip's end),
     and the clip's seconds.
@@ -595,10 +595,10 @@ def _probe(
     views: Sequence[View], probe: Probe, workers: int, seconds: float, progress: Callable[[int, int], None] | None
 ) -> dict[View, ClipError | tuple[float, float]]:
     """What became of each view: a ClipError, or seconds that it took and seconds of the clip."""
-    from videogpt_plus.clips.prefetch import Feeder, Job
+    from videogpt_plus.clips.prefetch import Job, Prefetcher
 
     outcomes: dict[View, ClipError | tuple[float, float]] = {}
-    with Feeder(probe, workers, 2 * max(1, workers), seconds) as feeder:
+    with Prefetcher(probe, workers, 2 * max(1, workers), seconds) as feeder:
         for view, (outcome, _) in zip(views, feeder(Job(*view) for view in views), strict=True):
             unreadable = isinstance(outcome, ClipError)
             outcomes[view] = outcome if unreadable else tuple(outcome.pixels["found"].tolist())

@@ -27,7 +27,7 @@ from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.clips.video import linspace_indices, read_clip
 from videogpt_plus.config.experiment import Experiment, Stream
 from videogpt_plus.config.experiments import CINEGO_512
-from videogpt_plus.config.options import Choosing
+from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.encoders import preprocessor
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, angles, mlp_width, rotate
@@ -474,18 +474,20 @@ def sampler(recordings: Recordings, sheet: Sheet) -> None:
     for number, setting in enumerate(sheet.meta["settings"]):
         recorded = sheet[f"probs{number}"]
         temperature, top_p, penalty = (setting[key] for key in ("temperature", "top_p", "rp"))
-        choosing = Choosing(temperature=temperature, top_p=top_p or 1.0)
+        generation_config = GenerationConfig(temperature=temperature, top_p=top_p or 1.0)
         for step, own in enumerate(logits):
             title = f"temperature {temperature}, top_p {top_p}, penalty {penalty}, step {step}"
             there = own.clone()
             there[sorted(set(told[step]))] /= penalty
-            ours = processed(there, told[step], choosing).softmax(-1)
+            ours = processed(there, told[step], generation_config).softmax(-1)
             with tolerance(sheet, PROBABILITY):
                 sheet.close(f"{title}: probabilities", ours, recorded[step])
             sheet.exact(f"{title}: tokens that are kept", int((ours > 0).sum()), setting["kept"][step])
             if penalty != 1:
                 said_once = sorted({token for token in told[step] if own[token] < 0})
-                lowered = processed(own, told[step], Choosing(temperature=1.0, repetition_penalty=penalty))[said_once]
+                lowered = processed(own, told[step], GenerationConfig(temperature=1.0, repetition_penalty=penalty))[
+                    said_once
+                ]
                 sheet.exact(
                     f"defect, ours differs: {title}: what was said is not favoured",
                     bool((lowered < own[said_once]).all() and (there[said_once] > own[said_once]).all()),

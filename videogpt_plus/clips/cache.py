@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment, Stream
-from videogpt_plus.config.options import Feeding
+from videogpt_plus.config.options import LoaderConfig
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import write_bytes
 from videogpt_plus.types import UserError
@@ -53,7 +53,7 @@ class _Entry(NamedTuple):
     size: int
 
 
-class GridStore:
+class GridCache:
     """Grids under `folder`, kept as `dtype`, in at most `cap_gib` GiB where that is given.
 
     At the cap those go first that were not read or written for the longest time.
@@ -222,9 +222,13 @@ class GridStore:
                     path.unlink()
 
 
-def open_store(feeding: Feeding) -> GridStore | None:
+def open_cache(loader_config: LoaderConfig) -> GridCache | None:
     """The store that is asked for, if one is."""
-    return GridStore(feeding.store, feeding.store_dtype, feeding.store_cap_gib) if feeding.store else None
+    return (
+        GridCache(loader_config.store, loader_config.store_dtype, loader_config.store_cap_gib)
+        if loader_config.store
+        else None
+    )
 
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:

@@ -1,6 +1,6 @@
 """Clips on their way to the model: read or looked up, made ready for the encoders, ahead of the one that is asked.
 
-`Preparation` is what happens to one clip, for training and answering alike. `Feeder` does it ahead of time, in
+`Preparation` is what happens to one clip, for training and answering alike. `Prefetcher` does it ahead of time, in
 processes that can be killed: a clip that hangs or brings its decoder down costs its limit and is a ClipError.
 """
 
@@ -34,7 +34,7 @@ import torch
 
 from videogpt_plus import encoders
 from videogpt_plus.clips import video
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import check_decoder
 from videogpt_plus.clips.picture_files import form_of
 from videogpt_plus.config.experiment import Stream
@@ -77,7 +77,7 @@ class Preparation:
         streams: Sequence[tuple[str, Stream]],
         num_frames: int,
         decoder: str = "pyav",
-        store: GridStore | None = None,
+        store: GridCache | None = None,
         arithmetic: str = "float32",
         seconds: float | None = time_limit.SECONDS,
     ):
@@ -174,7 +174,7 @@ def pad_to_square(clip: Clip) -> Clip:
     return Clip(square, clip.seconds, clip.source)
 
 
-class Fed(NamedTuple):
+class Prefetched(NamedTuple):
     """What became of a job."""
 
     outcome: Visual | ClipError
@@ -182,7 +182,7 @@ class Fed(NamedTuple):
     seconds: float
 
 
-class Feeder:
+class Prefetcher:
     """A context in which jobs are made ready ahead of their use.
 
     `prepare` is picklable and called with the fields of a Job. `workers` processes do it, each clip within
@@ -199,7 +199,7 @@ class Feeder:
         self.prepare, self.ahead, self.seconds = prepare, ahead, seconds
         self._workers = _workers(prepare, workers) if workers else []
 
-    def __enter__(self) -> Feeder:
+    def __enter__(self) -> Prefetcher:
         # One thread for each process: it waits for it, ends it in time, and has another one started.
         self._threads = ThreadPoolExecutor(max(1, len(self._workers)))
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
@@ -216,12 +216,12 @@ class Feeder:
         for worker in self._workers:
             worker.end()
 
-    def __call__(self, jobs: Iterable[Job]) -> Iterator[Fed]:
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[Prefetched]:
         """What became of each job, in order. UserError of a job that is no ClipError is raised."""
         if not self._workers:
             yield from (_done(partial(time_limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
             return
-        left, waiting = iter(jobs), deque[Future[Fed]]()
+        left, waiting = iter(jobs), deque[Future[Prefetched]]()
         try:
             while True:
                 waiting.extend(self._threads.submit(self._ask, job) for job in islice(left, self.ahead - len(waiting)))
@@ -239,7 +239,7 @@ class Feeder:
             worker.start()
         self._idle.put(worker)
 
-    def _ask(self, job: Job) -> Fed:
+    def _ask(self, job: Job) -> Prefetched:
         worker = self._idle.get()
         try:
             return worker.ask(job, self.seconds)
@@ -247,14 +247,14 @@ class Feeder:
             self._idle.put(worker)
 
 
-def _done(prepare: Callable[..., Visual], job: Job) -> Fed:
+def _done(prepare: Callable[..., Visual], job: Job) -> Prefetched:
     began = time.perf_counter()
     try:
         with reading(job.path):
             outcome = prepare(*job)
     except ClipError as error:
         outcome = error
-    return Fed(outcome, time.perf_counter() - began)
+    return Prefetched(outcome, time.perf_counter() - began)
 
 
 def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
@@ -315,7 +315,7 @@ class _Worker:
                 process.start()
             self.process = process
 
-    def ask(self, job: Job, seconds: float | None) -> Fed:
+    def ask(self, job: Job, seconds: float | None) -> Prefetched:
         """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
         for last in (False, True):  # memory may have run out for another's sake: a healthy clip is read the next time
             self.start()
@@ -328,10 +328,10 @@ class _Worker:
                 ended = self.end()
                 if last:
                     what = f"its decoder brought the process down twice ({ended})"
-                    return Fed(unreadable(job.path, what, "encode it again"), 0.0)
+                    return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
         self.process.kill()
         self.end()
-        return Fed(time_limit.too_long(job.path, seconds), seconds)
+        return Prefetched(time_limit.too_long(job.path, seconds), seconds)
 
     def close(self) -> None:
         """Ends the process, whatever it is doing, and has no other one started."""
@@ -369,13 +369,13 @@ def _serve(connection: Connection, pickled: bytes) -> None:
             try:
                 done = _done(prepare, job)
             except UserError as error:
-                done = Fed(error, 0.0)
+                done = Prefetched(error, 0.0)
             except Exception:
-                done = Fed(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
+                done = Prefetched(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
             _send(connection, done)
 
 
-def _send(connection: Connection, done: Fed) -> None:
+def _send(connection: Connection, done: Prefetched) -> None:
     """Tensors as bytes: in shared memory, as torch sends them, a killed process would leave them behind."""
     visual, tensors = done.outcome, []
     if isinstance(visual, Visual):
@@ -387,7 +387,7 @@ def _send(connection: Connection, done: Fed) -> None:
         connection.send_bytes(_bytes_of(tensor))
 
 
-def _received(connection: Connection) -> Fed:
+def _received(connection: Connection) -> Prefetched:
     """What `_send` sent. Raises EOFError, and what the job raised."""
     done = pickle.loads(connection.recv_bytes())
     if isinstance(done.outcome, ClipError):

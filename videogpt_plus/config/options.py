@@ -10,7 +10,7 @@ from videogpt_plus.types import UserError
 
 
 @dataclass(frozen=True)
-class Feeding:
+class LoaderConfig:
     """How clips come to a model, in training as in answering."""
 
     # Decoder of videos: pyav, decord or torchcodec.
@@ -33,7 +33,7 @@ RopePrecision = Literal["fp32", "ckpt_fp32load", "reference_bf16"]
 
 
 @dataclass(frozen=True)
-class Loading:
+class LoadConfig:
     """How a model is loaded for answering; what a family cannot do is refused by name."""
 
     # GPUs that share its layers; 1 takes the first.
@@ -55,7 +55,7 @@ class Loading:
 
 
 @dataclass(frozen=True)
-class Asking(Feeding, Loading):
+class EvalConfig(LoaderConfig, LoadConfig):
     """How a benchmark is asked."""
 
     # What decides: the generated text, the options' probabilities, or the text with these written beside it.
@@ -86,7 +86,7 @@ class Asking(Feeding, Loading):
 
 
 @dataclass(frozen=True)
-class Choosing:
+class GenerationConfig:
     """How the next token of an answer is chosen."""
 
     # 0 takes the likeliest token; above, tokens are drawn, more evenly the higher it is.
@@ -113,14 +113,14 @@ class Choosing:
             raise UserError(f"--max-new-tokens {self.max_new_tokens} is not possible: choose at least 1")
 
 
-DEFAULT_FEEDING = Feeding()
+DEFAULT_LOADER = LoaderConfig()
 
 
-DEFAULT_ASKING = Asking()
+DEFAULT_EVAL = EvalConfig()
 
 
-DEFAULT_LOADING = Loading()
+DEFAULT_LOAD = LoadConfig()
 
 
 #: The likeliest token, always.
-GREEDY = Choosing()
+GREEDY = GenerationConfig()

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videogpt_plus.config.experiment import Experiment, Lora, Stream
-from videogpt_plus.config.options import GREEDY, Choosing
+from videogpt_plus.config.options import GREEDY, GenerationConfig
 from videogpt_plus.encoders import load_encoder
 from videogpt_plus.io.files import located, read_object, require
 from videogpt_plus.io.model_folders import TOKENIZER_FILES, read_folder, require_folder, values_of, weight_files
@@ -47,7 +47,7 @@ from videogpt_plus.text.tokenizer import read_tokenizer
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 if TYPE_CHECKING:
-    from videogpt_plus.clips.cache import GridStore
+    from videogpt_plus.clips.cache import GridCache
     from videogpt_plus.encoders.grid import GridEncoder
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -77,7 +77,7 @@ class DualEncoderVLM(nn.Module):
         super().__init__()
         self.llm = llm.requires_grad_(False)
         #: Where `encode` keeps grids.
-        self.store: GridStore | None = None
+        self.store: GridCache | None = None
         #: Name of this model's LoRA in an LLM that it shares with others; None where it has the LLM to itself.
         self.shared_lora: str | None = None
         self.tokenizer = tokenizer
@@ -230,14 +230,18 @@ class DualEncoderVLM(nn.Module):
 
     @torch.inference_mode()
     def stream_ids(
-        self, prompt: Sequence[int], visuals: Sequence[Visual], max_new_tokens: int, choosing: Choosing = GREEDY
+        self,
+        prompt: Sequence[int],
+        visuals: Sequence[Visual],
+        max_new_tokens: int,
+        generation_config: GenerationConfig = GREEDY,
     ) -> Iterator[int]:
         """The ids of the answer to a prompt of ids, one by one; see `generation.stream`."""
         self.activate()
         tokens = self.tokens_of(self.encode(visuals)) if visuals else []
         shown = [VisualTokens(own, visual.placeholders) for own, visual in zip(tokens, visuals, strict=True)]
         reading = self._reading([prompt], shown)
-        yield from stream(self.causal, reading, max_new_tokens, self.ends, self.vocabulary, choosing, prompt)
+        yield from stream(self.causal, reading, max_new_tokens, self.ends, self.vocabulary, generation_config, prompt)
 
     def pieces(self, ids: Iterable[int]) -> Iterator[str]:
         """The text of ids as they come, in pieces of whole characters; together they are the ids' `text_of`."""

@@ -29,7 +29,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from videogpt_plus.config.options import GREEDY, Choosing
+from videogpt_plus.config.options import GREEDY, GenerationConfig
 from videogpt_plus.types import UserError
 
 
@@ -100,7 +100,7 @@ def stream(
     max_new_tokens: int,
     end: int | Collection[int],
     vocabulary: int,
-    choosing: Choosing = GREEDY,
+    generation_config: GenerationConfig = GREEDY,
     asked: Sequence[int] = (),
 ) -> Iterator[int]:
     """The ids of the answer to a reading's only question, each as soon as it is chosen; see `generate`.
@@ -109,7 +109,7 @@ def stream(
     work and frees the cache.
     """
     ends = {end} if isinstance(end, int) else set(end)
-    choose = chooser(choosing, [token for token in asked if 0 <= token < vocabulary])
+    choose = chooser(generation_config, [token for token in asked if 0 <= token < vocabulary])
     batch = _Batch(llm, [reading])
     logits = batch.logits
     for step in range(max_new_tokens):
@@ -120,21 +120,21 @@ def stream(
         logits = batch.read(batch.embed(torch.tensor([[chosen]], device=llm.device)))
 
 
-def chooser(choosing: Choosing, said: Sequence[int] = ()) -> Callable[[Float[Tensor, " v"]], int]:
+def chooser(generation_config: GenerationConfig, said: Sequence[int] = ()) -> Callable[[Float[Tensor, " v"]], int]:
     """Takes the next id from logits, again and again; `said` is what the repetition penalty knows from the start.
 
     One seed draws the same ids from the same logits, on whatever device they are.
     """
     generator = torch.Generator()
-    if choosing.seed is None:
+    if generation_config.seed is None:
         generator.seed()
     else:
-        generator.manual_seed(choosing.seed)
+        generator.manual_seed(generation_config.seed)
     said = list(said)
 
     def choose(logits: Float[Tensor, " v"]) -> int:
-        scores = processed(logits.float(), said, choosing)
-        if choosing.temperature == 0:
+        scores = processed(logits.float(), said, generation_config)
+        if generation_config.temperature == 0:
             chosen = int(scores.argmax())
         else:
             chosen = int(torch.multinomial(scores.softmax(-1).cpu(), 1, generator=generator))
@@ -144,18 +144,20 @@ def chooser(choosing: Choosing, said: Sequence[int] = ()) -> Callable[[Float[Ten
     return choose
 
 
-def processed(logits: Float[Tensor, " v"], said: Sequence[int], choosing: Choosing) -> Float[Tensor, " v"]:
+def processed(
+    logits: Float[Tensor, " v"], said: Sequence[int], generation_config: GenerationConfig
+) -> Float[Tensor, " v"]:
     """The logits to choose from: those of ids that were said lowered, then cooled, then cut to the likeliest.
 
     A penalty divides positive logits and multiplies negative ones, so that both fall.
     """
     steps = LogitsProcessorList()
-    if choosing.repetition_penalty != 1 and said:
-        steps.append(RepetitionPenaltyLogitsProcessor(float(choosing.repetition_penalty)))
-    if choosing.temperature > 0:
-        steps.append(TemperatureLogitsWarper(float(choosing.temperature)))
-        if choosing.top_p < 1:
-            steps.append(TopPLogitsWarper(float(choosing.top_p)))
+    if generation_config.repetition_penalty != 1 and said:
+        steps.append(RepetitionPenaltyLogitsProcessor(float(generation_config.repetition_penalty)))
+    if generation_config.temperature > 0:
+        steps.append(TemperatureLogitsWarper(float(generation_config.temperature)))
+        if generation_config.top_p < 1:
+            steps.append(TopPLogitsWarper(float(generation_config.top_p)))
     return steps(torch.tensor([said], dtype=torch.long, device=logits.device), logits[None])[0]
 
 

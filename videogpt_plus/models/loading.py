@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.options import DEFAULT_LOADING, Loading
+from videogpt_plus.config.options import DEFAULT_LOAD, LoadConfig
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ FAMILIES: dict[str, str] = {
     "cinego": "videogpt_plus.families.cinego.model:load",
 }
 
-#: Family -> what of `configs.Loading` it knows. Each has an `outline` of its model, and `shard` is where it is cut up.
+#: Family -> what of `LoadConfig` it knows. Each has an `outline` of its model, and `shard` is where it is cut up.
 LOADINGS: dict[str, tuple[str, ...]] = {
     "llava15": ("devices", "bits"),
     "cogvlm2_image": ("devices", "bits", "rope_precision"),
@@ -65,7 +65,7 @@ def load_models(
     device: str | torch.device,
     dtype: torch.dtype,
     encoder_dtype: torch.dtype,
-    loading: Loading = DEFAULT_LOADING,
+    load_config: LoadConfig = DEFAULT_LOAD,
     rows: int = 1,
     cards: Sequence[int] = (),
     tell: Callable[[str], None] | None = None,
@@ -86,7 +86,7 @@ def load_models(
         raise UserError(f"unknown family '{family}'; choose from: {', '.join(FAMILIES)}")
     from videogpt_plus.models.silence import quiet
 
-    _check_known(family, loading)
+    _check_known(family, load_config)
     room = FAMILIES[family].partition(":")[0]
     with quiet():
         from videogpt_plus.models.settle import settled
@@ -98,16 +98,16 @@ def load_models(
             return resolve_name(f"{room}:load_beside")(runs, device, dtype, encoder_dtype)
 
         parts = (resolve_name(f"{room}:outline"), resolve_name(SHARDS[family]))
-        where = settled(runs, *parts, device, dtype, encoder_dtype, loading, rows, cards, tell)
+        where = settled(runs, *parts, device, dtype, encoder_dtype, load_config, rows, cards, tell)
         return resolve_name(f"{room}:load_beside")(runs, device, dtype, encoder_dtype, where)
 
 
-def _check_known(family: str, loading: Loading) -> None:
+def _check_known(family: str, load_config: LoadConfig) -> None:
     """UserError: the family cannot be loaded like that."""
     for name in ("devices", "bits", "rope_precision"):
-        if getattr(loading, name) != getattr(DEFAULT_LOADING, name) and name not in LOADINGS.get(family, ()):
+        if getattr(load_config, name) != getattr(DEFAULT_LOAD, name) and name not in LOADINGS.get(family, ()):
             families = [other for other, known in LOADINGS.items() if name in known]
             raise UserError(
-                f"--{name.replace('_', '-')} {getattr(loading, name)} is not for the family '{family}'; leave it out, "
-                f"or name a model of: {', '.join(families)}"
+                f"--{name.replace('_', '-')} {getattr(load_config, name)} is not for the family '{family}'; "
+                f"leave it out, or name a model of: {', '.join(families)}"
             )

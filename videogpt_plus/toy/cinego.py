@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.prefetch import Preparation, shuffled
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.families.cinego.lm import Size, mlp_width
@@ -209,7 +209,7 @@ def teach(
     say = say or (lambda _: None)
     made_from = {**asdict(plan), "experiment": asdict(experiment), "clips": _made_from(plan)}
     folder = root / f"made-{fingerprint.of_value(made_from)}"
-    tokenizer, store = folder / "tokenizer", GridStore(root / "features")
+    tokenizer, store = folder / "tokenizer", GridCache(root / "features")
     if not (tokenizer / "tokenizer_config.json").exists():
         say(f"tokenizer: {plan.vocabulary} entries from {plan.texts:,} texts about the clips")
         train_tokenizer(texts_of(root / "lm.jsonl"), tokenizer, plan.vocabulary)

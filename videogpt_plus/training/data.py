@@ -33,7 +33,7 @@ from videogpt_plus.types import IGNORE, PLACEHOLDER, Batch, ClipError, UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from videogpt_plus.clips.cache import GridStore
+    from videogpt_plus.clips.cache import GridCache
 
 MARKERS = {"<image>": "image", "<video>": "video"}
 #: So many unreadable samples in a row mean a wrong folder, not bad luck.
@@ -165,7 +165,7 @@ class Conversations(Dataset[Encoded]):
         tokenizer: PreTrainedTokenizerBase,
         num_frames: int,
         substituted: str | Path,
-        store: GridStore | None = None,
+        store: GridCache | None = None,
         decoder: str = "pyav",
         room: Room | None = None,
     ):

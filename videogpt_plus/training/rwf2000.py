@@ -153,10 +153,10 @@ def _readable(
     seconds: float,
     progress: Callable[[int, int], None] | None,
 ) -> list[Path]:
-    from videogpt_plus.clips.prefetch import Feeder, Job
+    from videogpt_plus.clips.prefetch import Job, Prefetcher
 
     kept = []
-    with Feeder(Check(), workers, 2 * max(1, workers), seconds) as feeder:
+    with Prefetcher(Check(), workers, 2 * max(1, workers), seconds) as feeder:
         outcomes = feeder([Job(root / clip) for clip in clips])
         for number, (clip, (outcome, _)) in enumerate(zip(clips, outcomes, strict=True), 1):
             if isinstance(outcome, ClipError):
@@ -169,7 +169,7 @@ def _readable(
 
 
 class Check:
-    """Reads the frames of a clip that a model would be shown; what a worker of a Feeder runs."""
+    """Reads the frames of a clip that a model would be shown; what a worker of a `Prefetcher` runs."""
 
     def __call__(self, path: str | Path, *_: object) -> Visual:
         """How many they were, as placeholders. Raises ClipError."""

@@ -53,7 +53,7 @@ from videogpt_plus.training.loop import (
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
-    from videogpt_plus.clips.cache import GridStore
+    from videogpt_plus.clips.cache import GridCache
     from videogpt_plus.models.dual_encoder import DualEncoderVLM
 
 Progress = Callable[[int, int, float], None]
@@ -65,7 +65,7 @@ class Means(NamedTuple):
     deepspeed: str | None
     workers: int | None
     progress: Progress | None
-    store: GridStore | None
+    store: GridCache | None
     decoder: str
     say: Callable[[str], None] | None
 
@@ -78,7 +78,7 @@ def pretrain(
     deepspeed: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-    store: GridStore | None = None,
+    store: GridCache | None = None,
     decoder: str = "pyav",
     say: Callable[[str], None] | None = None,
 ) -> None:
@@ -106,7 +106,7 @@ def finetune(
     deepspeed: str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
-    store: GridStore | None = None,
+    store: GridCache | None = None,
     decoder: str = "pyav",
     say: Callable[[str], None] | None = None,
 ) -> None:

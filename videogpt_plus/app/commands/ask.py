@@ -26,7 +26,7 @@ from videogpt_plus.app.commands.common import (
     run_to_ask,
     which_answers,
 )
-from videogpt_plus.config.options import DEFAULT_ASKING, DEFAULT_LOADING, GREEDY, Asking, Choosing, Loading
+from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
 from videogpt_plus.types import ClipError, UserError, unreadable
 
 #: What a task's scores keep of each question, for paired tests.
@@ -40,7 +40,7 @@ def answer(
     limit: int | None = None,
     benchmark: Path | None = None,
     retry_errors: bool = False,
-    asking: OmitArgPrefixes[Asking] = DEFAULT_ASKING,
+    eval_config: OmitArgPrefixes[EvalConfig] = DEFAULT_EVAL,
 ) -> None:
     """Ask trained models every question of a benchmark; goes on where it was.
 
@@ -63,13 +63,13 @@ def answer(
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("answer writes one file in one process: leave the launcher out, and share cards by --devices N")
     task, benchmark = benchmark_stated(task, benchmark)
-    check_decoder(asking.decoder)
+    check_decoder(eval_config.decoder)
     folders = own_runs(runs)
     for folder in folders:
         benchmark_folder(task, folder, benchmark)
     paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
     with progress(f"answer {' '.join(folder.name for folder in folders)}") as advance:
-        answered = answer_runs(paths, control, limit, benchmark, retry_errors, asking, advance, print, task)
+        answered = answer_runs(paths, control, limit, benchmark, retry_errors, eval_config, advance, print, task)
     for folder, done in answered.items():
         torn = f"; {done.torn_bytes} bytes of a half-written line were cut off first" if done.torn_bytes else ""
         print(f"{paths[folder]}: {done.new} new, {done.kept} kept, {done.failed} with an error{torn}")
@@ -261,8 +261,8 @@ def predict(
     video: Path | None = None,
     image: str | None = None,
     url: bool = True,
-    choosing: OmitArgPrefixes[Choosing] = GREEDY,
-    loading: OmitArgPrefixes[Loading] = DEFAULT_LOADING,
+    generation_config: OmitArgPrefixes[GenerationConfig] = GREEDY,
+    load_config: OmitArgPrefixes[LoadConfig] = DEFAULT_LOAD,
 ) -> None:
     """Ask a model about one video or image; a terminal shows the answer as it comes.
 
@@ -283,7 +283,7 @@ def predict(
     with run_to_ask(run) as folder:  # before seconds of imports
         asked = question or (_taught(folder),)
         _check_there(video)
-        _predict(run, folder, asked, video, image, url, choosing, loading)
+        _predict(run, folder, asked, video, image, url, generation_config, load_config)
 
 
 def _check_there(video: Path | None) -> None:
@@ -299,8 +299,8 @@ def _predict(
     video: Path | None,
     image: str | None,
     url: bool,
-    choosing: Choosing,
-    loading: Loading,
+    generation_config: GenerationConfig,
+    load_config: LoadConfig,
 ) -> None:
     from eval.answers.runs import load_answerer
     from videogpt_plus.clips.picture_files import header, is_still
@@ -313,14 +313,18 @@ def _predict(
         still = ratio if image and is_still(path) else None
         if image and still is None and tell:
             tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")
-        answerer = load_answerer({run: folder}, Asking(**asdict(loading)), tell=tell, longest=choosing.max_new_tokens)
+        answerer = load_answerer(
+            {run: folder}, EvalConfig(**asdict(load_config)), tell=tell, longest=generation_config.max_new_tokens
+        )
         visual = answerer.prepare(path, still=still)
-        if choosing.seed is None and choosing.temperature > 0:
-            choosing = replace(choosing, seed=agreed(randrange(2**63)))  # of several processes each draws the same
+        if generation_config.seed is None and generation_config.temperature > 0:
+            generation_config = replace(
+                generation_config, seed=agreed(randrange(2**63))
+            )  # of several processes each draws the same
         past: list[tuple[str, str]] = []
         for asked in question:
             pieces = []
-            for piece in answerer.stream(asked, visual, tuple(past), choosing):
+            for piece in answerer.stream(asked, visual, tuple(past), generation_config):
                 pieces.append(piece)
                 if sys.stdout.isatty():
                     print(piece, end="", flush=True)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from videogpt_plus.app.commands.common import find_run
-from videogpt_plus.config.options import DEFAULT_FEEDING, GREEDY, Choosing, Feeding
+from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
 
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
@@ -105,7 +105,7 @@ def lm(
             f"--experts is for a new model, and {start} holds a trained one: name a tokenizer's folder with --start"
         )
     size = None if trained else replace(sizes[chosen.name], experts=Experts() if experts else None)
-    _train("lm", chosen, data, Path(), start, output_dir, settings, DEFAULT_FEEDING, size=size)
+    _train("lm", chosen, data, Path(), start, output_dir, settings, DEFAULT_LOADER, size=size)
 
 
 def pretrain(
@@ -117,7 +117,7 @@ def pretrain(
     features: Path | None = None,
     settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
     reference: bool = False,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Train projection, summary and the language model's last layer on captions.
 
@@ -132,7 +132,7 @@ def pretrain(
     from videogpt_plus.config.experiments import get_experiment
 
     chosen = get_experiment(experiment)
-    _train("pretrain", chosen, data, media, start, output_dir, settings, feeding, features, reference)
+    _train("pretrain", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
 
 
 def sft(
@@ -144,7 +144,7 @@ def sft(
     features: Path | None = None,
     settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
     reference: bool = False,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.
 
@@ -159,7 +159,7 @@ def sft(
     from videogpt_plus.config.experiments import get_experiment
 
     chosen = get_experiment(experiment)
-    _train("sft", chosen, data, media, start, output_dir, settings, feeding, features, reference)
+    _train("sft", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
 
 
 def preprocess(
@@ -167,7 +167,7 @@ def preprocess(
     data: Positional[tuple[Path, ...]],
     media: Path = Path(),
     workers: int = 2,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Keep CLIP's output of every clip, so that a training with the same --store decodes and encodes nothing.
 
@@ -179,14 +179,14 @@ def preprocess(
         workers: Processes that decode clips; 0 decodes in this one.
     """
     from videogpt_plus.app.screen import progress
-    from videogpt_plus.clips.cache import open_store
+    from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.training.cinego.data import read_rows
     from videogpt_plus.training.cinego.features import SUFFIX, media_files
     from videogpt_plus.training.cinego.features import preprocess as keep
 
     _named(data)
-    if (store := open_store(feeding)) is None:
+    if (store := open_cache(loader_config)) is None:
         raise UserError("preprocess fills a grid store: name its folder with --store DIR")
     paths: list[Path] = []
     for one in data:
@@ -195,7 +195,7 @@ def preprocess(
         else:
             paths += [Path(path) for row in read_rows(one, media) for path in row.media if not path.endswith(SUFFIX)]
     with progress("preprocess") as advance:
-        done = keep(get_experiment(experiment), paths, store, feeding.decoder, workers, advance)
+        done = keep(get_experiment(experiment), paths, store, loader_config.decoder, workers, advance)
     for path, error in done.failed.items():
         print(f"{path}: {error}", file=sys.stderr)
     print(f"{store.folder}: {done.new} new, {done.kept} there before, {len(done.failed)} that cannot be read")
@@ -269,8 +269,8 @@ def evaluate(
     prompt: str | None = None,
     prompts: Path | None = None,
     output: Path | None = None,
-    choosing: OmitArgPrefixes[Choosing] = GREEDY,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    generation_config: OmitArgPrefixes[GenerationConfig] = GREEDY,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Ask one question, or each of a file, about every image and video of a folder; answers show as they come.
 
@@ -290,24 +290,24 @@ def evaluate(
     folder = find_run(run)  # before seconds of imports
     from eval.answers.runs import load_answerer
     from videogpt_plus.config.experiment_file import load_experiment
-    from videogpt_plus.config.options import Asking
+    from videogpt_plus.config.options import EvalConfig
     from videogpt_plus.io.fingerprint import of_path
     from videogpt_plus.io.jsonl_log import append, claim, cut_torn_line, open_locked, read_lines
 
     wanted = [_key(path, question) for path in files for question in questions]
     experiment = load_experiment(folder)
-    answerer = load_answerer({run: folder}, Asking(**{**asdict(feeding), "workers": 0}))
+    answerer = load_answerer({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
     if output is None:
-        lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, choosing, {})}
+        lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, generation_config, {})}
         _exit_without_answers(lines[key] for key in wanted)
         return
     with closing(open_locked(output)) as file:
         cut_torn_line(file, output)
-        claim(output, {"run": str(folder), "weights": of_path(experiment.llm), **asdict(choosing)}, "answers")
+        claim(output, {"run": str(folder), "weights": of_path(experiment.llm), **asdict(generation_config)}, "answers")
         known = read_lines(output, "an answer", "move it away")
         kept = sum(key in known for key in wanted)
         lines = dict(known)
-        for line in _replies(answerer, experiment, files, questions, choosing, known):
+        for line in _replies(answerer, experiment, files, questions, generation_config, known):
             append(file, output, line)
             lines[line["key"]] = line
     failed = sum("error" in lines[key] for key in wanted)
@@ -341,7 +341,14 @@ def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[str], choosing: Choosing, known: dict):
+def _replies(
+    answerer: Any,
+    experiment: Any,
+    files: list[Path],
+    questions: list[str],
+    generation_config: GenerationConfig,
+    known: dict,
+):
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
     from videogpt_plus.clips.picture_files import is_still
     from videogpt_plus.types import ClipError
@@ -362,7 +369,7 @@ def _replies(answerer: Any, experiment: Any, files: list[Path], questions: list[
             began, first, pieces = time.perf_counter(), None, []
             print(f"{path}: {question}\n  ", end="", flush=True)
             try:
-                for piece in answerer.stream(question, visual, (), choosing):
+                for piece in answerer.stream(question, visual, (), generation_config):
                     first = first or time.perf_counter() - began
                     pieces.append(piece)
                     print(piece, end="", flush=True)
@@ -389,13 +396,13 @@ def _train(
     start: Path,
     output_dir: Path,
     settings: Settings,
-    feeding: Feeding,
+    loader_config: LoaderConfig,
     features: Path | None = None,
     reference: bool = False,
     size: Any = None,
 ) -> None:
     from videogpt_plus.app.screen import progress
-    from videogpt_plus.clips.cache import open_store
+    from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.training.cinego.stages import RECIPES, Source, train
     from videogpt_plus.training.data import read_substitutions
 
@@ -407,7 +414,7 @@ def _train(
     if workers < 0:
         raise UserError(f"--dataloader-num-workers {workers} is not possible: 0 reads in the training process itself")
     _named(data)
-    source = Source(data, media, features, open_store(feeding), feeding.decoder)
+    source = Source(data, media, features, open_cache(loader_config), loader_config.decoder)
     with progress(f"cinego {stage}") as advance:
 
         def shown(step: int, steps: int, loss: float) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from eval.judge.endpoint import Judging
+from eval.judge.endpoint import JudgeConfig
 from videogpt_plus.app.commands.common import (
     Control,
     answers_of,
@@ -32,7 +32,7 @@ KEY = "OPENAI_API_KEY"
 
 
 @dataclass(frozen=True)
-class MaybeJudging(Judging):
+class MaybeJudge(JudgeConfig):
     """Who judges a sweep's open questions, if anybody does, and what that may take."""
 
     # Name of the model that judges open questions, as its server knows it, or `lexical` for toy_open; nobody judges
@@ -47,7 +47,7 @@ class MaybeJudging(Judging):
 
 
 #: Nobody judges.
-NOBODY = MaybeJudging()
+NOBODY = MaybeJudge()
 
 
 class Answers(NamedTuple):
@@ -79,7 +79,7 @@ class _Job:
 
 def judge(
     runs: Positional[tuple[str, ...]],
-    judging: OmitArgPrefixes[Judging],
+    judge_config: OmitArgPrefixes[JudgeConfig],
     task: str = "vcgbench",
     control: Control | None = None,
     limit: int | None = None,
@@ -101,12 +101,12 @@ def judge(
         retry_unscored: Ask again where the judge gave no score.
         dry_run: Show what it will take and cost, and call nobody.
     """
-    _judge(runs, judging, task, control, limit, benchmark, retry_unscored, dry_run, again=False)
+    _judge(runs, judge_config, task, control, limit, benchmark, retry_unscored, dry_run, again=False)
 
 
 def rejudge(
     runs: Positional[tuple[str, ...]],
-    judging: OmitArgPrefixes[Judging],
+    judge_config: OmitArgPrefixes[JudgeConfig],
     task: str = "vcgbench",
     control: Control | None = None,
     limit: int | None = None,
@@ -125,12 +125,12 @@ def rejudge(
         retry_unscored: Ask again where the judge gave no score.
         dry_run: Show what it will take and cost, and call nobody.
     """
-    _judge(runs, judging, task, control, limit, benchmark, retry_unscored, dry_run, again=True)
+    _judge(runs, judge_config, task, control, limit, benchmark, retry_unscored, dry_run, again=True)
 
 
 def _judge(
     runs: Sequence[str],
-    judging: Judging,
+    judge_config: JudgeConfig,
     task: str,
     control: str | None,
     limit: int | None,
@@ -144,7 +144,7 @@ def _judge(
     task, benchmark = benchmark_stated(task, benchmark)
     folders = named_runs(runs)
     wanted = [Answers(folder, task, control, limit, benchmark) for folder in folders]
-    scores = judge_answers(judging, wanted, retry_unscored, dry_run, again)
+    scores = judge_answers(judge_config, wanted, retry_unscored, dry_run, again)
     short = len({folder.name for folder in folders}) == len(folders)
     named = {folder.name if short else str(folder): one for folder, one in zip(folders, scores, strict=bool(scores))}
     for who in dict.fromkeys(map(identity, named.values())):  # a server may name another model from run to run
@@ -152,7 +152,7 @@ def _judge(
 
 
 def judge_answers(
-    judging: Judging,
+    judge_config: JudgeConfig,
     wanted: Sequence[Answers],
     retry_unscored: bool = False,
     dry_run: bool = False,
@@ -169,31 +169,31 @@ def judge_answers(
     from eval.judge.scoring import score_judged
     from videogpt_plus.app.screen import progress
 
-    jobs = [_job(judging, one, retry_unscored, again) for one in wanted]
-    _announce(judging, jobs)
+    jobs = [_job(judge_config, one, retry_unscored, again) for one in wanted]
+    _announce(judge_config, jobs)
     if dry_run:
         return []
     cost = sum(job.expected.cost or 0 for job in jobs)
-    if judging.max_cost is not None and cost > judging.max_cost:
+    if judge_config.max_cost is not None and cost > judge_config.max_cost:
         raise UserError(
-            f"about {cost:.2f} is more than --max-cost {judging.max_cost:g}: nothing was sent; raise it, or "
+            f"about {cost:.2f} is more than --max-cost {judge_config.max_cost:g}: nothing was sent; raise it, or "
             "choose a cheaper judge"
         )
-    key = key_of(judging) if any(job.expected.calls and job.expected.tokens_in for job in jobs) else ""
-    budget, scores = Budget(judging), []
+    key = key_of(judge_config) if any(job.expected.calls and job.expected.tokens_in for job in jobs) else ""
+    budget, scores = Budget(judge_config), []
     for one, job in zip(wanted, jobs, strict=True):
         with progress(job.title) as advance:
-            given = (judging, job.who, job.items, job.ledger, key, retry_unscored, advance, print, budget)
+            given = (judge_config, job.who, job.items, job.ledger, key, retry_unscored, advance, print, budget)
             done = ledger.judge_all(*given)
         torn = f"; {done.torn_bytes} bytes of a half-written line were cut off first" if done.torn_bytes else ""
-        spent = f", {done.cost:.4f} spent" if judging.price_in is not None else ""
+        spent = f", {done.cost:.4f} spent" if judge_config.price_in is not None else ""
         print(f"{job.ledger}: {done.new} new, {done.kept} kept, {done.unscored} without a score{spent}{torn}")
         scores.append(score_judged(job.path, job.task, job.kind, job.examples, job.who, job.ledger))
         judged(one)
     return scores
 
 
-def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _Job:
+def _job(judge_config: JudgeConfig, one: Answers, retry_unscored: bool, again: bool) -> _Job:
     from eval.answers.runs import examples_of
     from eval.judge import ledger
     from eval.tasks.benchmarks import kind_of
@@ -204,10 +204,10 @@ def _job(judging: Judging, one: Answers, retry_unscored: bool, again: bool) -> _
         raise UserError(f"{one.task} has options and needs no judge: `{command}` counts the right ones")
     examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)
     path = answers_of(one.run, one.control, one.limit, one.task, one.benchmark)
-    who = ledger.judge_of(judging, kind)
+    who = ledger.judge_of(judge_config, kind)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
     where = ledger.ledger_path(path, who, again, items, retry_unscored)
-    expected = ledger.estimate(judging, who, items, ledger.lines_left(where, who, retry_unscored))
+    expected = ledger.estimate(judge_config, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)
     return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
 
@@ -220,14 +220,14 @@ def show_judged(answers: Mapping[str, Path]) -> None:
         _show(scores)
 
 
-def _announce(judging: Judging, jobs: Sequence[_Job]) -> None:
+def _announce(judge_config: JudgeConfig, jobs: Sequence[_Job]) -> None:
     """One line a wording: what its judgements of all runs together will take."""
     for who in {job.who.header["prompt_hash"]: job.who for job in jobs}.values():
         hashed = who.header["prompt_hash"]
         parts = [job.expected for job in jobs if job.who.header["prompt_hash"] == hashed]
         wording = f", {who.header['wording']} wording" if who.prompts else ""
         runs = f" of {len(parts)} runs" if len(parts) > 1 else ""
-        name = f"judge: {judging.judge_model}{wording}, prompts {hashed}"
+        name = f"judge: {judge_config.judge_model}{wording}, prompts {hashed}"
         calls, tokens_in = sum(p.calls for p in parts), sum(p.tokens_in for p in parts)
         if not tokens_in:
             print(f"{name}: {calls} judgements{runs} to make, nothing to pay")
@@ -237,17 +237,17 @@ def _announce(judging: Judging, jobs: Sequence[_Job]) -> None:
             cost = f"about {sum(p.cost or 0 for p in parts):.2f} in the currency of the prices"
         minutes = sum(p.seconds for p in parts) / 60
         print(
-            f"{name}: {calls} calls{runs} to {judging.server}, about {tokens_in:,} tokens there and "
+            f"{name}: {calls} calls{runs} to {judge_config.server}, about {tokens_in:,} tokens there and "
             f"{sum(p.tokens_out for p in parts):,} back, {cost}, about {minutes:.1f} minutes"
         )
 
 
-def key_of(judging: Judging) -> str:
+def key_of(judge_config: JudgeConfig) -> str:
     """The key from the environment. UserError: there is none, or it can be none."""
     key = os.environ.get(KEY, "").strip()
     if not key:
         raise UserError(
-            f"{KEY} is not set: export the key of {judging.server} under that name (any text will do for a server "
+            f"{KEY} is not set: export the key of {judge_config.server} under that name (any text will do for a server "
             "that asks for none)"
         )
     if not key.isascii() or not key.isprintable():

@@ -21,9 +21,9 @@ from videogpt_plus.app.commands.common import (
     prepare_toy,
     take_published,
 )
-from videogpt_plus.app.commands.judge import NOBODY, Answers, MaybeJudging, judge_answers, key_of
+from videogpt_plus.app.commands.judge import NOBODY, Answers, MaybeJudge, judge_answers, key_of
 from videogpt_plus.config.experiments import choices
-from videogpt_plus.config.options import DEFAULT_ASKING, DEFAULT_FEEDING, Asking, Feeding
+from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOADER, EvalConfig, LoaderConfig
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ def sweep(
     launcher: str | None = None,
     deepspeed: str | None = None,
     margin: float | None = None,
-    asking: OmitArgPrefixes[Asking] = DEFAULT_ASKING,
-    judging: OmitArgPrefixes[MaybeJudging] = NOBODY,
+    eval_config: OmitArgPrefixes[EvalConfig] = DEFAULT_EVAL,
+    judge_config: OmitArgPrefixes[MaybeJudge] = NOBODY,
 ) -> None:
     """The whole answer in one command: pre-train, fine-tune, ask, score and report at every pool level.
 
@@ -110,9 +110,9 @@ def sweep(
     prepare_toy(base)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
     sweeps.check_once([one.partition("=")[0] for one in benchmarks])
-    asked = [_asked(one, base.benchmark_root, judging) for one in benchmarks]
+    asked = [_asked(one, base.benchmark_root, judge_config) for one in benchmarks]
     check_margin(margin)
-    cells = sweeps.plan(base, experiments, root, controls, at, limit, asking, asked, margin)
+    cells = sweeps.plan(base, experiments, root, controls, at, limit, eval_config, asked, margin)
     for one in asked:
         prepare_benchmark(one.root or Path(base.benchmark_root))
     if cell is not None and not 0 <= cell < len(cells):
@@ -121,9 +121,15 @@ def sweep(
         _print_cells(cells, cell, launcher, deepspeed)
         return
     if cell is None:
-        _check_reachable(asked, limit, cells, judging)
+        _check_reachable(asked, limit, cells, judge_config)
     together = sweeps.together(cells, jobs) if cell is None else [[cells[cell]]]
-    options = {"launcher": launcher, "deepspeed": deepspeed, "asking": asking, "judging": judging, "margin": margin}
+    options = {
+        "launcher": launcher,
+        "deepspeed": deepspeed,
+        "eval_config": eval_config,
+        "judge_config": judge_config,
+        "margin": margin,
+    }
     run = partial(_run_cells, retry_errors=retry_errors, **options)
     with accounts(root) as said:
         run_cells(_titled(together, cells), run, jobs)
@@ -136,7 +142,7 @@ def _check_name(name: str | None) -> None:
         raise UserError(f"--name '{name}' is no folder within --output: write a name, such as seeds")
 
 
-def _asked(stated: str, own: str, judging: MaybeJudging) -> Asked:
+def _asked(stated: str, own: str, judge_config: MaybeJudge) -> Asked:
     """A benchmark of `--benchmarks`, with who judges it; `own` is the folder that the experiment names."""
     from eval.judge.ledger import judge_of
     from eval.tasks.benchmarks import copy_of, is_own, kind_of
@@ -148,11 +154,13 @@ def _asked(stated: str, own: str, judging: MaybeJudging) -> Asked:
     asked = Asked(name, root, folder is not None, copy=copy, is_own=is_own(name))
     if kind.scored != "judged":
         return asked
-    judge = judge_of(judging, kind).header if judging.judge_model is not None else {}
-    return replace(asked, is_open=True, judge=judge, judging=judging.options)
+    judge = judge_of(judge_config, kind).header if judge_config.judge_model is not None else {}
+    return replace(asked, is_open=True, judge=judge, judge_config=judge_config.options)
 
 
-def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judging: MaybeJudging) -> None:
+def _check_reachable(
+    asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judge_config: MaybeJudge
+) -> None:
     """What would stop the sweep after hours is said before it begins: a benchmark, facts or a key that is missing."""
     from eval.judge.ledger import check_facts
     from eval.judge.lexical import LEXICAL
@@ -161,15 +169,15 @@ def _check_reachable(asked: Sequence[Asked], limit: int | None, cells: Sequence[
 
     for one in asked:
         questions = [] if one.root is None else examples(one.name, one.root, limit)
-        if one.is_open and judging.judge_model == LEXICAL:
+        if one.is_open and judge_config.judge_model == LEXICAL:
             check_facts(questions)
-    if judging.judge_model is not None and not any(one.judge for one in asked):
+    if judge_config.judge_model is not None and not any(one.judge for one in asked):
         raise UserError(
-            f"--judge-model {judging.judge_model} scores open questions, and no benchmark of this sweep has any; leave "
-            "it out, or add one by --benchmarks mvbench vcgbench"
+            f"--judge-model {judge_config.judge_model} scores open questions, and no benchmark of this sweep has any; "
+            "leave it out, or add one by --benchmarks mvbench vcgbench"
         )
-    if judging.judge_model != LEXICAL and not all(is_finished(cell) for cell in cells if cell.kind == "judge"):
-        key_of(judging)
+    if judge_config.judge_model != LEXICAL and not all(is_finished(cell) for cell in cells if cell.kind == "judge"):
+        key_of(judge_config)
 
 
 def pretrain(
@@ -178,7 +186,7 @@ def pretrain(
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Pre-train the projector of one stream; its encoder and the LLM stay frozen.
 
@@ -194,7 +202,7 @@ def pretrain(
     prepare_toy(chosen)
     _check_stream(chosen, stream)
     folder = output_dir or Path("results/pretrain") / f"{chosen.name}_{stream}"
-    _train("pretrain", chosen, stream, folder, deepspeed, dataloader_num_workers, f"pretrain ({stream})", feeding)
+    _train("pretrain", chosen, stream, folder, deepspeed, dataloader_num_workers, f"pretrain ({stream})", loader_config)
     print(f"projector of the {stream} stream: {folder}")
 
 
@@ -204,7 +212,7 @@ def train(
     output_dir: Path | None = None,
     deepspeed: str | None = None,
     dataloader_num_workers: int | None = None,
-    feeding: OmitArgPrefixes[Feeding] = DEFAULT_FEEDING,
+    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
 ) -> None:
     """Fine-tune at the experiment's pool level: LoRA on the LLM, and all projectors that were pre-trained here.
 
@@ -233,7 +241,7 @@ def train(
         starts[stream] = folder
     prepare_toy(chosen)
     folder = output_dir or Path("results") / chosen.name
-    _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}", feeding)
+    _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}", loader_config)
     print(f"weights of {chosen.name}: {folder}")
 
 
@@ -269,8 +277,8 @@ def _run_cells(
     title: str,
     launcher: str | None,
     deepspeed: str | None,
-    asking: Asking,
-    judging: MaybeJudging,
+    eval_config: EvalConfig,
+    judge_config: MaybeJudge,
     margin: float | None,
     retry_errors: bool,
 ) -> None:
@@ -294,9 +302,9 @@ def _run_cells(
         for cell in left:
             claims.enter_context(sweeps.claimed(cell))
         if left[0].kind == "judge":
-            _judge_cells(left, title, judging)
+            _judge_cells(left, title, judge_config)
         else:
-            _fill_cells(left, title, launcher, deepspeed, asking, retry_errors)
+            _fill_cells(left, title, launcher, deepspeed, eval_config, retry_errors)
             _say_failed(title, _failed(left))
 
 
@@ -319,7 +327,7 @@ def _say_failed(title: str, failed: dict[Path, int]) -> None:
         print(f"{title}: {what} no answer: see 'error' in {where}; after a repair, add --retry-errors")
 
 
-def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> None:
+def _judge_cells(cells: Sequence[Cell], title: str, judge_config: MaybeJudge) -> None:
     """Judges the answers of all these cells within one budget; each is finished as soon as it has its scores."""
     from videogpt_plus.app.sweep import cells as sweeps
 
@@ -333,7 +341,7 @@ def _judge_cells(cells: Sequence[Cell], title: str, judging: MaybeJudging) -> No
     def judged(answers: Answers) -> None:
         sweeps.finish(by_answers[answers], time.monotonic() - began)
 
-    judge_answers(judging, list(by_answers), again=True, judged=judged)
+    judge_answers(judge_config, list(by_answers), again=True, judged=judged)
 
 
 def _fill_cells(
@@ -341,7 +349,7 @@ def _fill_cells(
     title: str,
     launcher: str | None,
     deepspeed: str | None,
-    asking: Asking,
+    eval_config: EvalConfig,
     retry_errors: bool,
 ) -> None:
     from eval.answers.runs import answer_runs
@@ -358,17 +366,19 @@ def _fill_cells(
         if code := launch(launcher, _command(cell, deepspeed), cell.folder):
             print(f"{title}: exit code {code} when all was written; the weights are whole")
     elif cell.kind == "pretrain":
-        _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title, asking)
+        _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title, eval_config)
     elif cell.kind == "train":
         starts = {folder.name: folder for folder in cell.needs}
-        _train("train", cell.experiment, starts, cell.folder, deepspeed, None, title, asking)
+        _train("train", cell.experiment, starts, cell.folder, deepspeed, None, title, eval_config)
     elif cell.kind == "take":
         take_published(cell.experiment, cell.folder)
     else:
         runs = {cell.needs[0]: cell.folder / "answers.jsonl" for cell in cells}
         asked = cell.benchmark
         with progress(title) as advance:
-            answer_runs(runs, cell.control, cell.limit, asked.root, retry_errors, asking, advance, print, asked.name)
+            answer_runs(
+                runs, cell.control, cell.limit, asked.root, retry_errors, eval_config, advance, print, asked.name
+            )
     for cell in cells:
         sweeps.finish(cell, time.monotonic() - began)
 
@@ -381,12 +391,12 @@ def _train(
     deepspeed: str | None,
     workers: int | None,
     title: str,
-    feeding: Feeding,
+    loader_config: LoaderConfig,
 ) -> None:
     from videogpt_plus.app.screen import progress as shown
 
     with shown(title) as advance:
-        from videogpt_plus.clips.cache import open_store
+        from videogpt_plus.clips.cache import open_cache
         from videogpt_plus.training import stages as training
 
         if workers is not None and workers < 0:
@@ -399,7 +409,15 @@ def _train(
             advance(step, steps, f"loss {loss:.3f}")
 
         given = {"deepspeed": deepspeed, "workers": workers, "progress": progress}
-        run(experiment, start, folder, **given, store=open_store(feeding), decoder=feeding.decoder, say=print)
+        run(
+            experiment,
+            start,
+            folder,
+            **given,
+            store=open_cache(loader_config),
+            decoder=loader_config.decoder,
+            say=print,
+        )
     from videogpt_plus.training.data import read_substitutions
 
     if replaced := read_substitutions(folder / "substituted.jsonl"):

@@ -20,7 +20,7 @@ from pathlib import Path
 from eval.answers.naming import OWN, answers_folder, asked_name, options_of
 from videogpt_plus.config.experiment import Experiment, Stream
 from videogpt_plus.config.mixtures import get_mixture
-from videogpt_plus.config.options import DEFAULT_ASKING, Asking, Feeding
+from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig, LoaderConfig
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.config.training import Training
 from videogpt_plus.io import fingerprint
@@ -46,7 +46,7 @@ class Asked:
     #: Who judges, told by content (model, hash of the prompts); {} for nobody.
     judge: Mapping[str, str] = field(default_factory=dict)
     #: The options of `videogpt-plus judge` that name the judge.
-    judging: tuple[str, ...] = ()
+    judge_config: tuple[str, ...] = ()
     #: What tells another copy of the benchmark from the usual one; "" for that.
     copy: str = ""
     #: Whether it is one of the user's own, so that a command states its folder with its name.
@@ -81,7 +81,7 @@ class Cell:
     #: Questions a task at most in an answer cell or a judge's; None for all.
     limit: int | None = None
     #: How an answer cell asks, and where clips come from in any.
-    asking: Asking = DEFAULT_ASKING
+    eval_config: EvalConfig = DEFAULT_EVAL
     #: Folders of the cells that have to be finished before.
     needs: tuple[Path, ...] = ()
     #: What an answer cell asks and a judge's cell scores.
@@ -106,7 +106,7 @@ def plan(
     controls: Sequence[str] = (),
     control_levels: Sequence[float] = (),
     limit: int | None = None,
-    asking: Asking = DEFAULT_ASKING,
+    eval_config: EvalConfig = DEFAULT_EVAL,
     benchmarks: Sequence[Asked] = ASKED,
     margin: float | None = None,
 ) -> list[Cell]:
@@ -114,7 +114,7 @@ def plan(
 
     `margin` is what fewer tokens may cost, in points: the report's, as in its command.
     """
-    _check_asked(benchmarks, asking)
+    _check_asked(benchmarks, eval_config)
     if not experiments:
         raise UserError("the sweep has no cell: give at least one level and one adapter, such as --levels 1 4 16")
     if limit is not None and limit < 1:
@@ -128,10 +128,17 @@ def plan(
         name: Cell(
             "pretrain",
             root / "pretrain" / name,
-            ("pretrain", base.name, name, "--output-dir", str(root / "pretrain" / name), *_options(asking, Feeding)),
+            (
+                "pretrain",
+                base.name,
+                name,
+                "--output-dir",
+                str(root / "pretrain" / name),
+                *_options(eval_config, LoaderConfig),
+            ),
             base,
             stream=name,
-            asking=asking,
+            eval_config=eval_config,
         )
         for name, _ in (base.streams if base.pretrain else ())
     }
@@ -143,10 +150,10 @@ def plan(
         kind = "train" if e.is_trained else "take"
         trained = ("--projectors", *starts) if starts else ()
         command = (kind, e.name, *trained, "--output-dir", str(folder))
-        command += tuple(_options(asking, Feeding)) if e.is_trained else ()
-        cells.append(Cell(kind, folder, command, e, asking=asking, needs=needs))
+        command += tuple(_options(eval_config, LoaderConfig)) if e.is_trained else ()
+        cells.append(Cell(kind, folder, command, e, eval_config=eval_config, needs=needs))
     answers = [
-        _answer_cell(e, root / e.name, control, limit, asking, benchmark)
+        _answer_cell(e, root / e.name, control, limit, eval_config, benchmark)
         for benchmark in benchmarks
         for e in experiments
         for control in ((None, *controls) if e.level in control_levels else (None,))
@@ -161,16 +168,16 @@ def plan(
     return [*cells, *answers, *scores, report]
 
 
-def _check_asked(benchmarks: Sequence[Asked], asking: Asking) -> None:
+def _check_asked(benchmarks: Sequence[Asked], eval_config: EvalConfig) -> None:
     """What cannot be asked at the end is said before anything trains."""
     names = [benchmark.name for benchmark in benchmarks]
     if not names:
         raise UserError(f"--benchmarks names none: give at least one, or leave it out for {OWN}")
     check_once(names)
     is_open = next((benchmark.name for benchmark in benchmarks if benchmark.is_open), None)
-    if is_open and asking.scoring != "generate":
+    if is_open and eval_config.scoring != "generate":
         raise UserError(
-            f"--scoring {asking.scoring} needs options, and the questions of {is_open} are open; leave it out, or "
+            f"--scoring {eval_config.scoring} needs options, and the questions of {is_open} are open; leave it out, or "
             f"sweep {is_open} by itself"
         )
 
@@ -185,17 +192,22 @@ def check_once(names: Sequence[str]) -> None:
 
 
 def _answer_cell(
-    experiment: Experiment, run: Path, control: str | None, limit: int | None, asking: Asking, benchmark: Asked
+    experiment: Experiment, run: Path, control: str | None, limit: int | None, eval_config: EvalConfig, benchmark: Asked
 ) -> Cell:
-    command = ("answer", str(run), *_which(benchmark, control, limit), *_options(asking, Asking))
+    command = ("answer", str(run), *_which(benchmark, control, limit), *_options(eval_config, EvalConfig))
     folder = answers_folder(run, control, limit, benchmark.name, benchmark.copy)
-    return Cell("answer", folder, command, experiment, "", control, limit, asking, (run,), benchmark)
+    return Cell("answer", folder, command, experiment, "", control, limit, eval_config, (run,), benchmark)
 
 
 def _judge_cell(answer: Cell) -> Cell:
     """The scores of an answer cell. Another judge has a folder of its own, so that the first one's cells stay."""
     run, judge = answer.needs[0], answer.benchmark.judge["judge_model"]
-    command = ("judge", str(run), *_which(answer.benchmark, answer.control, answer.limit), *answer.benchmark.judging)
+    command = (
+        "judge",
+        str(run),
+        *_which(answer.benchmark, answer.control, answer.limit),
+        *answer.benchmark.judge_config,
+    )
     folder = answer.folder / f"judged_by_{fingerprint.for_files(judge)}"
     return replace(answer, kind="judge", folder=folder, command=command, needs=(answer.folder,))
 
@@ -206,10 +218,10 @@ def _which(benchmark: Asked, control: str | None, limit: int | None) -> list[str
     return options_of(benchmark.name, control, limit, place, benchmark.is_own)
 
 
-def _options(asking: Asking, kind: type[Feeding]) -> list[str]:
-    """The options that make the fields of `kind` what they are in `asking`."""
-    changed = [f.name for f in fields(kind) if getattr(asking, f.name) != f.default]
-    return [part for name in changed for part in (f"--{name.replace('_', '-')}", str(getattr(asking, name)))]
+def _options(eval_config: EvalConfig, kind: type[LoaderConfig]) -> list[str]:
+    """The options that make the fields of `kind` what they are in `eval_config`."""
+    changed = [f.name for f in fields(kind) if getattr(eval_config, f.name) != f.default]
+    return [part for name in changed for part in (f"--{name.replace('_', '-')}", str(getattr(eval_config, name)))]
 
 
 def together(cells: Sequence[Cell], jobs: int) -> list[list[Cell]]:
@@ -261,17 +273,17 @@ def inputs(cell: Cell) -> dict[str, object]:
     if cell.kind == "pretrain":
         training = dict(e.pretrain)[cell.stream]
         stream = dict(e.streams)[cell.stream]
-        settings = {"frames": e.num_frames, **cell.asking.shapes_training()}
+        settings = {"frames": e.num_frames, **cell.eval_config.shapes_training()}
         return {"llm": _llm(e), "stream": _stream(stream), "training": _training(training), **settings}
     if cell.kind == "take":
         settings = {**_adapter(e), "frames": e.num_frames, "template": e.finetune.template}
         return {"llm": _llm(e), "streams": [_stream(stream) for _, stream in e.streams], **settings}
     if cell.kind == "train":
         settings = {**_adapter(e), "frames": e.num_frames, "lora": vars(e.lora)}
-        settings |= cell.asking.shapes_training()
+        settings |= cell.eval_config.shapes_training()
         streams = [_stream(stream) for _, stream in e.streams]
         return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
-    asked = {"control": cell.control, "limit": cell.limit, **cell.asking.shapes_answers()}
+    asked = {"control": cell.control, "limit": cell.limit, **cell.eval_config.shapes_answers()}
     settings = {**asked, "max_new_tokens": e.max_new_tokens}
     settings |= {} if e.pretrain else {"llm": _llm(e)}
     root = cell.benchmark.root or Path(e.benchmark_root)

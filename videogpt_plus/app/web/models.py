@@ -15,7 +15,7 @@ from torch import nn
 from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app.web.settings import Offer, Setting
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.options import Choosing
+from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.flops import sizes_of
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.reducers import build_adapter
@@ -69,12 +69,17 @@ class Talk:
         return Visual({}, visual.placeholders, {name: grid.cpu() for name, grid in grids.items()})
 
     def stream(
-        self, setting: Setting, question: str, visual: Visual, past: Sequence[tuple[str, str]], choosing: Choosing
+        self,
+        setting: Setting,
+        question: str,
+        visual: Visual,
+        past: Sequence[tuple[str, str]],
+        generation_config: GenerationConfig,
     ) -> Iterator[str]:
         """The reply in pieces, as `VideoLLM.stream` gives them."""
         llm = self._loaded[setting.model]
-        alone = VideoLLM({setting.model: self._member(setting)}, llm.asking)
-        return alone.stream(question, visual, past, choosing)
+        alone = VideoLLM({setting.model: self._member(setting)}, llm.eval_config)
+        return alone.stream(question, visual, past, generation_config)
 
     def key_values(self, setting: Setting, tokens: int) -> int | None:
         """Bytes of the keys and values of so many tokens, where the sizes are known."""

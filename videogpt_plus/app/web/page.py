@@ -23,7 +23,7 @@ from videogpt_plus.clips.picture_files import STILLS, UNREAD
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
-from videogpt_plus.config.options import GREEDY, Choosing
+from videogpt_plus.config.options import GREEDY, GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.types import UserError, unreadable
 
@@ -241,24 +241,31 @@ class Page:
             lacks = "Write a question first." if session.source else "Choose or upload a clip first."
             yield [drawing.message(lacks, "error"), gr.skip(), *nothing]
             return
-        choosing = Choosing(temperature, max_new_tokens=int(longest) or None) if temperature or longest else GREEDY
+        generation_config = (
+            GenerationConfig(temperature, max_new_tokens=int(longest) or None) if temperature or longest else GREEDY
+        )
         sides = dict(session.sides)
         yield ["", "", *nothing]
         try:
             with self._in_line():
-                yield from self._replies(session, sides, names, question, choosing)
+                yield from self._replies(session, sides, names, question, generation_config)
         except UserError as error:
             yield [drawing.message(str(error), "error"), question, *nothing]
 
     def _replies(
-        self, session: Session, sides: dict[str, Any], names: Sequence[str], question: str, choosing: Choosing
+        self,
+        session: Session,
+        sides: dict[str, Any],
+        names: Sequence[str],
+        question: str,
+        generation_config: GenerationConfig,
     ) -> Iterator[list[Any]]:
         """What the page shows while each of these sides is asked; `sides` are those that the question was put to."""
         import gradio as gr
 
         for name in names:
             try:
-                for progress in session.answers(self.models, name, question, choosing):
+                for progress in session.answers(self.models, name, question, generation_config):
                     yield ["", gr.skip(), *self._answered(session, name, question, progress)]
                     if progress.stopped:
                         return

@@ -17,7 +17,7 @@ from videogpt_plus.app.web import clips
 from videogpt_plus.app.web.clips import Look, Source
 from videogpt_plus.app.web.settings import Offer, Setting, check_room
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.options import Choosing
+from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.types import Visual
 
@@ -46,7 +46,12 @@ class Models(Protocol):
         """The visual with its encoders' grids, on the CPU, in the place of pixels."""
 
     def stream(
-        self, setting: Setting, question: str, visual: Visual, past: Sequence[tuple[str, str]], choosing: Choosing
+        self,
+        setting: Setting,
+        question: str,
+        visual: Visual,
+        past: Sequence[tuple[str, str]],
+        generation_config: GenerationConfig,
     ) -> Iterator[str]:
         """The reply in pieces; closing the iterator stops the model."""
 
@@ -168,7 +173,9 @@ class Session:
                 return self._looks[key]
             return self._keep(key, self._look(source, experiment))
 
-    def answers(self, models: Models, name: str, question: str, choosing: Choosing) -> Iterator[Progress]:
+    def answers(
+        self, models: Models, name: str, question: str, generation_config: GenerationConfig
+    ) -> Iterator[Progress]:
         """A side's reply as it comes; when it has ended, question and reply are part of the conversation.
 
         A stopped reply is kept as far as it came. UserError: the setting cannot be answered.
@@ -190,7 +197,9 @@ class Session:
             tokens = num_visual_tokens(experiment, frames)
             costs = replace(costs, key_values=models.key_values(side.setting, tokens))
             text, began = "", time.perf_counter()
-            with closing(models.stream(side.setting, question, seen.visual, tuple(side.past), choosing)) as pieces:
+            with closing(
+                models.stream(side.setting, question, seen.visual, tuple(side.past), generation_config)
+            ) as pieces:
                 for piece in pieces:
                     text += piece
                     costs = _counted(costs, began, models)

@@ -181,10 +181,10 @@ def visible(
     if attended is None and (past == 0 or new == 1):
         return None
     places = torch.arange(past + new, device=device)
-    asking = places[past:, None]
-    mask = (places <= asking)[None, None]
+    eval_config = places[past:, None]
+    mask = (places <= eval_config)[None, None]
     if attended is not None:
-        mask = (mask & attended.bool().to(device)[:, None, None]) | (places == asking)
+        mask = (mask & attended.bool().to(device)[:, None, None]) | (places == eval_config)
     return mask
 
 

@@ -210,11 +210,11 @@ def load_beside(
     first = own[0][0]
     name, stream = only_stream(first, None)
     tuned = len(runs) > 1 and any(has_lora(folder) for _, folder in runs)
-    if tuned and settled.loading.bits:
+    if tuned and settled.load_config.bits:
         raise UserError("--bits needs a LoRA merged into the LLM that it changes: answer these runs one by one")
     start = (first, None) if tuned else runs[0]
     encoders = {name: load_encoder(stream, settled.first, encoder_dtype)}
-    base = load(*start, settled.first, dtype, None, encoders, settled.loading.rope_precision)
+    base = load(*start, settled.first, dtype, None, encoders, settled.load_config.rope_precision)
     device = settled.settle(base).device
     models = []
     for number, (experiment, folder) in enumerate(runs):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from videogpt_plus.clips.names import with_ending
 from videogpt_plus.clips.picture_files import STILLS, is_still
-from videogpt_plus.clips.prefetch import Feeder, Job, Preparation
+from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.encoders import load_encoder, sampling
@@ -29,7 +29,7 @@ from videogpt_plus.types import ClipError, UserError, unreadable
 if TYPE_CHECKING:
     import numpy as np
 
-    from videogpt_plus.clips.cache import GridStore
+    from videogpt_plus.clips.cache import GridCache
 
 #: Of the original's files, one for each image or video.
 SUFFIX = ".npy"
@@ -46,7 +46,7 @@ class Preprocessed(NamedTuple):
     failed: dict[str, str]
 
 
-def description(experiment: Experiment, store: GridStore) -> dict[str, object]:
+def description(experiment: Experiment, store: GridCache) -> dict[str, object]:
     """What a store's entries for this experiment are, in words."""
     ((_, stream),) = experiment.streams
     return {
@@ -60,7 +60,7 @@ def description(experiment: Experiment, store: GridStore) -> dict[str, object]:
     }
 
 
-def check_sidecar(experiment: Experiment, store: GridStore) -> None:
+def check_sidecar(experiment: Experiment, store: GridCache) -> None:
     """UserError: the store was filled by `preprocess`, and not for what this experiment reads."""
     path = store.folder / SIDECAR
     if not path.exists():
@@ -81,7 +81,7 @@ def check_sidecar(experiment: Experiment, store: GridStore) -> None:
 def preprocess(
     experiment: Experiment,
     paths: Iterable[str | Path],
-    store: GridStore,
+    store: GridCache,
     decoder: str = "pyav",
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -98,7 +98,7 @@ def preprocess(
     _describe(experiment, store)
     new, kept, failed = 0, 0, {}
     jobs = (Job(path, still="crop" if is_still(path) else None) for path in files)
-    with Feeder(prepare, workers) as feeder:
+    with Prefetcher(prepare, workers) as feeder:
         for done, (path, fed) in enumerate(zip(files, feeder(jobs), strict=True), 1):
             if isinstance(fed.outcome, ClipError):
                 failed[str(path)] = str(fed.outcome)
@@ -115,7 +115,7 @@ def preprocess(
     return Preprocessed(new, kept, failed)
 
 
-def _describe(experiment: Experiment, store: GridStore) -> None:
+def _describe(experiment: Experiment, store: GridCache) -> None:
     """Adds this experiment's features to those that the sidecar lists."""
     path = store.folder / SIDECAR
     there = read_object(path, "remove it").get("features", []) if path.exists() else []

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import TrainingArguments, set_seed
 
-from videogpt_plus.clips.cache import GridStore
+from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.tokens import num_visual_tokens
@@ -105,7 +105,7 @@ class Source(NamedTuple):
     #: Folder of the original's .npy files, one for each of the rows' images and videos; None to read those.
     features: str | Path | None = None
     #: Where the encoder's output was kept, and is.
-    store: GridStore | None = None
+    store: GridCache | None = None
     decoder: str = "pyav"
     #: Holds every file's features in memory once they were read.
     keep: bool = False
