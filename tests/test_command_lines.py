@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from faults.lines import NAMES, ROOT, SWEEPS, TWINS, WORDS, shell
+from faults.lines import NAMES, ROOT, SWEEPS, TWINS, UNMADE, WORDS, files, shell
 from faults.records import (
     ANSWER,
     BAD_ANSWERS,
@@ -34,12 +37,12 @@ def refused(capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def run(*args: object) -> str:
-        before = sorted(p for p in tmp_path.rglob("*") if ".cache" not in p.parts)
+        before = files(tmp_path)
         with pytest.raises(SystemExit) as stop:
             cli.main([str(a) for a in args])
         line = capfd.readouterr().err
         assert stop.value.code == 2 and line.startswith("error: ") and line.count("\n") == 1, line
-        assert sorted(p for p in tmp_path.rglob("*") if ".cache" not in p.parts) == before
+        assert files(tmp_path) == before
         return line
 
     return run
@@ -54,6 +57,43 @@ def test_a_sweep_that_could_not_run_is_refused_before_it_begins_and_in_a_dry_run
 @pytest.mark.parametrize(("words", "said"), [*WORDS, *NAMES])
 def test_a_word_that_names_nothing_is_one_line(words, said, refused):
     assert said in refused(*words)
+
+
+@pytest.mark.parametrize(("words", "said"), UNMADE)
+def test_nothing_is_rendered_copied_or_written_before_the_whole_line_is_known_to_be_good(
+    words, said, refused, monkeypatch
+):
+    monkeypatch.setattr("videogpt_plus.toy.render.making", made_too_early)
+    monkeypatch.setattr("videogpt_plus.toy.families.making", made_too_early)
+    monkeypatch.setattr("videogpt_plus.toy.rwf2000.making", made_too_early)
+    assert said in refused(*words)
+
+
+#: Functions that make what is not there yet.
+MAKERS = re.compile("prepare_.*|own_runs|run_to_ask|take_published|benchmark_folder|answered_benchmark")
+CHECKS = re.compile("_?check_.*|benchmark_stated|wanted_runs?|get_experiment")
+
+
+def commands(name: str) -> list[ast.FunctionDef]:
+    trees = [ast.parse(path.read_text()) for path in Path(inspect.getfile(cli.answer)).parent.glob("*.py")]
+    return [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
+
+
+def calls(node: ast.AST, names: re.Pattern[str]) -> list[ast.Call]:
+    found = [call for call in ast.walk(node) if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)]
+    return [call for call in found if names.fullmatch(call.func.id)]
+
+
+@pytest.mark.parametrize("name", ["sweep", "pretrain", "train", "answer", "score", "export", "_judge", "doctor"])
+def test_a_command_calls_what_checks_before_what_makes(name):
+    for command in commands(name):
+        makes = [call.lineno for call in calls(command, MAKERS)]
+        assert [call.func.id for call in calls(command, CHECKS) if makes and call.lineno > min(makes)] == []
+    assert commands(name)
+
+
+def made_too_early(root: Path, *_: object, **__: object) -> None:
+    raise AssertionError(f"{root} is made before the command line is known to be good")
 
 
 @pytest.mark.parametrize("words", TWINS)

@@ -11,6 +11,7 @@ import pytest
 from faults.pictures import (
     BROKEN_EXIF,
     FOREIGN,
+    LAID,
     NO_PICTURE,
     RED,
     TRANSPARENT,
@@ -20,14 +21,17 @@ from faults.pictures import (
     brightness,
     corners,
     cut_animation,
+    cut_between,
     deep_grey,
     deep_transparent,
+    laid,
     logo,
     logo_of,
     phone,
     png,
     printed,
     seen,
+    shown_rows,
     turned,
     with_exif,
 )
@@ -87,7 +91,7 @@ def test_half_transparent_is_half_white(tmp_path):
 def test_the_transparent_colour_of_16_bits_is_white(tmp_path):
     grey, colour = (seen(deep_transparent(colour, tmp_path))[0].tolist() for colour in (False, True))
     assert grey == [[255] * 3, [18] * 3]  # the two differ in the lower 8 bits alone
-    assert colour == [[255, 255, 255], [0x9A, 0x56, 0x12]]
+    assert colour == [[255, 255, 255], [0x12, 0x56, 0x9A], [0x9A, 0x56, 0x12]]  # and so do the first two here
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
@@ -172,6 +176,24 @@ def test_where_a_still_is_meant_the_first_picture_is_taken(tmp_path, suffix):
     prepare = Preparation(TOY.streams, 8)
     assert prepare(path, still="pad").placeholders == 1
     assert prepare(path).placeholders == 8
+
+
+@pytest.mark.parametrize("name", LAID)
+def test_parts_of_an_animated_png_are_laid_over_each_other(tmp_path, name):
+    *parts, wanted = LAID[name]
+    path = laid(*parts, tmp_path)
+    assert shown_rows(path) == wanted
+    last = read_clip(path, 1, sampling="middle").frames[0, :, 0].T.tolist()
+    assert last == wanted[len(wanted) // 2], "also where the others are not asked for"
+    assert (read_picture(path)[0] == wanted[0]).all()
+
+
+def test_an_animated_png_that_ends_between_two_pictures_is_cut_off(tmp_path):
+    for more in (0, 43):
+        with pytest.raises(ClipError, match="2 of 4 pictures are in it"):
+            read_clip(cut_between(more, tmp_path), 16)
+    *parts, wanted = LAID["of 16 bits, each part whole"]
+    assert shown_rows(laid(*parts, tmp_path, end=b"\0")) == wanted  # whole, but for the chunk that says so
 
 
 def test_an_animation_that_is_cut_off_is_an_error(tmp_path):

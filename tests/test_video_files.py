@@ -19,11 +19,14 @@ from faults.videos import (
     CODECS,
     COLOURS,
     EDITS,
+    GIFS,
     MATRICES,
     MATRICES_OF_MKV,
     STRUCTURES,
+    all_codes,
     askew,
     cells,
+    changed_gif,
     codes,
     damaged,
     edited_and_cut,
@@ -135,6 +138,18 @@ def test_a_gif_may_end_with_a_comment(tmp_path):
     all_as_shown(with_comment(30, tmp_path))
     one = with_comment(1, tmp_path)
     assert len(read_clip(one, 16).frames) == 1
+
+
+@pytest.mark.parametrize("name", GIFS)
+def test_a_gif_that_is_cut_off_is_told_from_one_without_a_trailer(tmp_path, name):
+    change, expected = GIFS[name]
+    path = changed_gif(change, tmp_path)
+    if isinstance(expected, list):
+        assert all_codes(path) == expected
+        return
+    for look in (all_codes, duration):
+        with pytest.raises(ClipError, match=expected.text):
+            look(path)
 
 
 @pytest.mark.parametrize("name", EDITS)

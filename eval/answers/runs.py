@@ -12,7 +12,7 @@ from eval.answers.answer import Answered, Target, answer_all
 from eval.answers.naming import OWN
 from eval.answers.places import WEIGHTS
 from eval.tasks import benchmarks
-from eval.tasks.benchmarks import copy_of, is_own, kind_of, place_of, root_of
+from eval.tasks.benchmarks import check_scoring, copy_of, is_own, one_root, place_of, root_of
 from eval.tasks.task import Example
 from eval.tasks.task import fingerprint as questions_fingerprint
 from videogpt_plus.clips.cache import GridCache, open_cache
@@ -21,7 +21,6 @@ from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.runs import taught
-from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -90,15 +89,9 @@ def answer_runs(
     grid store will take and what it lost.
     """
     experiments = {run: load_experiment(run) for run in runs}
-    roots = {str(root_of(task, e.benchmark_root, benchmark)) for e in experiments.values()}
-    if len(roots) > 1:
-        raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
-    is_open = kind_of(task).scored == "judged"
-    if is_open and eval_config.scoring != "generate":
-        raise UserError(
-            f"--scoring {eval_config.scoring} needs options, and the questions of {task} are open; leave it out"
-        )
-    examples = examples_of(roots.pop(), limit, task)
+    root = one_root(task, [e.benchmark_root for e in experiments.values()], benchmark)
+    check_scoring(task, eval_config.scoring)
+    examples = examples_of(root, limit, task)
     for told in (_other_words(run, examples) for run in runs):
         if told and say:
             say(told)

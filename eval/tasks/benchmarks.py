@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -153,9 +153,28 @@ def _title(place: Path) -> str:
 
 def examples(name: str, root: str | Path, limit: int | None = None) -> list[Example] | list[OpenExample]:
     """The questions of the benchmark at `root`, at most `limit` entries a task."""
+    check_limit(limit)
+    return [e for task in kind_of(name).load(root) for e in _first(task.examples(), limit)]
+
+
+def check_limit(limit: int | None) -> None:
+    """UserError unless at least one question a task is asked."""
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} is not possible: ask at least 1 question a task, or leave it out for all")
-    return [e for task in kind_of(name).load(root) for e in _first(task.examples(), limit)]
+
+
+def check_scoring(name: str, scoring: str) -> None:
+    """UserError: the benchmark's questions have no options to be compared."""
+    if kind_of(name).scored == "judged" and scoring != "generate":
+        raise UserError(f"--scoring {scoring} needs options, and the questions of {name} are open; leave it out")
+
+
+def one_root(name: str, own: Iterable[str], chosen: str | Path | None = None) -> Path:
+    """The one place of the benchmark for runs whose experiments name these. UserError: they have several."""
+    roots = {str(root_of(name, one, chosen)) for one in own}
+    if len(roots) > 1:
+        raise UserError(f"these runs have {len(roots)} benchmarks: {', '.join(sorted(roots))}; name one by --benchmark")
+    return Path(roots.pop())
 
 
 def _first(questions: list[Any], limit: int | None) -> list[Any]:

@@ -201,10 +201,7 @@ def examine(
     longer than `clip_seconds` counts as undecodable; `workers` processes read ahead. `progress(done, total)` counts
     clips. Raises UserError where there is no such benchmark.
     """
-    if decode not in DECODE:
-        raise UserError(f"unknown choice of clips '{decode}'; choose from: {', '.join(DECODE)}")
-    if per_task < 1:
-        raise UserError(f"{per_task} clips a task are not possible: decode at least 1, or choose 'none'")
+    check_numbers(decode, per_task)
     sections, folder, notes = _sections(benchmark, root)
     shelf = _Shelf(folder, {section.folder for section in sections})
     homes, unclear = _homes(sections, shelf)
@@ -225,6 +222,16 @@ def examine(
     )
 
 
+def check_numbers(decode: str = "none", per_task: int = 1, tflops: float | None = None) -> None:
+    """UserError: a benchmark cannot be looked through like that."""
+    if decode not in DECODE:
+        raise UserError(f"unknown choice of clips '{decode}'; choose from: {', '.join(DECODE)}")
+    if per_task < 1:
+        raise UserError(f"{per_task} clips a task are not possible: decode at least 1, or choose 'none'")
+    if tflops is not None and not tflops > 0:
+        raise UserError(f"--tflops {tflops:g} is not possible: choose a number above 0")
+
+
 def probe_of(experiment: Experiment | None, decoder: str = "pyav") -> Probe:
     """What decodes as answering with this experiment does, and prepares, too, where its weights are here."""
     if experiment is None:
@@ -241,8 +248,7 @@ def expect(
     `tflops` is what the device computes in a second, in 10^12 operations; without it the best rate of a large matrix
     product on this machine is measured. Both are more than a model reaches: the hours of computing are the least.
     """
-    if tflops is not None and not tflops > 0:
-        raise UserError(f"--tflops {tflops:g} is not possible: choose a number above 0")
+    check_numbers(tflops=tflops)
     questions = sum(task.questions for task in report.tasks)
     decoding = None if report.seconds_per_clip is None else report.seconds_per_clip * report.clips
     common = {

@@ -80,6 +80,80 @@ NAMES = [
     (["sweep", "qwen1_5b", "--seeds", "-1"], "-1"),
     (["sweep", "qwen1_5b", "--cell", "99999"], "99999"),
 ]
+#: Words about what this project makes by itself: clips of the toy, weights of a twin, a copy of the packaged run.
+#: Nothing of it is made -> what is said.
+UNMADE = [
+    (["sweep", "toy", "--levels", "0"], "pool level 0 is not possible"),
+    (["sweep", "toy", "--levels", "nan"], "pool level nan is not possible"),
+    (["sweep", "toy", "--levels"], "the sweep has no cell"),
+    (["sweep", "toy", "--limit", "0"], "--limit 0 is not possible"),
+    (["sweep", "toy", "--seeds", "-1"], "seed -1 is not possible"),
+    (["sweep", "toy", "--adapters", "pol"], "unknown adapter 'pol'"),
+    (["sweep", "toy", "--margin", "0"], "--margin 0 is not possible"),
+    (["sweep", "toy", "--cell", "99999"], "there is no cell 99999"),
+    (["sweep", "toy", "--benchmarks"], "--benchmarks names none"),
+    (["sweep", "toy", "--benchmarks", "nowhere"], "unknown benchmark 'nowhere'"),
+    (["sweep", "toy", "--benchmarks", "mine=nowhere"], "as one of your own it has"),
+    (["sweep", "toy", "--benchmarks", "mvbench=nowhere"], "nowhere"),
+    (["sweep", "toy", "--benchmarks", "toy_open", "--scoring", "both"], "--scoring both needs options"),
+    (["sweep", "toy", "--decoder", "nothing"], "unknown decoder 'nothing'"),
+    (["sweep", "toy", "--store", "s", "--store-cap-gib", "0"], "a grid store of 0 GiB holds nothing"),
+    (["sweep", "toy", "--bits", "4"], "--bits 4 is not for the family 'dual_encoder'"),
+    (["sweep", "toy", "--batch-size", "0"], "--batch-size 0 is not possible"),
+    (["sweep", "toy", "--judge-model", "x"], "scores open questions, and no benchmark of this sweep has any"),
+    (["sweep", "toy_llava15", "--levels", "0"], "pool level 0 is not possible"),
+    (["sweep", "toy_rwf", "--limit", "0"], "--limit 0 is not possible"),
+    (["pretrain", "toy", "sound"], "unknown stream 'sound'; choose from: image, video"),
+    (["pretrain", "toy", "image", "--dataloader-num-workers", "-1"], "-1 is not possible"),
+    (["pretrain", "toy", "image", "--decoder", "nothing"], "unknown decoder 'nothing'"),
+    (["pretrain", "toy", "image", "--store", "s", "--store-cap-gib", "-1"], "a grid store of -1 GiB holds nothing"),
+    (["pretrain", "toy", "image", "--deepspeed", "nowhere.json"], "nowhere.json"),
+    (["pretrain", "toy", "image", "--output-dir", str(PACKAGED)], "holds another experiment"),
+    (["pretrain", "toy", "image", "--output-dir", str(PACKAGED / "README.md")], "cannot write into"),
+    (["pretrain", "toy_llava15", "image"], "is asked as it was published, and is not trained"),
+    (["train", "toy"], "no pre-trained projector for stream '"),
+    (["train", "toy_pool0", "--projectors", "image=x"], "pool level 0 is not possible"),
+    (["train", "toy", "--projectors", "image"], "--projectors takes STREAM=FOLDER"),
+    (["train", "toy", "--projectors", "image=nowhere"], "no pre-trained projector at nowhere"),
+    (["train", "toy", "--projectors", f"image={ROOT}"], "no pre-trained projector for stream 'video'"),
+    (["train", "toy_rwf", "--dataloader-num-workers", "-1"], "-1 is not possible"),
+    (["train", "toy_rwf", "--projectors", f"image={ROOT}"], "was published with its projectors"),
+    (["take", "toy"], "toy is trained before it is asked"),
+    (["take", "toy_llava15", "--output-dir", str(PACKAGED)], "holds another experiment"),
+    (["answer", "toy_pool2", "--limit", "-1"], "--limit -1 is not possible"),
+    (["answer", "toy_pool2", "--limit", "0", "--task", "toy_open"], "--limit 0 is not possible"),
+    (["answer", "toy_pool2", "--benchmark", "nowhere"], "nowhere"),
+    (["answer", "toy_pool2", "--task", "nowhere"], "unknown benchmark 'nowhere'"),
+    (["answer", "toy_pool2", "--task", "mine=nowhere"], "as one of your own it has"),
+    (["answer", "toy_pool2", "--task", "vcgbench"], ".cache/VCGBench"),
+    (["answer", "toy_pool2", "--task", "toy_open", "--scoring", "logprob"], "--scoring logprob needs options"),
+    (["answer", "toy_pool2", "--decoder", "nothing"], "unknown decoder 'nothing'"),
+    (["answer", "toy_pool2", "--store", "s", "--store-cap-gib", "0"], "a grid store of 0 GiB holds nothing"),
+    (["answer", "toy_pool2", "--bits", "8"], "--bits 8 is not for the family 'dual_encoder'"),
+    (["answer", "toy_pool2", "toy_llava15"], "share no encoders"),
+    (["answer", "toy_pool2", "nowhere"], "unknown experiment 'nowhere'"),
+    (["answer", "toy_llava15", "nowhere"], "unknown experiment 'nowhere'"),
+    (["answer", "toy_llava15", "--limit", "-1"], "--limit -1 is not possible"),
+    (["answer", "toy_cinego", "--devices", "2"], "--devices 2 is not for the family 'cinego'"),
+    (["score", "toy_pool2", "--limit", "0"], "--limit 0 is not possible"),
+    (["score", "toy_pool2", "--task", "nowhere"], "unknown benchmark 'nowhere'"),
+    (["score", "toy_pool2"], "all answers are missing; finish them with: videogpt-plus answer"),
+    (["export", "toy_pool2", "out", "--limit", "0"], "--limit 0 is not possible"),
+    (["export", "toy_pool2", "out", "--task", "toy_open"], "all answers are missing; finish them with"),
+    (["judge", "toy_pool2", "--judge-model", "lexical", "--task", "mvbench"], "has options and needs no judge"),
+    (["judge", "toy_pool2", "--judge-model", "lexical", "--task", "toy_open"], "all answers are missing; finish them"),
+    (["judge", "toy_pool2", "--judge-model", "lexical", "--task", "toy_open", "--limit", "0"], "--limit 0 is not"),
+    (["judge", "toy_llava15", "--judge-model", "lexical", "--task", "toy_open"], "was not asked here yet"),
+    (["doctor", "toy_open", "--decoder", "nothing"], "unknown decoder 'nothing'"),
+    (["doctor", "toy_open", "--per-task", "0"], "0 clips a task are not possible"),
+    (["doctor", "toy_open", "--tflops", "0"], "--tflops 0 is not possible"),
+    (["doctor", "toy_open", "--experiment", "toyy"], "unknown experiment 'toyy'"),
+    (["predict", "toy_llava15", "What?", "--image", "nowhere.png"], "there is no such file"),
+    (["predict", "toy_llava15", "What?", "--video", "nowhere.mp4"], "there is no such file"),
+    (["predict", "toy_llava15", "What?", "--image", "http://a/b.png", "--no-url"], "--no-url fetches none"),
+    (["predict", "toy_cinego", "What?", "--image", str(ROOT / "README.md"), "--bits", "4"], "--bits 4 is not for"),
+    (["predict", "toy_llava15", "What?", "--image", str(ROOT / "README.md")], "it is none of JPEG"),
+]
 #: Command lines for a shell, in which CLI is the command -> exit code, what stderr begins with.
 OUTPUTS = [
     ("CLI tokens toy > /dev/full", 2, "error: cannot write to standard output: No space left on device; free"),
@@ -113,7 +187,7 @@ def all_lines() -> Iterator[Refused]:
     for words, said in SWEEPS:
         yield _refused(["sweep", "toy", *words], said)
         yield _refused(["sweep", "toy", *words, "--dry-run"], said)
-    for words, said in [*WORDS, *NAMES]:
+    for words, said in [*WORDS, *NAMES, *UNMADE]:
         yield _refused(words, said)
     for command, *more in TWINS:
         yield _refused([command, "toy_llava15", *more], "toy_llava15 was not asked here yet")
@@ -165,8 +239,8 @@ def refused(words: Sequence[object]) -> tuple[int | None, str]:
 
 
 def files(folder: Path) -> list[Path]:
-    """What stands below a folder, but for caches."""
-    return sorted(path for path in folder.rglob("*") if ".cache" not in path.parts)
+    """What stands below a folder."""
+    return sorted(folder.rglob("*"))
 
 
 def line_failure(line: Refused, folder: Path) -> str | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -60,6 +62,11 @@ def seen(path: Path) -> np.ndarray:
 
 def brightness(clip) -> list[int]:
     return clip.frames.float().mean((1, 2, 3)).round().int().tolist()
+
+
+def shown_rows(path: Path) -> list[list[list[int]]]:
+    """The pixels of the one row of each frame."""
+    return read_clip(path, 16).frames[:, :, 0].transpose(1, 2).tolist()
 
 
 def corner_names(path: Path) -> list[str]:
@@ -150,10 +157,85 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, *others: 
 
 
 def deep_transparent(colour: bool, folder: Path) -> Path:
-    """16 bits with a transparent colour: the other pixel differs in the lower 8 bits alone, or in all."""
-    grey, colours = struct.pack(">2H", 4660, 4661), struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x9A00, 0x5600, 0x1200)
+    """16 bits with a transparent colour, which the second pixel differs from in the lower 8 bits alone."""
+    grey, colours = deep(4660, 4661), deep(*CLEAR, *NEAR, 0x9A00, 0x5600, 0x1200)
     row, clear = (colours, colours[:6]) if colour else (grey, grey[:2])
-    return written(png(2, 1, 16, 2 * colour, b"\0" + row, chunk(b"tRNS", clear)), "a.png", folder)
+    return written(png(3 if colour else 2, 1, 16, 2 * colour, b"\0" + row, chunk(b"tRNS", clear)), "a.png", folder)
+
+
+class Laid(NamedTuple):
+    """A part of an animated PNG of one row: its values, where it begins, and what its fcTL says."""
+
+    row: bytes
+    x: int = 0
+    disposal: int = 0
+    over: int = 0
+
+
+def laid(depth: int, colour: int, clear: tuple[int, ...], parts: list[Laid], folder: Path, end: bytes = b"") -> Path:
+    """An animated PNG of two pixels: of one value each, or of three where `colour` is 2. `end` comes for its IEND."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + head + chunk(b"acTL", struct.pack(">II", len(parts), 0))
+    content += chunk(b"tRNS", deep(*clear)) if clear else b""
+    for i, part in enumerate(parts):
+        width = len(part.row) * 8 // depth // {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+        place = (2 * i, width, 1, part.x, 0, 1, 1, part.disposal, part.over)
+        pixels = zlib.compress(b"\0" + part.row)
+        content += chunk(b"fcTL", struct.pack(">5I2H2B", *place))
+        content += chunk(b"fdAT", struct.pack(">I", 2 * i + 1) + pixels) if i else chunk(b"IDAT", pixels)
+    return written(content + (end or chunk(b"IEND", b"")), "a.png", folder)
+
+
+def deep(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}H", *values)
+
+
+#: A colour of 16 bits that is transparent, one that differs from it in the lower 8 bits alone, and another one.
+CLEAR, NEAR, OTHER = (0x1234, 0x5678, 0x9ABC), (0x1235, 0x5678, 0x9ABC), (0x4000, 0x8000, 0xC000)
+WHITE, AS_NEAR, AS_OTHER = [255] * 3, [0x12, 0x56, 0x9A], [0x40, 0x80, 0xC0]
+#: Parts of animated PNGs -> depth, colour, what is transparent, the parts, and the two pixels of each picture.
+LAID: dict[str, tuple[int, int, tuple[int, ...], list[Laid], list]] = {
+    "of 16 bits, each part whole": (
+        16, 2, CLEAR, [Laid(deep(*CLEAR, *NEAR)), Laid(deep(*OTHER, *CLEAR))],
+        [[WHITE, AS_NEAR], [AS_OTHER, WHITE]],
+    ),
+    "of 16 bits, each over the one before": (
+        16, 2, CLEAR, [Laid(deep(*CLEAR, *NEAR)), Laid(deep(*OTHER, *CLEAR), over=1), Laid(deep(*CLEAR * 2), over=1)],
+        [[WHITE, AS_NEAR], [AS_OTHER, AS_NEAR], [AS_OTHER, AS_NEAR]],
+    ),
+    "of 16 bits, what a part covered becomes clear": (
+        16, 2, CLEAR, [Laid(deep(*NEAR, *NEAR), disposal=1), Laid(deep(*OTHER), 1, over=1)],
+        [[AS_NEAR, AS_NEAR], [WHITE, AS_OTHER]],
+    ),
+    "of 16 bits, what a part covered comes back": (
+        16, 2, CLEAR,
+        [Laid(deep(*NEAR, *OTHER)), Laid(deep(*OTHER), 0, 2), Laid(deep(*CLEAR), 1, over=0)],
+        [[AS_NEAR, AS_OTHER], [AS_OTHER, AS_OTHER], [AS_NEAR, WHITE]],
+    ),
+    "of 16 bits without a transparent colour": (
+        16, 2, (), [Laid(deep(*CLEAR, *NEAR)), Laid(deep(*OTHER), 1, over=1)],
+        [[AS_NEAR, AS_NEAR], [AS_NEAR, AS_OTHER]],
+    ),
+    "of 16 bits of grey, each over the one before": (
+        16, 0, (), [Laid(deep(257, 65535)), Laid(deep(0), 1, over=1)], [[[1] * 3, WHITE], [[1] * 3, [0] * 3]],
+    ),
+    "of 16 bits of grey, one of them clear": (
+        16, 0, (4660,), [Laid(deep(4660, 4661)), Laid(deep(257, 4660), over=1)],
+        [[WHITE, [18] * 3], [[1] * 3, [18] * 3]],
+    ),
+    "of 16 bits of grey with alpha": (
+        16, 4, (), [Laid(deep(0, 65535, 65535, 65535)), Laid(deep(65535, 13107), over=1)],
+        [[[0] * 3, WHITE], [[51] * 3, WHITE]],
+    ),
+    "of 8 bits of grey, one of them clear": (
+        8, 0, (9,), [Laid(bytes([9, 8])), Laid(bytes([1]), over=1), Laid(bytes([9, 7]), over=1)],
+        [[WHITE, [8] * 3], [[1] * 3, [8] * 3], [[1] * 3, [7] * 3]],
+    ),
+    "of 8 bits, what a part covered becomes clear": (
+        8, 2, (7, 7, 7), [Laid(bytes([9, 9, 9, 8, 8, 8]), 0, 1), Laid(bytes([1, 2, 3]))],
+        [[[9] * 3, [8] * 3], [[1, 2, 3], WHITE]],
+    ),
+}  # fmt: skip
 
 
 def written(content: bytes, name: str, folder: Path) -> Path:
@@ -188,6 +270,13 @@ def animated(suffix: str, options: dict, folder: Path) -> Path:
 def cut_animation(suffix: str, folder: Path) -> Path:
     path = animation(folder / f"a{suffix}")
     return written(path.read_bytes()[:-60], path.name, folder)
+
+
+def cut_between(more: int, folder: Path) -> Path:
+    """An animated PNG of four that ends so many bytes behind its second picture."""
+    content = animation(folder / "a.png", 4).read_bytes()
+    places = [found.start() for found in re.finditer(b"fcTL", content)]
+    return written(content[: places[2] - 4 + more], "a.png", folder)
 
 
 def behind_a_cover(folder: Path) -> Path:
@@ -270,7 +359,7 @@ def _pixels() -> Iterator[Kind]:
         for number, (mode, options) in enumerate(chosen):
             name = f"transparent {mode} in {form} ({number})"
             yield _kind(name, partial(logo, form, mode, options), white, lambda p: seen(p)[..., 0].tolist())
-    clear = {False: [[255] * 3, [18] * 3], True: [[255] * 3, [0x9A, 0x56, 0x12]]}
+    clear = {False: [[255] * 3, [18] * 3], True: [WHITE, AS_NEAR, [0x9A, 0x56, 0x12]]}
     for colour, wanted in clear.items():
         name = f"a transparent {'colour' if colour else 'grey'} of 16 bits"
         yield _kind(name, partial(deep_transparent, colour), wanted, lambda p: seen(p)[0].tolist())
@@ -293,6 +382,15 @@ def _moving() -> Iterator[Kind]:
         yield _kind(f"an animation of one in {suffix}", one, [0], lambda p: brightness(read_clip(p, 8)))
         many = partial(animated, suffix, {})
         yield _kind(f"a still of an animation in {suffix}", many, [0], lambda p: brightness(read_still(p)))
+    for name, (depth, colour, clear, parts, wanted) in LAID.items():
+        make = partial(laid, depth, colour, clear, parts)
+        yield _kind(f"an animated PNG {name}", make, wanted, shown_rows)
+    *_, parts, wanted = LAID["of 16 bits, each part whole"]
+    make = partial(laid, 16, 2, CLEAR, parts, end=b"\0")
+    yield _kind("an animated PNG without its last chunk", make, wanted, shown_rows)
+    for more in (0, 43):
+        make, said = partial(cut_between, more), Line("2 of 4 pictures are in it")
+        yield _kind(f"an animated PNG cut behind its second picture and {more} bytes", make, said, shown_rows)
     for suffix in (".webp", ".png"):
         yield _kind(f"a cut animation in {suffix}", partial(cut_animation, suffix), Line("cannot be read"), moving)
     times = {"count": 4, "duration": [1000, 3000, 0, 10]}

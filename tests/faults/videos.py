@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -59,6 +60,28 @@ CONTAINERS = {
     ".ffv1.mkv": ("ffv1", "yuv422p"),
     ".high10.mp4": ("libx264", "yuv420p10le"),
     ".grey.mkv": ("ffv1", "gray"),
+}
+
+BLOCK_CUT = Line("the file is cut off, a block ends in the middle")
+#: What is done to a GIF of 30: of its bytes, and of where each picture begins -> what comes of it.
+GIFS: dict[str, tuple[Callable[[bytes, list[int]], bytes], object]] = {
+    "without a trailer": (lambda gif, at: gif[:-1], list(range(30))),
+    "with bytes behind its trailer": (lambda gif, at: gif + b"!\xf9\x04, and so on", list(range(30))),
+    "with bytes in place of its trailer": (lambda gif, at: gif[:-1] + bytes(40) + b"more", list(range(30))),
+    "with a comment in place of its trailer": (lambda gif, at: gif[:-1] + b"\x21\xfe\x02bc\0", list(range(30))),
+    "cut between two pictures": (lambda gif, at: gif[: at[20]], list(range(20))),  # nothing tells
+    "cut in a picture": (lambda gif, at: gif[: (at[20] + at[21]) // 2], BLOCK_CUT),
+    "cut at a picture's place": (lambda gif, at: gif[: at[20] + 12], BLOCK_CUT),
+    "cut in front of a picture's last byte": (lambda gif, at: gif[: at[21] - 1], BLOCK_CUT),
+    "cut in the first picture": (lambda gif, at: gif[: at[1] - 9], BLOCK_CUT),
+    "cut in how a picture is shown": (lambda gif, at: gif[: at[20] + 4], BLOCK_CUT),
+    "cut behind how a picture is shown": (lambda gif, at: gif[: at[20] + 8], Line("its last picture is missing")),
+    "cut by two bytes": (lambda gif, at: gif[:-2], BLOCK_CUT),
+    "cut in a comment": (lambda gif, at: gif[: at[20]] + b"\x21\xfe\x04b", BLOCK_CUT),
+    "with zeros between two pictures": (
+        lambda gif, at: gif[: at[20]] + bytes(3) + gif[at[20] :],
+        Line("the file is damaged, no block begins at byte"),
+    ),
 }
 
 CELLS = np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
@@ -171,6 +194,14 @@ def with_comment(count: int, folder: Path) -> Path:
     """A GIF with two comments behind its last picture."""
     path = render_mp4(folder / "a.gif", coded_frames(count), 10, codec="gif", pix_fmt="rgb8")
     path.write_bytes(path.read_bytes()[:-1] + 2 * b"\x21\xfe\x04\xe9bcd\x00" + b";")
+    return path
+
+
+def changed_gif(change: Callable[[bytes, list[int]], bytes], folder: Path) -> Path:
+    """A GIF of 30 after that change."""
+    path = render_mp4(folder / "a.gif", coded_frames(30), 10, codec="gif", pix_fmt="rgb8")
+    gif = path.read_bytes()
+    path.write_bytes(change(gif, [found.start() for found in re.finditer(rb"!\xf9\x04.{4}\0,", gif, re.DOTALL)]))
     return path
 
 
@@ -306,6 +337,8 @@ def _containers() -> Iterator[Kind]:
         yield _kind(f"words that are too long in {suffix}", partial(with_long_words, suffix), list(range(40)))
     for suffix in (".mp4", ".avi", ".mkv", ".flv"):
         yield _kind(f"a title that is not UTF-8 in {suffix}", partial(with_title, suffix), list(range(30)))
+    for name, (change, expected) in GIFS.items():
+        yield _kind(f"a GIF {name}", partial(changed_gif, change), expected)
     for count in (1, 30):
         yield _kind(f"a GIF of {count} with comments", partial(with_comment, count), list(range(count)))
 

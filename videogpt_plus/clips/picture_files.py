@@ -73,6 +73,8 @@ OTHERS: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
 )
 #: Bytes from the beginning that tell what a file is.
 HEAD = 512
+#: Labels of a GIF's blocks: of a picture, and of what says how the picture behind it is shown.
+GIF_PICTURE, GIF_CONTROL = b",", b"\xf9"
 
 
 class Header(NamedTuple):
@@ -86,6 +88,31 @@ class Header(NamedTuple):
     shown: tuple[int, ...] = ()
     #: Pictures before the animation that are no part of it.
     before: int = 0
+
+
+class PngPart(NamedTuple):
+    """A picture of an animated PNG, which is laid on what was there before."""
+
+    #: It alone, as a PNG.
+    png: bytes
+    #: Where its upper left corner comes.
+    x: int
+    y: int
+    #: What comes into its place afterwards: 0 nothing else, 1 what is transparent, 2 what was there before it.
+    disposal: int
+    #: Whether what was there shines through it, or is replaced.
+    is_over: bool
+
+
+class GifBlock(NamedTuple):
+    """A block of a GIF."""
+
+    #: What it is: GIF_PICTURE, GIF_CONTROL, or the label of another extension.
+    label: bytes
+    #: The first part of what it holds.
+    first: bytes
+    #: Whether it is there to its end.
+    ends: bool
 
 
 def form_of(path: Path) -> str | None:
@@ -204,6 +231,49 @@ def _png_header(file: BinaryIO) -> Header:
     return Header("PNG", width, height, tuple(shown), before) if len(shown) > 1 else Header("PNG", width, height)
 
 
+def png_parts(file: BinaryIO) -> Iterator[PngPart]:
+    """The parts of an animated PNG. ValueError: not all are there, or one has no pixels, or lies outside."""
+    file.seek(8)
+    head, kept, control, data, count, most = b"", [], b"", [], 0, 0
+    while len(start := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", start)
+        body = file.read(length + 4)[:-4]
+        if kind in (b"fcTL", b"IEND") and control:
+            yield _png_part(head, kept, control, data)
+            count, control, data = count + 1, b"", []
+        if kind == b"IEND" or len(body) < length:
+            break
+        if kind == b"IHDR":
+            head = body
+        elif kind == b"acTL":
+            most = int.from_bytes(body[:4], "big")
+        elif kind in (b"PLTE", b"tRNS"):
+            kept.append(_png_chunk(kind, body))
+        elif kind == b"fcTL":
+            control = body
+        elif kind in (b"IDAT", b"fdAT") and control:
+            data.append(body if kind == b"IDAT" else body[4:])
+    if control and data:
+        yield _png_part(head, kept, control, data)
+        count += 1
+    if start[4:] != b"IEND" and count < most:
+        raise ValueError(f"{count} of {most} pictures are in it")
+
+
+def _png_part(head: bytes, kept: list[bytes], control: bytes, data: list[bytes]) -> PngPart:
+    if not data:
+        raise ValueError("a part of it has no pixels")
+    width, height, x, y, disposal, over = struct.unpack(">4x4I4xBB", control)
+    if x + width > int.from_bytes(head[:4], "big") or y + height > int.from_bytes(head[4:8], "big"):
+        raise ValueError("a part of it lies outside")
+    chunks = [_png_chunk(b"IHDR", control[4:12] + head[8:]), *kept, *(_png_chunk(b"IDAT", one) for one in data)]
+    return PngPart(b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + _png_chunk(b"IEND", b""), x, y, disposal, over == 1)
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def _webp_header(file: BinaryIO) -> Header:
     """Its first chunk holds the size; each picture of an animation is a chunk ANMF."""
     size, shown, at = (0, 0), [], 12
@@ -233,22 +303,28 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
 def _gif_header(file: BinaryIO) -> Header:
     """Each of its pictures is a block, and the time for which it is shown stands in a block before."""
     file.seek(6)
-    width, height, flags = struct.unpack("<HHB2x", file.read(7))
+    width, height = struct.unpack("<HH", file.read(4))
     shown, delay = [], 0
-    file.seek(_colours(flags), io.SEEK_CUR)
-    while kind := file.read(1):
-        if kind == b"!":
-            label, first = file.read(1), _skip_blocks(file)
-            if label == b"\xf9" and len(first) >= 3:
-                delay = 10 * int.from_bytes(first[1:3], "little")
-        elif kind == b",":
-            file.seek(_colours(file.read(9)[-1]) + 1, io.SEEK_CUR)
-            _skip_blocks(file)
+    for block in gif_blocks(file):
+        if block.label == GIF_CONTROL and len(block.first) >= 3:
+            delay = 10 * int.from_bytes(block.first[1:3], "little")
+        elif block.label == GIF_PICTURE:
             shown.append(_milliseconds(delay))
             delay = 0
-        else:
-            break
     return Header("GIF", width, height, tuple(shown) if len(shown) > 1 else ())
+
+
+def gif_blocks(file: BinaryIO) -> Iterator[GifBlock]:
+    """The blocks of a GIF; the file then stands at what is none: its trailer, its end, or anything else."""
+    file.seek(10)
+    file.seek(_colours(file.read(1)[0]) + 2, io.SEEK_CUR)
+    while (kind := file.read(1)) in (b"!", GIF_PICTURE):
+        label = file.read(1) if kind == b"!" else kind
+        if kind == GIF_PICTURE:
+            place = file.read(9)
+            file.seek((_colours(place[8]) if len(place) == 9 else 0) + 1, io.SEEK_CUR)
+        yield GifBlock(label, *_skip_blocks(file))
+    file.seek(-len(kind), io.SEEK_CUR)
 
 
 def _colours(flags: int) -> int:
@@ -256,13 +332,13 @@ def _colours(flags: int) -> int:
     return 3 * 2 ** (1 + (flags & 7)) if flags & 0x80 else 0
 
 
-def _skip_blocks(file: BinaryIO) -> bytes:
-    """The first of the blocks that stand here, whose last one is empty."""
+def _skip_blocks(file: BinaryIO) -> tuple[bytes, bool]:
+    """The first of the blocks that stand here, and whether they end as they must, with an empty one."""
     first = b""
     while (length := file.read(1)) not in (b"", b"\0"):
         block = file.read(length[0])
         first = first or block
-    return first
+    return first, length == b"\0"
 
 
 def _read_at(file: BinaryIO, at: int, count: int) -> bytes:

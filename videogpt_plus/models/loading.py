@@ -78,15 +78,12 @@ def load_models(
     holds its share.
     UserError: as in `load_model`, they do not see clips in the same way, or there is no room for them.
     """
-    families = {experiment.family for experiment, _ in runs}
-    if len(families) > 1:
-        raise UserError(f"families {', '.join(sorted(families))} share no encoders: answer them one after the other")
-    (family,) = families
+    family = one_family([experiment for experiment, _ in runs])
     if family not in FAMILIES:
         raise UserError(f"unknown family '{family}'; choose from: {', '.join(FAMILIES)}")
     from videogpt_plus.models.silence import quiet
 
-    _check_known(family, load_config)
+    check_known(family, load_config)
     room = FAMILIES[family].partition(":")[0]
     with quiet():
         from videogpt_plus.models.settle import settled
@@ -102,7 +99,15 @@ def load_models(
         return resolve_name(f"{room}:load_beside")(runs, device, dtype, encoder_dtype, where)
 
 
-def _check_known(family: str, load_config: LoadConfig) -> None:
+def one_family(experiments: Sequence[Experiment]) -> str:
+    """The family of all of them. UserError: they have several."""
+    families = {experiment.family for experiment in experiments}
+    if len(families) > 1:
+        raise UserError(f"families {', '.join(sorted(families))} share no encoders: answer them one after the other")
+    return families.pop()
+
+
+def check_known(family: str, load_config: LoadConfig) -> None:
     """UserError: the family cannot be loaded like that."""
     for name in ("devices", "bits", "rope_precision"):
         if getattr(load_config, name) != getattr(DEFAULT_LOAD, name) and name not in LOADINGS.get(family, ()):

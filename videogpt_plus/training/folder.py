@@ -23,17 +23,27 @@ def claim(folder: Path, experiment: Experiment, outputs: Sequence[str] = (FINISH
 
     UserError: the folder belongs to another experiment or holds something else, or cannot be written.
     """
-    path, wanted = folder / "experiment.json", experiment_json(experiment)
+    path = folder / "experiment.json"
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_own(folder)
     if not path.exists():
-        write_json(path, wanted)
-    if (found := read_object(path, "remove the folder or choose another one")) != wanted:
+        write_json(path, experiment_json(experiment))
+    check_claim(folder, experiment)
+    return are_there(folder, outputs)
+
+
+def check_claim(folder: Path, experiment: Experiment) -> None:
+    """UserError: `claim` would refuse the folder, because of what is there. Nothing is written."""
+    path, wanted = folder / "experiment.json", experiment_json(experiment)
+    if folder.exists():
+        with writing(folder):
+            folder.mkdir(exist_ok=True)  # which a file refuses
+            check_own(folder)
+    if path.exists() and (found := read_object(path, "remove the folder or choose another one")) != wanted:
         raise UserError(
             f"{folder} holds another experiment ({difference(found, wanted)}): remove the folder or choose another one"
         )
-    return are_there(folder, outputs)
 
 
 def describe(folder: Path, experiment: Experiment) -> None:

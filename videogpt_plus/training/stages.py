@@ -39,7 +39,7 @@ from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.training import data
 from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on, step_of
-from videogpt_plus.training.folder import claim, describe
+from videogpt_plus.training.folder import check_claim, claim, describe
 from videogpt_plus.training.loop import (
     StageTrainer,
     check_deepspeed,
@@ -128,6 +128,20 @@ def finetune(
         return model
 
     _train(experiment, Path(out_dir), TUNED, build, Means(deepspeed, workers, progress, store, decoder, say))
+
+
+def check(experiment: Experiment, start: str | Mapping[str, str | Path], out_dir: Path, deepspeed: str | None) -> None:
+    """UserError: `pretrain` of the stream `start`, or `finetune` from these projectors, would not begin.
+
+    Nothing is written, and neither weights nor data are looked at.
+    """
+    if isinstance(start, str):
+        experiment = pretraining_experiment(experiment, start)
+    else:
+        _check_starts(experiment, start)
+    check_deepspeed(deepspeed)
+    share(experiment.finetune, processes_launched())
+    check_claim(out_dir, experiment)
 
 
 def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:

@@ -14,16 +14,19 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
+from videogpt_plus.app.commands.checks import check_asking, check_loading, check_margin, check_questions
 from videogpt_plus.app.commands.common import (
     Control,
+    answered_benchmark,
     answers_of,
     benchmark_folder,
     benchmark_stated,
-    check_margin,
     find_run,
     named_runs,
     own_runs,
     run_to_ask,
+    wanted_run,
+    wanted_runs,
     which_answers,
 )
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
@@ -58,12 +61,13 @@ def answer(
     """
     from eval.answers.runs import answer_runs
     from videogpt_plus.app.screen import progress
-    from videogpt_plus.clips.decoders import check_decoder
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("answer writes one file in one process: leave the launcher out, and share cards by --devices N")
     task, benchmark = benchmark_stated(task, benchmark)
-    check_decoder(eval_config.decoder)
+    experiments = [one.experiment for one in wanted_runs(runs)]
+    check_asking(experiments, eval_config)
+    check_questions(task, experiments, limit, benchmark, eval_config.scoring)
     folders = own_runs(runs)
     for folder in folders:
         benchmark_folder(task, folder, benchmark)
@@ -93,15 +97,16 @@ def score(
         limit: As it was answered.
         benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
     """
-    from eval.tasks.benchmarks import kind_of
+    from eval.tasks.benchmarks import check_limit, kind_of
 
     task, benchmark = benchmark_stated(task, benchmark)
+    check_limit(limit)
     folders, asked = named_runs(runs, take=False), which_answers(task, control, limit, benchmark)
-    roots = {folder: benchmark_folder(task, folder, benchmark) for folder in folders}
     paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
     if kind_of(task).scored == "judged":
         _show_judged(paths, asked)
         return
+    roots = {folder: answered_benchmark(task, folder, benchmark, paths[folder], asked) for folder in folders}
     for folder in folders:
         _score(folder, paths[folder], task, limit, roots[folder], asked)
 
@@ -218,13 +223,15 @@ def export(
         benchmark: Benchmark folder; the experiment's own when not given.
     """
     from eval.report.reference_format import write_open_files, write_reference_files
-    from eval.tasks.benchmarks import kind_of
+    from eval.tasks.benchmarks import check_limit, kind_of
 
     task, benchmark = benchmark_stated(task, benchmark)
     if not kind_of(task).files:
         raise UserError(f"the reference has no files of {task}'s answers; answers.jsonl and scores.json hold them all")
+    check_limit(limit)
     folder, asked = find_run(run, take=False), which_answers(task, control, limit, benchmark)
-    root, path = benchmark_folder(task, folder, benchmark), answers_of(folder, control, limit, task, benchmark)
+    path = answers_of(folder, control, limit, task, benchmark)
+    root = answered_benchmark(task, folder, benchmark, path, asked)
     if kind_of(task).scored == "judged":
         count = write_open_files(path, task, root, limit, output, asked)
     else:
@@ -278,12 +285,16 @@ def predict(
     """
     if (video is None) == (image is None) or image == "":
         raise UserError("predict takes one file: give --video FILE or --image FILE")
+    wanted = wanted_run(run)
+    check_loading([wanted.experiment], load_config)
     if question:
         _check_there(video)
+    if image is not None:
+        _check_image(image, url)
     with run_to_ask(run) as folder:  # before seconds of imports
         asked = question or (_taught(folder),)
         _check_there(video)
-        _predict(run, folder, asked, video, image, url, generation_config, load_config)
+        _predict(run, folder, asked, video, image, generation_config, load_config)
 
 
 def _check_there(video: Path | None) -> None:
@@ -298,7 +309,6 @@ def _predict(
     question: tuple[str, ...],
     video: Path | None,
     image: str | None,
-    url: bool,
     generation_config: GenerationConfig,
     load_config: LoadConfig,
 ) -> None:
@@ -307,7 +317,7 @@ def _predict(
     from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.models.tensor_parallel import agreed, processes, world
 
-    with processes(), _picture(image, url) if image is not None else nullcontext(video) as path:
+    with processes(), _picture(image) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
         ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
         still = ratio if image and is_still(path) else None
@@ -345,16 +355,13 @@ def _taught(folder: Path) -> str:
 
 
 @contextmanager
-def _picture(image: str, url: bool) -> Iterator[Path]:
-    """The file of `--image`; one that was fetched is gone afterwards. UserError: it is no picture, or not fetched."""
+def _picture(image: str) -> Iterator[Path]:
+    """The file of `--image`; one that was fetched is gone afterwards. UserError: it is no picture there."""
     from videogpt_plus.clips.fetch import fetch_image, is_url
 
     if not is_url(image):
-        _check_picture(Path(image))
         yield Path(image)
         return
-    if not url:
-        raise UserError(f"--image {image} is an address, and --no-url fetches none: name a file, or leave --no-url out")
     picture = fetch_image(image)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"picture{picture.suffix}"
@@ -363,6 +370,16 @@ def _picture(image: str, url: bool) -> Iterator[Path]:
             yield path
         except ClipError as error:  # what was asked for has another name
             raise ClipError(str(error).replace(str(path), image)) from error
+
+
+def _check_image(image: str, url: bool) -> None:
+    """UserError: it is no picture that can be read, or an address where nothing may be fetched."""
+    from videogpt_plus.clips.fetch import is_url
+
+    if not is_url(image):
+        _check_picture(Path(image))
+    elif not url:
+        raise UserError(f"--image {image} is an address, and --no-url fetches none: name a file, or leave --no-url out")
 
 
 def _check_picture(path: Path) -> None:

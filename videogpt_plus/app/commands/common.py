@@ -9,12 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import arg
 
 from eval.tasks.task import CONTROLS
+from videogpt_plus.app.commands.checks import check_answered
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.config.experiment import Experiment
 
 Name = Annotated[str, arg(metavar="EXPERIMENT")]
 Control = Literal[tuple(CONTROLS)]
@@ -72,6 +76,15 @@ def benchmark_folder(task: str, run: Path, chosen: Path | None) -> Path:
     root = root_of(task, load_experiment(run).benchmark_root, chosen)
     prepare_benchmark(root)
     return root
+
+
+def answered_benchmark(task: str, run: Path, chosen: Path | None, path: Path, asked: Sequence[str]) -> Path:
+    """`benchmark_folder`, of which the run's answers lie at `path`. UserError: there are none, and no toy's either."""
+    from eval.tasks.benchmarks import root_of
+    from videogpt_plus.config.experiment_file import load_experiment
+
+    check_answered(path, root_of(task, load_experiment(run).benchmark_root, chosen), asked)
+    return benchmark_folder(task, run, chosen)
 
 
 def prepare_benchmark(root: Path) -> None:
@@ -152,15 +165,19 @@ def find_runs(run: str, take: bool = True) -> list[Path]:
 
     A folder that is called like this, as `run[1]` is, comes before what its name would fit as a pattern.
     """
+    return [one.made(take) for one in _fitting(run)]
+
+
+def _fitting(run: str) -> list[Wanted]:
     if not set(run) & set("*?[") or os.path.isdir(run):
-        return [find_run(run, take)]
+        return [wanted_run(run)]
     trained = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
     found = [folder for folder in trained if folder.match(run) or folder.absolute().match(run)]
     found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
     found = [folder for folder in found if not folder.name.startswith(".")]  # a copy that a kill cut short
     if not found:
         raise UserError(f"no trained run under results/ fits '{run}'; train some, or name their folders")
-    return found
+    return [wanted_run(str(folder)) for folder in found]
 
 
 def find_run(run: str, take: bool = True) -> Path:
@@ -169,15 +186,49 @@ def find_run(run: str, take: bool = True) -> Path:
     With `take` the run of published weights is made, and a tiny twin's weights are written, if they are not there.
     Without it nothing is written: for a command that reads what was answered.
     """
-    from videogpt_plus.config.experiment_file import load_experiment
-    from videogpt_plus.config.experiments import is_random
+    return wanted_run(run).made(take)
 
-    folder = _found(run, take)
-    if is_random(experiment := load_experiment(folder)):
-        if take:
-            prepare_twin(experiment.llm)
-        say_random(experiment.name)
-    return folder
+
+class Wanted(NamedTuple):
+    """A run that is named; whatever is wrong with a command line is told before it is made."""
+
+    #: As it was named.
+    name: str
+    #: Where it lies, or will.
+    folder: Path
+    experiment: Experiment
+    #: Whether it is one of published weights, which may have to be taken first.
+    is_published: bool
+
+    def made(self, take: bool = True) -> Path:
+        """Its folder; see `find_run`."""
+        from videogpt_plus.config.experiments import is_random
+
+        if self.is_published and take:
+            take_published(self.experiment, self.folder)
+        elif self.is_published and not (self.folder / "experiment.json").is_file():
+            what = f"{self.name} was not asked here yet: there is no {self.folder}"
+            raise UserError(f"{what}; run `videogpt-plus answer {self.name}`")
+        if is_random(self.experiment):
+            if take:
+                prepare_twin(self.experiment.llm)
+            say_random(self.experiment.name)
+        return self.folder
+
+
+def wanted_run(run: str) -> Wanted:
+    """The run of that name; nothing is made. UserError: there is none, or there are several."""
+    from videogpt_plus.config.experiment_file import load_experiment
+
+    folder, published = _found(run)
+    return Wanted(run, folder, published or load_experiment(folder), published is not None)
+
+
+def wanted_runs(runs: Sequence[str]) -> list[Wanted]:
+    """All runs that are named or fit; nothing is made. UserError: one of them is none."""
+    if not runs:
+        raise UserError("no run is named: give a run folder, or the name of a trained experiment such as toy_pool2")
+    return [one for run in runs for one in _fitting(run)]
 
 
 @contextmanager
@@ -204,20 +255,21 @@ def run_to_ask(run: str) -> Iterator[Path]:
     yield folder
 
 
-def _found(run: str, take: bool) -> Path:
+def _found(run: str) -> tuple[Path, Experiment | None]:
+    """Where the run lies, and the experiment where it is one of published weights that may have to be taken there."""
     from videogpt_plus.config.experiments import TOY_WEIGHTS, get_experiment
     from videogpt_plus.io.files import located
 
     folder = Path(run)
     if folder.is_dir() and folder.name.startswith("answers") and (folder.parent / "experiment.json").is_file():
         if folder.name == "answers":
-            return folder.parent
+            return folder.parent, None
         raise UserError(
             f"{folder} holds answers: name the run, {folder.parent}, and say how it was asked by --task, --control or "
             "--limit where the command has them"
         )
     if (folder / "experiment.json").is_file():
-        return folder
+        return folder, None
     if folder.is_dir():
         then = _published(folder) or "name the folder that `train` filled"
         raise UserError(f"{folder} is no run folder: it has no experiment.json; {then}")
@@ -227,18 +279,15 @@ def _found(run: str, take: bool) -> Path:
     found = sorted(p.parent for p in Path("results").glob("**/projectors.safetensors") if p.parent.name == run)
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
-        return packaged
+        return packaged, None
     if not found and not experiment.is_trained:
-        usual = Path("results") / experiment.name
-        if not take and not (usual / "experiment.json").is_file():
-            raise UserError(f"{run} was not asked here yet: there is no {usual}; run `videogpt-plus answer {run}`")
-        return take_published(experiment, usual) if take else usual
+        return Path("results") / experiment.name, experiment
     if len(found) != 1:
         what = f"{len(found)} runs are called '{run}': {', '.join(map(str, found))}" if found else f"no trained '{run}'"
         training = _training(run, experiment)
         then = "name one of the folders" if found else f"train it with `{training}`"
         raise UserError(f"{what} under results/; {then}")
-    return found[0]
+    return found[0], None
 
 
 def _training(name: str, experiment) -> str:
@@ -275,9 +324,7 @@ def _published(folder: Path) -> str | None:
 
 def named_runs(runs: Sequence[str], take: bool = True) -> list[Path]:
     """`find_runs` of all, each once."""
-    if not runs:
-        raise UserError("no run is named: give a run folder, or the name of a trained experiment such as toy_pool2")
-    return list(dict.fromkeys(folder for run in runs for folder in find_runs(run, take)))
+    return list(dict.fromkeys(one.made(take) for one in wanted_runs(runs)))
 
 
 def own_runs(runs: Sequence[str]) -> list[Path]:
@@ -308,20 +355,12 @@ def take_published(experiment, folder: Path) -> Path:
     UserError: it holds another run, or something else.
     """
     from videogpt_plus.io.files import require
-    from videogpt_plus.training.folder import claim
+    from videogpt_plus.training.folder import check_claim, claim
 
     if experiment.is_trained:
         raise UserError(f"{experiment.name} is trained before it is asked: `videogpt-plus sweep {experiment.name}`")
+    check_claim(folder, experiment)
     prepare_twin(experiment.llm)
     require(experiment.llm, f"weights of {experiment.name}")
     claim(folder, experiment)
     return folder
-
-
-def check_margin(margin: float | None) -> None:
-    """Raises UserError unless a margin that was given lies between 0 and 100 points."""
-    if margin is not None and not 0 < margin < 100:
-        raise UserError(
-            f"--margin {margin:g} is not possible: give so many points that count as next to nothing, above 0 and "
-            "below 100"
-        )

@@ -61,19 +61,23 @@ def doctor(
     from contextlib import nullcontext, redirect_stdout
 
     from eval.tasks.benchmarks import BENCHMARKS
-    from eval.tasks.check import examine, expect, probe_of
+    from eval.tasks.check import check_numbers, examine, expect, probe_of
     from videogpt_plus.app.screen import progress
+    from videogpt_plus.clips.decoders import check_decoder
     from videogpt_plus.config.experiments import get_experiment
 
     for name, value in (("--workers", workers), ("--clip-seconds", clip_seconds)):
         if not value > 0:
             raise UserError(f"{name} {value:g} is not possible: choose a number above 0")
+    check_numbers(decode, per_task, tflops)
+    if decode != "none":
+        check_decoder(decoder)
     chosen = get_experiment(experiment) if experiment else None
+    _check_benchmark(benchmark)
     named = BENCHMARKS[benchmark].root if benchmark in BENCHMARKS else benchmark
     if root or named:
         with redirect_stdout(sys.stderr) if json_output else nullcontext():
             prepare_benchmark(Path(root or named))
-    _refuse_experiment(benchmark)
     with nullcontext() if json_output else progress(f"doctor {benchmark}") as advance:
         probe = None if decode == "none" else probe_of(chosen, decoder)
         report = examine(benchmark, root, decode, per_task, probe, workers, clip_seconds, advance)
@@ -89,7 +93,8 @@ def doctor(
         sys.exit(1)
 
 
-def _refuse_experiment(benchmark: str) -> None:
+def _check_benchmark(benchmark: str) -> None:
+    """UserError: it is the name of an experiment."""
     from eval.tasks.benchmarks import BENCHMARKS
     from videogpt_plus.config.experiments import get_experiment
 

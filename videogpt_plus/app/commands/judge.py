@@ -14,8 +14,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 from eval.judge.endpoint import JudgeConfig
 from videogpt_plus.app.commands.common import (
     Control,
+    answered_benchmark,
     answers_of,
-    benchmark_folder,
     benchmark_stated,
     named_runs,
     which_answers,
@@ -140,9 +140,11 @@ def _judge(
     again: bool,
 ) -> None:
     from eval.judge.scoring import identity
+    from eval.tasks.benchmarks import check_limit
 
     task, benchmark = benchmark_stated(task, benchmark)
-    folders = named_runs(runs)
+    check_limit(limit)
+    folders = named_runs(runs, take=False)
     wanted = [Answers(folder, task, control, limit, benchmark) for folder in folders]
     scores = judge_answers(judge_config, wanted, retry_unscored, dry_run, again)
     short = len({folder.name for folder in folders}) == len(folders)
@@ -202,9 +204,10 @@ def _job(judge_config: JudgeConfig, one: Answers, retry_unscored: bool, again: b
     if kind.scored != "judged":
         command = shlex.join(["videogpt-plus", "score", str(one.run), *asked])
         raise UserError(f"{one.task} has options and needs no judge: `{command}` counts the right ones")
-    examples = examples_of(benchmark_folder(one.task, one.run, one.benchmark), one.limit, one.task)
     path = answers_of(one.run, one.control, one.limit, one.task, one.benchmark)
     who = ledger.judge_of(judge_config, kind)
+    root = answered_benchmark(one.task, one.run, one.benchmark, path, asked)
+    examples = examples_of(root, one.limit, one.task)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
     where = ledger.ledger_path(path, who, again, items, retry_unscored)
     expected = ledger.estimate(judge_config, who, items, ledger.lines_left(where, who, retry_unscored))

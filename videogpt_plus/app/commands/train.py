@@ -13,14 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from eval.tasks.task import CONTROLS
-from videogpt_plus.app.commands.common import (
-    Control,
-    benchmark_stated,
-    check_margin,
-    prepare_benchmark,
-    prepare_toy,
-    take_published,
-)
+from videogpt_plus.app.commands.checks import check_asking, check_feeding, check_margin, check_workers
+from videogpt_plus.app.commands.common import Control, benchmark_stated, prepare_benchmark, prepare_toy, take_published
 from videogpt_plus.app.commands.judge import NOBODY, Answers, MaybeJudge, judge_answers, key_of
 from videogpt_plus.config.experiments import choices
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOADER, EvalConfig, LoaderConfig
@@ -107,21 +101,24 @@ def sweep(
     wanted = dict.fromkeys((seed, a, level) for seed in seeds for a in adapters for level in levels)
     experiments = [with_seed(at_level(with_adapter(base, a), level), seed) for seed, a, level in wanted]
     root = output / (name or base.name)
-    prepare_toy(base)
+    check_asking([base], eval_config)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
     sweeps.check_once([one.partition("=")[0] for one in benchmarks])
     asked = [_asked(one, base.benchmark_root, judge_config) for one in benchmarks]
     check_margin(margin)
     cells = sweeps.plan(base, experiments, root, controls, at, limit, eval_config, asked, margin)
-    for one in asked:
-        prepare_benchmark(one.root or Path(base.benchmark_root))
     if cell is not None and not 0 <= cell < len(cells):
         raise UserError(f"there is no cell {cell}: this sweep has cells 0 to {len(cells) - 1}; see --dry-run")
+    if cell is None and not dry_run:
+        _check_judging(asked, cells, judge_config)
+    prepare_toy(base)
+    for one in asked:
+        prepare_benchmark(one.root or Path(base.benchmark_root))
     if dry_run:
         _print_cells(cells, cell, launcher, deepspeed)
         return
     if cell is None:
-        _check_reachable(asked, limit, cells, judge_config)
+        _look_at(asked, limit, judge_config)
     together = sweeps.together(cells, jobs) if cell is None else [[cells[cell]]]
     options = {
         "launcher": launcher,
@@ -158,19 +155,23 @@ def _asked(stated: str, own: str, judge_config: MaybeJudge) -> Asked:
     return replace(asked, is_open=True, judge=judge, judge_config=judge_config.options)
 
 
-def _check_reachable(
-    asked: Sequence[Asked], limit: int | None, cells: Sequence[Cell], judge_config: MaybeJudge
-) -> None:
-    """What would stop the sweep after hours is said before it begins: a benchmark, facts or a key that is missing."""
+def _look_at(asked: Sequence[Asked], limit: int | None, judge_config: MaybeJudge) -> None:
+    """UserError: a benchmark is missing or wrong, or its facts, which would stop the sweep after hours."""
     from eval.judge.ledger import check_facts
     from eval.judge.lexical import LEXICAL
     from eval.tasks.benchmarks import examples
-    from videogpt_plus.app.sweep.cells import is_finished
 
     for one in asked:
         questions = [] if one.root is None else examples(one.name, one.root, limit)
         if one.is_open and judge_config.judge_model == LEXICAL:
             check_facts(questions)
+
+
+def _check_judging(asked: Sequence[Asked], cells: Sequence[Cell], judge_config: MaybeJudge) -> None:
+    """UserError: there is nothing to judge, or the judge's key is missing, which would stop the sweep after hours."""
+    from eval.judge.lexical import LEXICAL
+    from videogpt_plus.app.sweep.cells import is_finished
+
     if judge_config.judge_model is not None and not any(one.judge for one in asked):
         raise UserError(
             f"--judge-model {judge_config.judge_model} scores open questions, and no benchmark of this sweep has any; "
@@ -199,9 +200,10 @@ def pretrain(
     from videogpt_plus.config.experiments import get_experiment
 
     chosen = get_experiment(experiment)
-    prepare_toy(chosen)
     _check_stream(chosen, stream)
     folder = output_dir or Path("results/pretrain") / f"{chosen.name}_{stream}"
+    _check_training(chosen, stream, folder, deepspeed, dataloader_num_workers, loader_config)
+    prepare_toy(chosen)
     _train("pretrain", chosen, stream, folder, deepspeed, dataloader_num_workers, f"pretrain ({stream})", loader_config)
     print(f"projector of the {stream} stream: {folder}")
 
@@ -239,8 +241,9 @@ def train(
                 f"`videogpt-plus pretrain {base_of(chosen.name)} {stream} --output-dir {shlex.quote(folder)}`"
             )
         starts[stream] = folder
-    prepare_toy(chosen)
     folder = output_dir or Path("results") / chosen.name
+    _check_training(chosen, starts, folder, deepspeed, dataloader_num_workers, loader_config)
+    prepare_toy(chosen)
     _train("train", chosen, starts, folder, deepspeed, dataloader_num_workers, f"train {chosen.name}", loader_config)
     print(f"weights of {chosen.name}: {folder}")
 
@@ -399,10 +402,6 @@ def _train(
         from videogpt_plus.clips.cache import open_cache
         from videogpt_plus.training import stages as training
 
-        if workers is not None and workers < 0:
-            raise UserError(
-                f"--dataloader-num-workers {workers} is not possible: 0 reads clips in the training process itself"
-            )
         run = {"pretrain": training.pretrain, "train": training.finetune}[kind]
 
         def progress(step: int, steps: int, loss: float) -> None:
@@ -422,6 +421,17 @@ def _train(
 
     if replaced := read_substitutions(folder / "substituted.jsonl"):
         print(f"{title}: {len(replaced)} unreadable samples were replaced; see {folder / 'substituted.jsonl'}")
+
+
+def _check_training(
+    experiment, start, folder: Path, deepspeed: str | None, workers: int | None, loader_config: LoaderConfig
+) -> None:
+    """UserError: the training would not begin; see `train.check`."""
+    from videogpt_plus.training.stages import check
+
+    check_workers(workers)
+    check_feeding(loader_config)
+    check(experiment, start, folder, deepspeed)
 
 
 def _check_trainable(experiment) -> None:

@@ -1,16 +1,19 @@
 """Whether a file is whole, as far as its container tells it.
 
 A file that is cut off is refused when its container says so (a header that promises more frames or a later
-end, a torn packet). Where nothing in the file tells it from a shorter one (MPEG-TS, GIF, a fragmented MP4 cut
-between two fragments), the frames that are there are taken.
+end, a torn packet, a block of a GIF that is not there to its end). Where nothing in the file tells it from a shorter
+one (MPEG-TS, a GIF cut between two pictures, a fragmented MP4 cut between two fragments), the frames that are there are
+taken.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from videogpt_plus.clips.decoders.source import opened
+from videogpt_plus.clips.picture_files import GIF_CONTROL, GIF_PICTURE, gif_blocks
 from videogpt_plus.types import ClipError, unreadable
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 SLACK = 0.5
 #: How the elements of a Matroska file begin that hold all others.
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+#: How a picture of a GIF usually begins: what says how it is shown, then itself.
+GIF_BEGINS = re.compile(rb"!\xf9\x04.{4}\0,", re.DOTALL)
 
 
 def check_whole(path: Path, container: InputContainer, stream: VideoStream, packets: int, until: float) -> None:
@@ -34,6 +39,8 @@ def check_whole(path: Path, container: InputContainer, stream: VideoStream, pack
             raise cut_off(path, f"{found} of {stream.frames} frames are in it")
     if "matroska" in container.format.name and container.duration is not None:
         _check_matroska(path, container, until)
+    if container.format.name == "gif":
+        _check_gif(path)
 
 
 def cut_off(path: Path, what: str) -> ClipError:
@@ -56,6 +63,25 @@ def _check_matroska(path: Path, container: InputContainer, until: float) -> None
     promised = container.duration / av.time_base
     if until < promised - SLACK and not _segment_ends(path):
         raise cut_off(path, f"{until:.1f} of {promised:.1f} s are in it")
+
+
+def _check_gif(path: Path) -> None:
+    """FFmpeg takes a picture that is torn for a whole one, and what is no block for the end.
+
+    A trailer may lack, and comments and anything else may stand behind the last picture.
+    """
+    with open(path, "rb") as file:
+        announced = False
+        for block in gif_blocks(file):
+            if not block.ends:
+                raise cut_off(path, "a block ends in the middle")
+            announced = block.label == GIF_CONTROL or (announced and block.label != GIF_PICTURE)
+        at = file.tell()
+        rest = file.read()
+    if announced and not rest:
+        raise cut_off(path, "its last picture is missing")
+    if not rest.startswith(b";") and GIF_BEGINS.search(rest):
+        raise unreadable(path, f"the file is damaged, no block begins at byte {at:,}", "download it again")
 
 
 def _segment_ends(path: Path) -> bool:
