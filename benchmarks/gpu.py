@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import TEXT_TOKENS, sizes_of
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.generation import Reading, generate
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Visual
 
 #: Clips a training step, as in the reference's recipe.
@@ -85,8 +86,8 @@ def _noise(model: DualEncoderVLM, frames: int, device: str) -> Visual:
 
 
 def _set_level(model: DualEncoderVLM, experiment: Experiment, level: float) -> None:
-    for name in model.adapters:
-        model.adapters[name] = build_adapter(experiment.adapter, level)
+    for name in model.reducers:
+        model.reducers[name] = build_reducer(replace(experiment.reducer, level=level))
 
 
 @torch.inference_mode()

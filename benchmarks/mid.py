@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM
 
-from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
+from videogpt_plus.config.experiment import Branch, Experiment, InternVideo2Size, Lora, Prompting, Sampling, Trained
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.experiments import TOY_WEIGHTS, at_level
 from videogpt_plus.config.training import Training
@@ -65,13 +65,14 @@ def write(root: Path, size: Size | None = None, clips: int = 1) -> Experiment:
         experiment = Experiment(
             name="mid",
             llm=str(root / "llm"),
-            streams=(("image", image), ("video", video)),
-            pretrain=(),
-            finetune=Training(data="TOY_FINETUNING", bf16=False, gradient_checkpointing=False),
-            lora=Lora(r=16, alpha=32, dropout=0.0),
-            num_frames=size.frames,
+            branches=(("image", image), ("video", video)),
+            source=Trained(
+                Training(data="TOY_FINETUNING", bf16=False, gradient_checkpointing=False),
+                lora=Lora(r=16, alpha=32, dropout=0.0),
+            ),
+            sampling=Sampling(size.frames),
+            prompting=Prompting(max_new_tokens=4),
             benchmark_root=str(root / "bench"),
-            max_new_tokens=4,
         )
         write_benchmark(root / "bench", clips)
         for level in LEVELS:
@@ -103,7 +104,7 @@ def write_llm(folder: Path, size: Size) -> None:
         shutil.copy(located(f"{TOY_WEIGHTS}/llm") / file, folder)
 
 
-def clip_stream(folder: Path, width: int, heads: int, mlp: int, layers: int) -> Stream:
+def clip_stream(folder: Path, width: int, heads: int, mlp: int, layers: int) -> Branch:
     """CLIP's vision tower at 336 pixels with its processor, written into `folder`."""
     torch.manual_seed(1)
     pixels, patch = 336, 14
@@ -119,10 +120,10 @@ def clip_stream(folder: Path, width: int, heads: int, mlp: int, layers: int) -> 
         CLIPVisionModel(config).save_pretrained(folder)
     processor = CLIPImageProcessorPil(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels})
     processor.save_pretrained(folder)
-    return Stream("clip", str(folder), pixels, pixels // patch, width)
+    return Branch("clip", str(folder), pixels, pixels // patch, width)
 
 
-def internvideo2_stream(path: Path, width: int, heads: int, blocks: int) -> Stream:
+def internvideo2_stream(path: Path, width: int, heads: int, blocks: int) -> Branch:
     """InternVideo2 at 224 pixels, written as safetensors to `path`; of `blocks` the last never runs."""
     torch.manual_seed(2)
     size = InternVideo2Size(depth=blocks, width=width, heads=heads)
@@ -132,7 +133,7 @@ def internvideo2_stream(path: Path, width: int, heads: int, blocks: int) -> Stre
         key: torch.randn_like(value) * 0.02 if value.ndim > 1 else value for key, value in tower.state_dict().items()
     }
     save_tensors(path, state)
-    return Stream("internvideo2", str(path), pixels, pixels // size.patch, width, size=size)
+    return Branch("internvideo2", str(path), pixels, pixels // size.patch, width, size=size)
 
 
 def write_run(folder: Path, experiment: Experiment) -> None:

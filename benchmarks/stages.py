@@ -13,7 +13,7 @@ from benchmarks import mid, timing
 from eval.answers.runs import examples_of
 from videogpt_plus import encoders
 from videogpt_plus.clips import video
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.flops import Llm, Tower, sizes_of
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
@@ -37,7 +37,7 @@ def mid_size(root: Path, repeats: int) -> dict[str, Any]:
     cases: dict[str, timing.Case] = {"decode": partial(video.read_clip, example.path, experiment.num_frames)}
     flops: dict[str, int] = {}
     sizes = sizes_of(experiment)
-    for name, stream in experiment.streams:
+    for name, stream in experiment.branches:
         cases[f"preprocess, {name}"] = partial(encoders.preprocessor(stream), clip)
         for dtype in DTYPES:
             stage = f"{stream.encoder}, {dtype}"
@@ -79,7 +79,7 @@ def prefill(llm: Llm, reading: Reading) -> int:
     return llm.forward(shown) + llm.forward(asked, context=shown)
 
 
-def _encoding(stream: Stream, clip: Clip, dtype: str) -> Callable[[], None]:
+def _encoding(stream: Branch, clip: Clip, dtype: str) -> Callable[[], None]:
     encoder = encoders.load_encoder(stream, "cpu", getattr(torch, dtype))
     pixels = encoder.preprocess(clip)[None].to(getattr(torch, dtype))
 
@@ -92,7 +92,7 @@ def _encoding(stream: Stream, clip: Clip, dtype: str) -> Callable[[], None]:
 
 def _grids(experiment: Experiment, clip: Clip) -> dict[str, torch.Tensor]:
     """Random grids of the right shapes: stages behind the encoders do the same with any values."""
-    return {n: torch.randn(len(clip.frames), s.grid, s.grid, s.width) for n, s in experiment.streams}
+    return {n: torch.randn(len(clip.frames), s.grid, s.grid, s.width) for n, s in experiment.branches}
 
 
 @torch.inference_mode()
@@ -102,7 +102,7 @@ def _tokens(model: DualEncoderVLM, grids: Mapping[str, torch.Tensor]) -> None:
 
 @torch.inference_mode()
 def _reading(model: DualEncoderVLM, experiment: Experiment, question: str, grids: Any, frames: int) -> Reading:
-    ids = encode_prompt(model.tokenizer, question, [frames], experiment.finetune.template)
+    ids = encode_prompt(model.tokenizer, question, [frames], experiment.prompting.template)
     first, embed = ids.index(PLACEHOLDER), model.llm.get_input_embeddings()
     prefix = torch.cat([embed(torch.tensor(ids[:first])), model.visual_tokens(grids)])
     return Reading(prefix, [embed(torch.tensor(ids[first + frames :]))])

@@ -100,7 +100,7 @@ def _stages(answerer: VideoLLM, example: Example) -> dict[str, timing.Case]:
     (grids,) = answerer.encode([visual])
     for level, (model, experiment) in answerer.members.items():
         counts = [visual.placeholders]
-        ids = chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+        ids = chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.prompting.template)
         asked = [([ids], [(grids, visual.placeholders)])]
         cases[f"stage: answer, level {level}"] = partial(model.answer, asked, experiment.max_new_tokens)
     return cases

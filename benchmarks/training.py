@@ -52,7 +52,7 @@ def mid_size(root: Path, repeats: int) -> dict[str, Any]:
 def real_vocabulary(root: Path, repeats: int) -> dict[str, Any]:
     """Peak memory of a step of one clip at level 2 under a head of 151,936 rows, with all and with needed logits."""
     experiment = at_level(mid.write(root, replace(mid.MID, vocabulary=mid.REAL_VOCABULARY)), 2)
-    example = samples(experiment, Preparation(experiment.streams, experiment.num_frames), 1)[0]
+    example = samples(experiment, Preparation(experiment.branches, experiment.sampling), 1)[0]
     text = len(example["input_ids"]) - example["visuals"][0].placeholders
     positions = num_visual_tokens(experiment, experiment.num_frames) + text
     supervised = sum(label != IGNORE for label in example["labels"])
@@ -75,7 +75,7 @@ def step(experiment: Experiment, store: Path, loss_only: bool, stored: bool, bat
     model.add_lora(experiment.lora)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    prepare = Preparation(experiment.streams, experiment.num_frames, store=GridCache(store) if stored else None)
+    prepare = Preparation(experiment.branches, experiment.sampling, store=GridCache(store) if stored else None)
     if stored:
         fill(model, prepare, experiment)
     ready = None if stored else samples(experiment, prepare, batch, model)
@@ -108,7 +108,7 @@ def samples(
             {"from": "human", "value": f"<video>\n{example.prompt}"},
             {"from": "gpt", "value": f"({example.letter}) {example.answer}"},
         ]
-        template = experiment.finetune.template
+        template = experiment.prompting.template
         ids, labels = chat.encode_conversation(tokenizer, turns, [visual.placeholders], template)
         found.append({"input_ids": ids, "labels": labels, "visuals": [visual]})
     return found

@@ -183,8 +183,8 @@ def moved(experiment: Experiment, root: Path) -> Experiment:
     def below(path: str) -> str:
         return str(root / Path(path).relative_to(".cache"))
 
-    streams = tuple((name, replace(stream, weights=below(stream.weights))) for name, stream in experiment.streams)
-    return replace(experiment, llm=below(experiment.llm), streams=streams)
+    branches = tuple((name, replace(stream, weights=below(stream.weights))) for name, stream in experiment.branches)
+    return replace(experiment, llm=below(experiment.llm), branches=branches)
 
 
 def random_state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -237,7 +237,7 @@ def write_clip(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> None
 
 def write_internvideo2(path: Path, experiment: Experiment, dtype: torch.dtype) -> None:
     """InternVideo2's `.pt` as published: {"module": ...}, its last block included."""
-    stream = dict(experiment.streams)["video"]
+    stream = dict(experiment.branches)["video"]
     with torch.device("meta"):  # the tower is built one block short of the file: that one never runs
         tower = InternVideo2(replace(stream.size, depth=stream.size.depth + 1), stream.pixels)
     state = {f"vision_encoder.{name}": tensor for name, tensor in random_state(tower, dtype).items()}
@@ -250,7 +250,7 @@ def write_trained(folder: Path, size: Size, dtype: torch.dtype) -> None:
     both projectors as `non_lora_trainables.bin` with a LoRA adapter in PEFT's layout.
     """
     both = {}
-    for name, stream in size.experiment.streams:
+    for name, stream in size.experiment.branches:
         with torch.device("meta"):
             projector = build_projector(stream.projector, stream.width, size.llm["hidden_size"])
         state = {f"model.{projector_key(name)}.{k}": v for k, v in random_state(projector, dtype).items()}
@@ -286,7 +286,7 @@ def _empty_llm(config: dict[str, Any]) -> Qwen2ForCausalLM:
 def build(size: Size, root: Path, dtype: torch.dtype, meter: Meter) -> None:
     """Builds and saves every part below `root`, one after the other: no two of them are in memory at once."""
     experiment = moved(size.experiment, root)
-    streams = dict(experiment.streams)
+    streams = dict(experiment.branches)
     torch.manual_seed(0)
     with quiet():
         with meter.stage("build, save: LLM"):
@@ -307,7 +307,7 @@ def load(size: Size, root: Path, level: float, dtype: torch.dtype) -> tuple[Dual
     """The model and its experiment at a level, from the files below `root`, by the code that loads published ones."""
     experiment = at_level(moved(size.experiment, root), level)
     model = load_model(experiment, root / "trained" / "finetune", "cpu", dtype)
-    for name, _ in experiment.streams:
+    for name, _ in experiment.branches:
         model.load_projectors(root / "trained" / "pretrain" / name, [name])
     return model, experiment
 
@@ -319,9 +319,9 @@ def ask(
     with meter.stage(f"{at}decode"):
         clip = read_clip(clip_path, experiment.num_frames)
     with meter.stage(f"{at}preprocess"):
-        pixels = {name: preprocessor(stream)(clip) for name, stream in experiment.streams}
+        pixels = {name: preprocessor(stream)(clip) for name, stream in experiment.branches}
     visual = Visual(pixels, len(clip.frames))
-    prompt = encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.finetune.template)
+    prompt = encode_prompt(model.tokenizer, question, [visual.placeholders], experiment.prompting.template)
     read: list[int] = []
 
     def llm_stage(kwargs: dict[str, Any]) -> str:
@@ -333,8 +333,8 @@ def ask(
         meter.watching(model.encoders["video"], lambda _: f"{at}video encoder"),
         meter.watching(model.projectors["image"], lambda _: f"{at}projectors"),
         meter.watching(model.projectors["video"], lambda _: f"{at}projectors"),
-        meter.watching(model.adapters["image"], lambda _: f"{at}pooling"),
-        meter.watching(model.adapters["video"], lambda _: f"{at}pooling"),
+        meter.watching(model.reducers["image"], lambda _: f"{at}pooling"),
+        meter.watching(model.reducers["video"], lambda _: f"{at}pooling"),
         meter.watching(model.llm, llm_stage),
     ):
         reply = model.generate([prompt], [[visual]], experiment.max_new_tokens)[0]
@@ -419,7 +419,7 @@ def check_output(root: Path, size: Size, dtype: torch.dtype) -> None:
         raise UserError(f"{root} is not empty; name a new folder: it is removed at the end")
     root.mkdir(parents=True, exist_ok=True)
     with torch.device("meta"):
-        clip, video = CLIPModel(CLIPConfig(**size.clip)), dict(size.experiment.streams)["video"]
+        clip, video = CLIPModel(CLIPConfig(**size.clip)), dict(size.experiment.branches)["video"]
         parts = [_empty_llm(size.llm), clip, InternVideo2(video.size, video.pixels)]
     # A tenth more, for the adapter, the projectors and the last block.
     needed = 1.1 * sum(p.numel() for part in parts for p in part.parameters()) * dtype.itemsize

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment, Prompting
 from videogpt_plus.config.experiments import CINEGO_512
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Size
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers.summary import Summary
 
 RECORDED = Path(__file__).parent / "golden_families" / "cinego"
 SIZE = Size(64, 2, 4, 2, 176, 352)
@@ -46,14 +46,14 @@ def write_parts(folder: Path) -> Experiment:
             shutil.copyfile(RECORDED / "tokenizer" / name, own / name)
         weights.describe(own, SIZE)
         weights.save(own / "pretrain_videolm_64.pth", recorded_weights(branches))
-    stream = Stream("clip_cinego", str(folder / "clip"), 32, 2, 32, projector="linear")
+    stream = Branch("clip_cinego", str(folder / "clip"), 32, 2, 32, projector="linear")
     return replace(
         CINEGO_512,
         name="tiny_cinego",
         llm=str(folder / "s"),
-        streams=(("video", stream),),
-        summary=Summary(queries=5, heads=4, dropout=0.0),
-        max_new_tokens=8,
+        branches=(("video", stream),),
+        reducer=Summary(queries=5, heads=4, dropout=0.0),
+        prompting=Prompting("cinego", max_new_tokens=8),
     )
 
 

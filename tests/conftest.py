@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Branch, Experiment, InternVideo2Size, Lora, Prompting, Sampling, Trained
+from videogpt_plus.config.training import Pretraining, Training
+from videogpt_plus.reducers.average import Average
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CORPUS = [
@@ -132,8 +133,8 @@ def make_tiny_experiment(root: Path) -> Experiment:
     save_tiny_llm(root / "llm")
     save_tiny_clip(root / "clip")
     save_tiny_internvideo2(root / "internvideo2.safetensors")
-    image = Stream("clip", str(root / "clip"), pixels=48, grid=12, width=32)
-    video = Stream(
+    image = Branch("clip", str(root / "clip"), pixels=48, grid=12, width=32)
+    video = Branch(
         "internvideo2",
         str(root / "internvideo2.safetensors"),
         pixels=32,
@@ -141,18 +142,17 @@ def make_tiny_experiment(root: Path) -> Experiment:
         width=32,
         size=TINY_VIDEO_SIZE,
     )
-    pretrain = Training(data="TOY_IMAGES", template="plain", bf16=False, gradient_checkpointing=False)
+    pretrain = Pretraining(data="TOY_IMAGES", bf16=False, gradient_checkpointing=False, stills="pad")
+    finetune = Training(data="TOY_FINETUNING", bf16=False, gradient_checkpointing=False)
     return Experiment(
         name="tiny",
         llm=str(root / "llm"),
-        streams=(("image", image), ("video", video)),
-        pretrain=(("image", pretrain), ("video", pretrain)),
-        finetune=Training(data="TOY_FINETUNING", bf16=False, gradient_checkpointing=False),
-        lora=Lora(r=4, alpha=8, dropout=0.0),
-        level=4,
-        num_frames=8,
+        branches=(("image", image), ("video", video)),
+        source=Trained(finetune, (("image", pretrain), ("video", pretrain)), Lora(r=4, alpha=8, dropout=0.0)),
+        reducer=Average(level=4),
+        sampling=Sampling(num_frames=8),
+        prompting=Prompting(max_new_tokens=4),
         benchmark_root=str(root / "bench"),
-        max_new_tokens=4,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
@@ -21,13 +22,15 @@ def prepare(folder: Path, experiment, save_steps: int = 500) -> None:
         (name, replace(t, data=data, max_steps=3, per_device_train_batch_size=2, save_steps=save_steps))
         for (name, t), data in zip(experiment.pretrain, ("TOY_IMAGES", "TOY_VIDEOS"), strict=True)
     )
-    finetune = replace(experiment.finetune, max_steps=3, per_device_train_batch_size=2, save_steps=save_steps)
-    EXPERIMENTS["tiny"] = replace(
+    finetune = replace(experiment.training, max_steps=3, per_device_train_batch_size=2, save_steps=save_steps)
+    EXPERIMENTS["tiny"] = with_settings(
         experiment,
-        pretrain=pretrain,
-        finetune=finetune,
-        benchmark_root=str(folder / ".cache/toy/bench"),
-        max_new_tokens=3,
+        {
+            "source.pretrain": pretrain,
+            "source.finetune": finetune,
+            "benchmark_root": str(folder / ".cache/toy/bench"),
+            "prompting.max_new_tokens": 3,
+        },
     )
 
 

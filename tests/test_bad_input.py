@@ -25,6 +25,7 @@ from faults.clip_files import BAD, GOOD, render_clips
 from faults.disks import full_disk
 
 from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.config.mixtures import MIXTURES
 from videogpt_plus.io.tensors import read_tensors, save_tensors
@@ -68,12 +69,14 @@ def world(tmp_path_factory) -> Iterator[Path]:
         def short(stage):
             return replace(stage, data="TEST", max_steps=3, per_device_train_batch_size=2, save_steps=1)
 
-        tiny = replace(
+        tiny = with_settings(
             tiny,
-            pretrain=tuple((name, short(stage)) for name, stage in tiny.pretrain),
-            finetune=short(tiny.finetune),
-            benchmark_root="bench",
-            max_new_tokens=2,
+            {
+                "source.pretrain": tuple((name, short(stage)) for name, stage in tiny.pretrain),
+                "source.finetune": short(tiny.training),
+                "benchmark_root": "bench",
+                "prompting.max_new_tokens": 2,
+            },
         )
         patch.setitem(EXPERIMENTS, "tiny", tiny)
         for stream in ("image", "video"):
@@ -359,7 +362,7 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
         (["tokens", "tiny", "--levels", "inf"], "pool level inf is not possible"),
         (["sweep", "tiny", "--levels", "2", "inf"], "pool level inf is not possible"),
         (["sweep", "tiny", "--levels"], "the sweep has no cell: give at least one level and one adapter"),
-        (["sweep", "tiny", "--adapters", "pol"], "unknown adapter 'pol'; choose from: average, max, bilinear"),
+        (["sweep", "tiny", "--adapters", "pol"], "unknown reducer 'pol'; choose from: average, max, bilinear"),
         (["sweep", "tiny", "--limit", "0"], "--limit 0 is not possible"),
         (["sweep", "tiny_mixture"], "unknown dataset mixture 'TOI'; choose from: PRETRAINING,"),
         (["sweep", "tiny_template"], "unknown template 'gpt'; choose from: qwen2, plain"),
@@ -379,7 +382,7 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
         ),
         (
             ["train", "tiny", "--projectors", "image=pre/video", "video=pre/image"],
-            "(streams.0.0: 'video' there, 'image'",
+            "(branches.video: ",
         ),
         (
             ["train", "tiny", *PROJECTORS, "--output-dir", "run"],
@@ -389,8 +392,8 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
 )
 def test_a_wrong_name_or_number_is_refused_before_anything_is_trained(args, said, refused, monkeypatch):
     tiny = EXPERIMENTS["tiny"]
-    for name, change in (("mixture", {"data": "TOI"}), ("template", {"template": "gpt"})):
-        changed = replace(tiny, name=f"tiny_{name}", finetune=replace(tiny.finetune, **change))
+    for name, change in (("mixture", {"source.finetune.data": "TOI"}), ("template", {"prompting.template": "gpt"})):
+        changed = with_settings(tiny, {"name": f"tiny_{name}", **change})
         monkeypatch.setitem(EXPERIMENTS, changed.name, changed)
     assert said in refused(*args)
     assert not Path("results").exists()
@@ -421,23 +424,38 @@ def edited(**changes: object) -> Callable[[str], str]:
         (lambda text: "[]", "run/experiment.json holds no JSON object; train again"),
         (
             edited(levle=3),
-            "run/experiment.json does not describe Experiment: missing [], unknown ['levle']; correct it",
+            "run/experiment.json: does not describe Experiment: missing [], unknown ['levle']; correct it",
         ),
-        (edited(lora={"r": 4}), "does not describe Lora: missing ['alpha', 'dropout'], unknown []"),
-        (edited(level="four"), "run/experiment.json: 'level' must be of type float, not 'four'; correct it"),
-        (edited(num_frames=None), "'num_frames' must be of type int, not None"),
-        (edited(streams=None), "'streams' must be of type tuple"),
-        (edited(streams__0=["image"]), "'streams' must be of type tuple"),
-        (edited(streams__1__1__size__width="x"), "'width' must be of type int, not 'x'"),
-        (edited(finetune__bf16=1), "'bf16' must be of type bool, not 1"),
-        (edited(level=0), "pool level 0 is not possible: choose a number above 0"),
-        (edited(level=-2), "pool level -2 is not possible"),
-        (edited(level=float("nan")), "pool level nan is not possible"),
-        (edited(adapter="pol"), "unknown adapter 'pol'; choose from: average, max, bilinear"),
+        (
+            edited(source__lora={"r": 4}),
+            "'source.lora' does not describe Lora: missing ['alpha', 'dropout'], unknown []",
+        ),
+        (
+            edited(reducer__level="four"),
+            "run/experiment.json: 'reducer.level' must be of type float, not 'four'; correct it",
+        ),
+        (edited(sampling__num_frames=None), "'sampling.num_frames' must be of type int, not None"),
+        (edited(branches=None), "'branches' must be an object of named values, not None; correct it"),
+        (edited(branches__image=["image"]), "'branches.image' must be an object of named values, not ['image']"),
+        (edited(branches__video__size__width="x"), "'branches.video.size.width' must be of type int, not 'x'"),
+        (edited(source__finetune__bf16=1), "'source.finetune.bf16' must be of type bool, not 1"),
+        (edited(reducer__level=0), "pool level 0 is not possible: choose a number above 0"),
+        (edited(reducer__level=-2), "pool level -2 is not possible"),
+        (edited(reducer__level=float("nan")), "pool level nan is not possible"),
+        (
+            edited(source__kind="taught"),
+            "'source.kind' must be one of trained, pretrained, published, random, not 'taught'",
+        ),
+        (edited(source={"kind": "random"}), "'source' does not describe Random: missing ['seed'], unknown []"),
+        (
+            edited(streams={}, finetune={}),
+            "was written by an earlier version, which kept experiments in another form: ",
+        ),
+        (edited(reducer__name="pol"), "unknown reducer 'pol'; choose from: average, max, bilinear"),
         (edited(family="single"), "unknown family 'single'; choose from: dual_encoder"),
-        (edited(finetune__template="gpt"), "unknown template 'gpt'; choose from: qwen2, plain"),
-        (edited(streams__0__1__encoder="vit"), "unknown encoder 'vit'; choose from: clip, internvideo2"),
-        (edited(streams__0__1__projector="mlp"), "unknown projector 'mlp'; choose from: linear"),
+        (edited(prompting__template="gpt"), "unknown template 'gpt'; choose from: qwen2, plain"),
+        (edited(branches__image__encoder="vit"), "unknown encoder 'vit'; choose from: clip, internvideo2"),
+        (edited(branches__image__projector="mlp"), "unknown projector 'mlp'; choose from: linear"),
         (edited(llm="nowhere"), "nowhere/config.json does not exist; download it there"),
     ],
 )

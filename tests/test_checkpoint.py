@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import replace
 
 import pytest
 import torch
 
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.io import tensors as checkpoint
@@ -148,9 +148,9 @@ def test_an_experiment_comes_back_equal(tmp_path, name):
 
 @pytest.mark.parametrize("part", [(), ("finetune",), ("lora",)])
 def test_an_experiment_with_an_unknown_key_is_refused(tmp_path, tiny_experiment, part):
-    save_experiment(tmp_path, replace(tiny_experiment, level=2))
+    save_experiment(tmp_path, with_settings(tiny_experiment, {"reducer.level": 2}))
     value = json.loads((tmp_path / "experiment.json").read_text())
-    inner = value[part[0]] if part else value
+    inner = value["source"][part[0]] if part else value
     inner["levle"] = 3
     write_json(tmp_path / "experiment.json", value)
     with pytest.raises(UserError, match=r"unknown \['levle'\]"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus.config import mixtures
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.training import stages
 from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on
@@ -183,7 +183,7 @@ def test_a_folder_of_something_else_is_refused_and_left_as_it_is(tmp_path, exper
 def test_a_new_folder_may_hold_what_a_sweep_or_a_kill_left(tmp_path):
     for name in ("cell.json", ".experiment.json.7.part"):
         (tmp_path / name).write_text("{}")
-    assert not claim(tmp_path, replace(EXPERIMENTS["toy"], level=2))
+    assert not claim(tmp_path, with_settings(EXPERIMENTS["toy"], {"reducer.level": 2}))
 
 
 def test_half_written_files_are_swept_when_the_folder_is_taken_up_again(stopped, experiment):

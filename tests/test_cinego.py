@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from videogpt_plus.app import cli
 from videogpt_plus.clips.video import read_clip
 from videogpt_plus.config.experiment import Lora
-from videogpt_plus.config.experiments import EXPERIMENTS, at_level, with_adapter
+from videogpt_plus.config.experiments import EXPERIMENTS, at_level, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.encoders import sampling
 from videogpt_plus.families.cinego import weights
@@ -27,7 +27,7 @@ from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, mlp_width
 from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
 from videogpt_plus.models.loading import load_model, load_models
 from videogpt_plus.reducers.average import AveragePool
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 MEDIA = RECORDED / "fixtures" / "media"
@@ -316,7 +316,7 @@ def test_a_picture_is_as_many_equal_frames(model, experiment):
 @torch.inference_mode()
 @pytest.mark.parametrize("level", [1, 2])
 def test_a_class_token_stands_before_what_pooling_leaves_of_its_frame(experiment, level):
-    wanted = at_level(with_adapter(experiment, "average"), level)
+    wanted = at_level(with_reducer(experiment, "average"), level)
     grid = clip(3).grids["video"]
     model = fresh(wanted)
     (tokens,) = model.tokens_of([{"video": grid}])
@@ -328,7 +328,7 @@ def test_a_class_token_stands_before_what_pooling_leaves_of_its_frame(experiment
 @torch.inference_mode()
 def test_concatenation_and_mean_keep_their_order(experiment):
     grid = clip(3).grids["video"]
-    every, mean = (fresh(with_adapter(experiment, name)) for name in ("concat", "frame_mean"))
+    every, mean = (fresh(with_reducer(experiment, name)) for name in ("concat", "frame_mean"))
     projected = every.projectors["video"](grid[:, 0])
     torch.testing.assert_close(every.tokens_of([{"video": grid}])[0], projected.flatten(0, 1))
     # A linear projection and a mean commute, and so the house's order is the authors'.
@@ -337,7 +337,7 @@ def test_concatenation_and_mean_keep_their_order(experiment):
 
 @torch.inference_mode()
 def test_models_beside_each_other_answer_as_alone(experiment, tmp_path):
-    wanted = [experiment, with_adapter(experiment, "frame_mean"), at_level(with_adapter(experiment, "average"), 2)]
+    wanted = [experiment, with_reducer(experiment, "frame_mean"), at_level(with_reducer(experiment, "average"), 2)]
     shared = load_models([(e, tmp_path) for e in wanted], "cpu", torch.float32, torch.float32)
     assert len({id(model.llm) for model in shared}) == 1
     prompt, shown = [7, PLACEHOLDER, 8], clip(4)
@@ -351,7 +351,7 @@ def test_another_number_of_queries_than_was_trained_is_refused(experiment):
     ):
         fresh(at_level(experiment, 2))
     with pytest.raises(UserError, match="trained with 5 queries, tiny_cinego asks for 9"):
-        fresh(replace(experiment, summary=Summary(queries=9, heads=4)))
+        fresh(replace(experiment, reducer=Summary(queries=9, heads=4)))
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_frames_of_a_folder_are_spread_and_repeat_where_they_are_few(bounds, exp
 
 
 def test_a_short_clip_repeats_frames(experiment):
-    clip = read_clip(MEDIA / "clip_b.mkv", 8, sampling=sampling(experiment.streams[0][1]))
+    clip = read_clip(MEDIA / "clip_b.mkv", 8, sampling=sampling(experiment.branches[0][1]))
     assert len(clip.frames) == 8 and len(set(clip.seconds)) == 5 and list(clip.seconds) == sorted(clip.seconds)
 
 

@@ -80,7 +80,7 @@ def test_shuffled_frames_are_the_same_frames(made):
     from videogpt_plus.clips.prefetch import Preparation
 
     root, experiment = made
-    prepared = Preparation(experiment.streams, experiment.num_frames)
+    prepared = Preparation(experiment.branches, experiment.sampling)
     path = cinego.clips(root, PLAN)[-1].path
     ((name, seen),) = cinego._seen(prepared, path, None).pixels.items()
     mixed = cinego._seen(prepared, path, 3).pixels[name]

@@ -29,6 +29,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from videogpt_plus.clips.cache import GridCache
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts
@@ -74,8 +75,10 @@ def parts(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def experiment(parts, tmp_path_factory):
     made = write_parts(tmp_path_factory.mktemp("same") / "again")
-    stream = replace(dict(made.streams)["video"], weights=str(parts / "clip"))
-    return replace(made, llm=str(parts / "s"), streams=(("video", stream),), summary=replace(made.summary, dropout=0.1))
+    stream = replace(dict(made.branches)["video"], weights=str(parts / "clip"))
+    return replace(
+        made, llm=str(parts / "s"), branches=(("video", stream),), reducer=replace(made.reducer, dropout=0.1)
+    )
 
 
 def short(stage: str, experiment, parts: Path, out: Path, start: Path | None = None, **changes) -> Path:
@@ -101,7 +104,7 @@ def test_the_originals_runs_come_out_as_recorded(name, experiment, parts, tmp_pa
     branches = "st" if "_st" in name else "s"
     rows = write_rows(tmp_path / "rows.jsonl", recorded_rows(int(run["rows"].split("[:")[1].split("]")[0])))
     recipe = Recipe(run["epochs"], run["batch_size"], run["accumulation"], run["lr"], 192, reference=True)
-    own = replace(experiment, summary=replace(experiment.summary, branches=branches, dropout=0.0))
+    own = replace(experiment, reducer=replace(experiment.reducer, branches=branches, dropout=0.0))
     source = Source([rows], features=RECORDED / "fixtures" / "features_T8")
     path = train(name.split("_")[0], own, source, parts / branches, tmp_path / "run", recipe)
     header, *steps = log_of(tmp_path / "run")
@@ -302,7 +305,7 @@ def test_preprocessed_clips_are_not_decoded_again(experiment, parts, tmp_path):
 
 
 def _key(experiment, store: GridCache, path: Path) -> str:
-    settings = store.settings(experiment.streams, experiment.num_frames, "float32")
+    settings = store.settings(experiment.branches, experiment.sampling, "float32")
     return store.key(path, None, None, None, settings)
 
 
@@ -312,7 +315,7 @@ def test_features_of_something_else_are_refused(experiment, tmp_path):
     preprocess(experiment, [tmp_path / "a.png"], store)
     check_sidecar(experiment, store)
     with pytest.raises(UserError, match="features for something else .frames: 8 there, 16 now.: run .*preprocess"):
-        check_sidecar(replace(experiment, num_frames=16), store)
+        check_sidecar(with_settings(experiment, {"sampling.num_frames": 16}), store)
     with pytest.raises(UserError, match="dtype: 'float32' there, 'bfloat16' now"):
         check_sidecar(experiment, GridCache(tmp_path / "store", "bfloat16"))
     with pytest.raises(UserError, match="none of 1 files can be read"):
@@ -328,7 +331,7 @@ def test_features_files_belong_to_one_medium_each(experiment, parts, tmp_path):
 
 def test_two_processes_make_the_steps_of_one(experiment, parts, tmp_path):
     """DDP, with rows of text alone among the others: a process whose pass shows nothing must not hold up the other."""
-    own = replace(experiment, summary=replace(experiment.summary, dropout=0.0))
+    own = replace(experiment, reducer=replace(experiment.reducer, dropout=0.0))
     alone = short("sft", own, parts, tmp_path / "alone")
     given = ("sft", own, Source([parts / "rows.jsonl"], parts), parts / "s", tmp_path / "together", SHORT)
     (tmp_path / "given").write_bytes(pickle.dumps(given))

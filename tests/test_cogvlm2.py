@@ -18,7 +18,8 @@ from videogpt_plus.families.cogvlm2.eva2 import Eva2, Eva2Size
 from videogpt_plus.families.cogvlm2.model import CogVLM2
 from videogpt_plus.families.cogvlm2.positions import advances, position_ids, vision_expert
 from videogpt_plus.families.cogvlm2.projector import GluProjector
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.text import chat
 from videogpt_plus.types import IGNORE, UserError, Visual
 
@@ -314,7 +315,7 @@ def test_the_level_is_a_dial_on_trained_weights(recordings, level):
     (name, *_) = recordings.conversations["media_recipes"]
     (visual,) = recordings.visuals([name])[0]
     own = CogVLM2(
-        model.llm, model.tokenizer, model.encoders, model.projectors, {model.stream: build_adapter("average", level)}
+        model.llm, model.tokenizer, model.encoders, model.projectors, {model.stream: build_reducer(Average(level))}
     )
     (grids,) = own.encode([visual])
     (tokens,), (whole,) = own.tokens_of([grids]), model.tokens_of([grids])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from eval.answers.answer import read_answers
 from eval.answers.runs import answer_runs
 from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level
 from videogpt_plus.config.options import EvalConfig
@@ -79,9 +80,9 @@ def test_a_converted_folder_is_a_run_that_computes_the_same(family, published, t
     (tmp_path / "ours").rename(moved)
     experiment = load_experiment(moved)
     ours = load_model(experiment, moved, "cpu", torch.float32)
-    stream = experiment.streams[0][0]
+    stream = experiment.branches[0][0]
     theirs = Recordings(ROOT / family, tmp_path).fresh()
-    pixels = torch.randn(1, 2, 3, experiment.streams[0][1].pixels, experiment.streams[0][1].pixels)
+    pixels = torch.randn(1, 2, 3, experiment.branches[0][1].pixels, experiment.branches[0][1].pixels)
     with torch.inference_mode():
         grids = [model.encoders[stream](pixels)[0] for model in (ours, theirs)]
         tokens = [model.tokens_of([{stream: grid}])[0] for model, grid in zip((ours, theirs), grids, strict=True)]
@@ -197,24 +198,30 @@ def test_a_published_folder_named_as_a_run_says_where_it_belongs(family, publish
 def test_published_weights_are_asked_by_name_at_any_level(family, published, tmp_path, clip, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = json.loads((published / "config.json").read_text())
-    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).streams
-    tiny = replace(EXPERIMENTS[family], name="tiny_cog", llm=str(published), streams=streams, max_new_tokens=4)
+    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
+    tiny = changed(
+        EXPERIMENTS[family],
+        {"name": "tiny_cog", "llm": str(published), "branches": streams, "prompting.max_new_tokens": 4},
+    )
     monkeypatch.setitem(EXPERIMENTS, "tiny_cog", tiny)
     for name in ("tiny_cog", "tiny_cog_pool2"):
         cli.main(["predict", name, "What happens?", "--video", str(clip)])
     assert not Path("results").exists(), "to ask published weights once leaves nothing behind"
     runs = [(at_level(tiny, level), tmp_path) for level in (1, 2)]
     models = load_models(runs, "cpu", torch.float32, torch.float32)
-    assert models[0].llm is models[1].llm and [m.adapters[m.stream].level for m in models] == [1, 2]
+    assert models[0].llm is models[1].llm and [m.reducers[m.stream].level for m in models] == [1, 2]
 
 
 def test_a_sweep_over_levels_trains_nothing_and_reports(family, published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ensure_toy_data(tmp_path / "toy", Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
     config = json.loads((published / "config.json").read_text())
-    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).streams
-    tiny = replace(EXPERIMENTS[family], name="tiny_cog", llm=str(published), streams=streams, max_new_tokens=2)
-    tiny = replace(tiny, num_frames=min(tiny.num_frames, 2), benchmark_root="toy/bench")
+    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
+    tiny = changed(
+        EXPERIMENTS[family],
+        {"name": "tiny_cog", "llm": str(published), "branches": streams, "prompting.max_new_tokens": 2},
+    )
+    tiny = with_settings(tiny, {"sampling.num_frames": min(tiny.num_frames, 2), "benchmark_root": "toy/bench"})
     monkeypatch.setitem(EXPERIMENTS, "tiny_cog", tiny)
     command = ["sweep", "tiny_cog", "--levels", "1", "2", "--controls", "blind", "--workers", "0"]
     cli.main([*command, "--dry-run"])
@@ -238,9 +245,12 @@ def test_a_benchmark_is_answered_at_several_levels_as_at_each_alone(family, publ
     root = tmp_path / "toy"
     ensure_toy_data(root, Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
     config = json.loads((published / "config.json").read_text())
-    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).streams
-    base = replace(EXPERIMENTS[family], llm=str(published), streams=streams, max_new_tokens=3, num_frames=4)
-    base = replace(base, num_frames=1) if family == "cogvlm2_image" else base
+    streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
+    base = changed(
+        EXPERIMENTS[family],
+        {"llm": str(published), "branches": streams, "prompting.max_new_tokens": 3, "sampling.num_frames": 4},
+    )
+    base = with_settings(base, {"sampling.num_frames": 1}) if family == "cogvlm2_image" else base
     folders = []
     for level in (1, 2):
         folders.append(tmp_path / f"level{level}")

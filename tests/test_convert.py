@@ -16,6 +16,7 @@ from train_worker import tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus.app import cli
 from videogpt_plus.config import experiments, mixtures
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.convert import LORA_KEYS, TOLERANCE, convert, largest_difference
@@ -107,7 +108,7 @@ def test_the_reference_gets_the_files_keys_and_values_that_it_reads(runs, refere
         "torch_dtype": "float32", "tune_mm_mlp_adapter": False, "tune_image_mm_mlp_adapter": False,
     }  # fmt: skip
     assert {key: config[key] for key in told} == told
-    streams = dict(load_experiment(runs / "tuned").streams)
+    streams = dict(load_experiment(runs / "tuned").branches)
     assert config["mm_vision_tower"] == streams["video"].weights
     assert config["image_mm_vision_tower"] == streams["image"].weights
     assert "rope_parameters" not in config and "dtype" not in config  # words of transformers 5
@@ -334,7 +335,9 @@ def test_a_recorded_checkpoint_of_the_reference_converts_and_gives_its_logits(tm
     recorded = read_tensors(GOLDEN / "lora/tensors.safetensors")
     ids, shown = recorded["input_ids"], Visual(pixels(meta["frames"][0]), meta["frames"][0]["n"])
     for level in meta["pools"]:
-        model = load_model(replace(converted, level=float(level)), tmp_path / "ours", "cpu", torch.float32)
+        model = load_model(
+            with_settings(converted, {"reducer.level": float(level)}), tmp_path / "ours", "cpu", torch.float32
+        )
         with torch.inference_mode():
             logits = model(ids, torch.ones_like(ids), torch.full_like(ids, IGNORE), [[shown]]).logits
         flat = logits[..., : len(model.tokenizer)].flatten()

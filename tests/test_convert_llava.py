@@ -74,7 +74,7 @@ def test_what_was_converted_is_a_run_that_computes_the_same(recordings, source, 
     experiment = load_experiment(moved)
     ours = load_model(experiment, moved, "cpu", torch.float32)
     theirs = recordings.model(source)
-    pixels = torch.randn(1, 2, 3, experiment.streams[0][1].pixels, experiment.streams[0][1].pixels)
+    pixels = torch.randn(1, 2, 3, experiment.branches[0][1].pixels, experiment.branches[0][1].pixels)
     grids = [model.encoders["image"](pixels)[0] for model in (ours, theirs)]
     tokens = [m.tokens_of([{"image": grid}])[0] for m, grid in zip((ours, theirs), grids, strict=True)]
     base = recordings.config["base_vocab"]

@@ -7,7 +7,6 @@ import multiprocessing
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,9 @@ from faults.entries import BAD_ENTRIES, BAD_FILES, LAYOUTS, STILL, TEXT, VIDEO, 
 from PIL import Image
 
 from videogpt_plus.clips.prefetch import pad_to_square
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.mixtures import MIXTURES, get_mixture
+from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
 from videogpt_plus.training import data
 from videogpt_plus.training.data import Conversations, append_once, collate, epoch_order, read_annotations
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
@@ -48,13 +49,14 @@ def tokenizer(tiny_experiment):
 def conversations(tiny_experiment, tokenizer, media, tmp_path, monkeypatch):
     """Builds the dataset of the given entries."""
 
-    def build(entries: list[dict], room: data.Room | None = None, **training) -> Conversations:
+    def build(entries: list[dict], room: data.Room | None = None, stills="pad", template="qwen2", **training):
         path = tmp_path / "annotations.json"
         path.write_text(json.dumps(entries))
         monkeypatch.setitem(MIXTURES, "TEST", [(str(path), str(media))])
-        stage = replace(tiny_experiment.finetune, data="TEST", **training)
+        settings = {f"source.finetune.{name}": value for name, value in {"data": "TEST", **training}.items()}
+        settings |= {"sampling.stills": stills, "prompting.template": template}
         substituted = tmp_path / "run" / "substituted.jsonl"
-        return Conversations(stage, tiny_experiment.streams, tokenizer, 8, substituted, room=room)
+        return Conversations(with_settings(tiny_experiment, settings), tokenizer, substituted, room=room)
 
     return build
 
@@ -118,9 +120,9 @@ def test_markers_in_an_answer_are_text(conversations):
     assert sample["visuals"] == [] and PLACEHOLDER not in sample["input_ids"]
 
 
-def test_still_is_padded_with_the_mean_colour_for_the_image_stream_alone(conversations):
+def test_still_is_padded_with_the_mean_colour_for_encoders_that_were_trained_so(conversations):
     padded = conversations([STILL])[0]["visuals"][0].pixels
-    cropped = conversations([STILL], image_aspect_ratio="crop")[0]["visuals"][0].pixels
+    cropped = conversations([STILL], stills="crop")[0]["visuals"][0].pixels
     assert padded["image"][0, :, 0].abs().max() < 0.02  # the mean colour is zero after normalisation
     assert padded["image"][0, :, 24].min() > 1
     assert cropped["image"].min() > 1
@@ -128,13 +130,15 @@ def test_still_is_padded_with_the_mean_colour_for_the_image_stream_alone(convers
 
 
 def test_video_is_not_padded(conversations):
-    pad, crop = (conversations([VIDEO], image_aspect_ratio=r)[0]["visuals"][0] for r in ("pad", "crop"))
+    pad, crop = (conversations([VIDEO], stills=r)[0]["visuals"][0] for r in ("pad", "crop"))
     assert torch.equal(pad.pixels["image"], crop.pixels["image"])
 
 
 @pytest.mark.parametrize("size", [(2, 5), (5, 2), (3, 3), (4, 7)])
 def test_square_holds_the_picture_in_its_middle(size):
-    square = pad_to_square(Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png")).frames
+    square = pad_to_square(
+        Clip(torch.full((1, 3, *size), 255, dtype=torch.uint8), (0.0,), "a.png"), CLIP_MEAN_COLOUR
+    ).frames
     side = max(size)
     assert square.shape == (1, 3, side, side)
     rows, columns = (square[0, 0] == 255).nonzero(as_tuple=True)
@@ -170,9 +174,9 @@ def test_template_that_does_not_fit_names_the_entry(conversations):
         conversations([entry, entry], template="plain")[1]
 
 
-def test_unknown_aspect_ratio_names_the_choices(conversations):
+def test_an_unknown_way_to_make_stills_square_names_the_choices(conversations):
     with pytest.raises(UserError, match="'square'; choose from: pad, crop"):
-        conversations([TEXT], image_aspect_ratio="square")
+        conversations([TEXT], stills="square")
 
 
 # Bad annotations.

@@ -24,7 +24,7 @@ from train_worker import tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus.app.sweep import jobs
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.training import data, stages
@@ -49,11 +49,11 @@ def root(tmp_path_factory) -> Path:
     """The tiny parts, samples and experiments that the worker reads; trained in one process in `plain`."""
     root = tmp_path_factory.mktemp("deepspeed")
     six_steps = tiny_training(make_tiny_experiment(root))
-    six_steps = replace(six_steps, lora=replace(six_steps.lora, dropout=0.0))
+    six_steps = with_settings(six_steps, {"source.lora": replace(six_steps.lora, dropout=0.0)})
     experiments = {
         "tiny": six_steps,
-        "once": replace(six_steps, finetune=replace(six_steps.finetune, num_train_epochs=1)),
-        "bf16": replace(six_steps, finetune=replace(six_steps.finetune, bf16=True)),
+        "once": with_settings(six_steps, {"source.finetune": replace(six_steps.training, num_train_epochs=1)}),
+        "bf16": with_settings(six_steps, {"source.finetune": replace(six_steps.training, bf16=True)}),
     }
     write_samples(root)
     (root / "experiments.pickle").write_bytes(pickle.dumps(experiments))
@@ -210,7 +210,7 @@ def test_ddp_trains_as_one_process_and_gathers_what_each_replaced(root, plain, t
     once = at_level(pickle.loads((root / "experiments.pickle").read_bytes())["once"], 4)
     for name, files in tiny_mixtures(tmp_path).items():
         monkeypatch.setitem(mixtures.MIXTURES, name, files)
-    of_the_second = data.epoch_order(8, once.finetune.seed, 0)[2:4]
+    of_the_second = data.epoch_order(8, once.training.seed, 0)[2:4]
     bad = next(sample for sample in of_the_second if sample % 4)  # the others have no picture
     (tmp_path / f"{bad}.png").write_bytes(b"no picture")
     stages.finetune(once, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
@@ -252,7 +252,7 @@ def test_published_jsons_pass_unchanged(name, monkeypatch):
 
     monkeypatch.setattr("videogpt_plus.training.loop.shutil.which", lambda name: f"/usr/bin/{name}")
     check_deepspeed(str(SCRIPTS / f"{name}.json"))
-    args = training_arguments(QWEN_1_5B.finetune, Path("unused"), None)
+    args = training_arguments(QWEN_1_5B.training, Path("unused"), None)
     config = HfTrainerDeepSpeedConfig(str(SCRIPTS / f"{name}.json"))
     config.trainer_config_process(args)
     config.trainer_config_finalize(args, SimpleNamespace(config=Qwen2Config(hidden_size=1536)), 1000)

@@ -15,7 +15,7 @@ from PIL import Image
 from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app import cli
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.io.tensors import save_tensors
@@ -54,9 +54,7 @@ def media(tmp_path, monkeypatch) -> Path:
 
 def trained_on(experiment: Experiment, model: DualEncoderVLM, folder: Path) -> list[Visual]:
     """What the model sees of each sample in training."""
-    dataset = Conversations(
-        experiment.finetune, experiment.streams, model.tokenizer, experiment.num_frames, folder / "substituted.jsonl"
-    )
+    dataset = Conversations(experiment, model.tokenizer, folder / "substituted.jsonl")
     return [dataset[i]["visuals"][0] for i in range(len(dataset))]
 
 
@@ -70,8 +68,9 @@ def same(one: Visual, other: Visual) -> bool:
 
 def test_a_clip_looks_the_same_in_training_and_in_evaluation(tiny_experiment, model, media):
     """Of ten seconds a model with 16 frames sees 16 real ones in both, and no blank one."""
-    experiment = replace(
-        tiny_experiment, num_frames=16, finetune=replace(tiny_experiment.finetune, data="TINY", bf16=False)
+    experiment = with_settings(
+        tiny_experiment,
+        {"sampling.num_frames": 16, "source.finetune": replace(tiny_experiment.training, data="TINY", bf16=False)},
     )
     seen, *_ = trained_on(experiment, model, media)
     asked = VideoLLM({"tiny": Member(model, experiment)}).prepare(media / "ten_seconds.mp4")
@@ -81,8 +80,7 @@ def test_a_clip_looks_the_same_in_training_and_in_evaluation(tiny_experiment, mo
 
 @pytest.mark.parametrize("ratio", ["pad", "crop"])
 def test_a_still_looks_the_same_to_predict_as_in_training(ratio, tiny_experiment, model, media, monkeypatch, capsys):
-    finetune = replace(tiny_experiment.finetune, data="TINY", image_aspect_ratio=ratio)
-    experiment = replace(tiny_experiment, finetune=finetune)
+    experiment = with_settings(tiny_experiment, {"source.finetune.data": "TINY", "sampling.stills": ratio})
     save_experiment(media / "run", experiment)
     save_tensors(media / "run" / "projectors.safetensors", model.projector_state())
     shown = []
@@ -107,6 +105,6 @@ def test_every_number_of_real_frames_gives_its_tokens(count, tiny_experiment, mo
 def test_samples_that_do_not_fill_the_last_step_are_learned_from(tiny_experiment, media):
     changes = {"data": "TINY", "template": "qwen2", "per_device_train_batch_size": 1, "gradient_accumulation_steps": 2}
     pretrain = tuple((name, replace(training, **changes)) for name, training in tiny_experiment.pretrain)
-    stages.pretrain(replace(tiny_experiment, pretrain=pretrain), "image", media / "out")
+    stages.pretrain(with_settings(tiny_experiment, {"source.pretrain": pretrain}), "image", media / "out")
     header, *steps = [json.loads(line) for line in (media / "out" / "log.jsonl").read_text().splitlines()]
     assert header["samples"] == 3 and [step["step"] for step in steps] == [1, 2]

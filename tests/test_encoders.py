@@ -26,12 +26,12 @@ def clip_of(t, height, width, seed=0):
 
 @pytest.fixture(scope="module")
 def image_stream(tiny_experiment):
-    return dict(tiny_experiment.streams)["image"]
+    return dict(tiny_experiment.branches)["image"]
 
 
 @pytest.fixture(scope="module")
 def video_stream(tiny_experiment):
-    return dict(tiny_experiment.streams)["video"]
+    return dict(tiny_experiment.branches)["video"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def video_encoder(video_stream):
 @pytest.mark.parametrize("name", ["image", "video"])
 @pytest.mark.parametrize("t", [1, 3, 4, 6, 8])
 def test_grid_keeps_every_frame(tiny_experiment, name, t):
-    stream = dict(tiny_experiment.streams)[name]
+    stream = dict(tiny_experiment.branches)[name]
     encoder = load_encoder(stream, "cpu", torch.float32)
     pixels = encoder.preprocess(clip_of(t, 50, 70))
     assert pixels.shape == (t, 3, stream.pixels, stream.pixels)
@@ -112,7 +112,7 @@ def test_only_a_single_frame_takes_the_image_positions(video_stream, video_encod
 
 @pytest.mark.parametrize("name", ["image", "video"])
 def test_encoders_are_frozen_and_stay_in_eval_mode(tiny_experiment, name):
-    encoder = torch.nn.Sequential(load_encoder(dict(tiny_experiment.streams)[name], "cpu", torch.float32))
+    encoder = torch.nn.Sequential(load_encoder(dict(tiny_experiment.branches)[name], "cpu", torch.float32))
     encoder.train()
     assert not any(module.training for module in encoder[0].modules())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
@@ -120,7 +120,7 @@ def test_encoders_are_frozen_and_stay_in_eval_mode(tiny_experiment, name):
 
 @pytest.mark.parametrize("name", ["image", "video"])
 def test_preprocessing_needs_no_weights_and_travels_to_workers(tiny_experiment, name, tmp_path):
-    stream = dict(tiny_experiment.streams)[name]
+    stream = dict(tiny_experiment.branches)[name]
     if name == "image":
         shutil.copy(Path(stream.weights) / "preprocessor_config.json", tmp_path)
     preprocess = preprocessor(replace(stream, weights=str(tmp_path)))
@@ -173,7 +173,7 @@ def test_vision_tower_of_a_whole_clip_file_loads(image_stream, tmp_path):
     ],
 )
 def test_wrong_streams_are_refused(tiny_experiment, name, change, told):
-    stream = replace(dict(tiny_experiment.streams)[name], **change)
+    stream = replace(dict(tiny_experiment.branches)[name], **change)
     with pytest.raises(UserError, match=told):
         load_encoder(stream, "cpu", torch.float32)
 

@@ -15,7 +15,7 @@ from eval.answers.answer import read_answers
 from eval.answers.runs import answer_runs, examples_of, load_answerer
 from eval.tasks.task import CONTROLS, Question
 from videogpt_plus.clips.prefetch import Preparation, shuffled
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.config.options import EvalConfig
@@ -35,7 +35,7 @@ def runs(tmp_path_factory, tiny_experiment) -> dict[int, Path]:
 
     root = tmp_path_factory.mktemp("fanout")
     ensure_toy_data(root / "toy", Recipe(test_per_task=3, train_per_task=1, images=1, videos=1))
-    base = replace(tiny_experiment, benchmark_root=str(root / "toy/bench"), max_new_tokens=3)
+    base = with_settings(tiny_experiment, {"benchmark_root": str(root / "toy/bench"), "prompting.max_new_tokens": 3})
     folders = {}
     for level in LEVELS:
         experiment = at_level(base, level)

@@ -25,6 +25,7 @@ from PIL import Image
 from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import DECODERS
 from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation, shuffled
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.io.time_limit import within
 from videogpt_plus.types import ClipError, UserError, Visual
 
@@ -68,7 +69,7 @@ def media(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def preparation(tiny_experiment) -> Preparation:
-    return Preparation(tiny_experiment.streams, 8)
+    return Preparation(tiny_experiment.branches, Sampling(8))
 
 
 def equal(a: Visual, b: Visual) -> bool:
@@ -88,7 +89,7 @@ def test_one_frame_stands_for_all(preparation, media):
 
 
 def test_one_frame_is_never_kept(tiny_experiment, media, tmp_path):
-    kept = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
+    kept = Preparation(tiny_experiment.branches, Sampling(8), store=GridCache(tmp_path))
     assert kept(media / "a.mp4").key and kept(media / "a.mp4", frame=0).key is None
 
 
@@ -131,21 +132,21 @@ def test_a_shuffled_order_is_the_same_on_any_day_and_every_place_is_equally_like
 
 def test_shuffled_frames_are_never_kept_nor_taken_from_a_store(tiny_experiment, media, tmp_path):
     store = GridCache(tmp_path)
-    kept = Preparation(tiny_experiment.streams, 8, store=store)
-    store.write(kept(media / "a.mp4").key, {name: torch.zeros(8, 3, 3, 5) for name, _ in tiny_experiment.streams})
+    kept = Preparation(tiny_experiment.branches, Sampling(8), store=store)
+    store.write(kept(media / "a.mp4").key, {name: torch.zeros(8, 3, 3, 5) for name, _ in tiny_experiment.branches})
     visual = kept(media / "a.mp4", shuffle=1)
-    assert visual.key is None and not visual.grids and visual.pixels.keys() == dict(tiny_experiment.streams).keys()
+    assert visual.key is None and not visual.grids and visual.pixels.keys() == dict(tiny_experiment.branches).keys()
 
 
 def test_a_clip_that_is_not_there_is_a_clip_error_with_a_store_too(tiny_experiment, media, tmp_path):
-    kept = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
+    kept = Preparation(tiny_experiment.branches, Sampling(8), store=GridCache(tmp_path))
     with pytest.raises(ClipError, match="no such file"):
         kept(media / "none.mp4")
 
 
 def test_unknown_decoder_is_refused_before_anything_is_read(tiny_experiment):
     with pytest.raises(UserError, match="unknown decoder 'cv2'; choose from: pyav, decord, torchcodec"):
-        Preparation(tiny_experiment.streams, 8, decoder="cv2")
+        Preparation(tiny_experiment.branches, Sampling(8), decoder="cv2")
 
 
 # Ahead of the model.
@@ -154,8 +155,8 @@ def test_unknown_decoder_is_refused_before_anything_is_read(tiny_experiment):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_clips_come_in_order_and_as_without_a_feeder(tiny_experiment, media, tmp_path, workers):
     store = GridCache(tmp_path, "bfloat16")
-    kept = Preparation(tiny_experiment.streams, 8, store=store)
-    grids = {n: torch.randn(8, 3, 3, 5) for n, _ in tiny_experiment.streams}
+    kept = Preparation(tiny_experiment.branches, Sampling(8), store=store)
+    grids = {n: torch.randn(8, 3, 3, 5) for n, _ in tiny_experiment.branches}
     store.write(kept(media / "a.mp4", 0, 1).key, grids)
     wanted = [
         Job(media / "a.mp4"),
@@ -310,7 +311,7 @@ def test_a_decoder_that_hangs_costs_its_limit_where_no_process_reads(preparation
 def test_a_pipe_is_refused_at_once_with_a_store_as_well(tiny_experiment, tmp_path):
     os.mkfifo(tmp_path / "a.mp4")
     with pytest.raises(ClipError, match="no regular file but a pipe"):
-        Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path / "store"))(tmp_path / "a.mp4")
+        Preparation(tiny_experiment.branches, Sampling(8), store=GridCache(tmp_path / "store"))(tmp_path / "a.mp4")
 
 
 def test_work_within_a_limit_gives_and_raises_what_it_would_without():

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level, with_adapter
+from videogpt_plus.config.experiment import with_settings
+from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, TOY, at_level, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import PUBLISHED, TEXT_TOKENS, Llm, costs, sizes_of
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers.summary import Summary
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def masked_pairs(llm: Llm, new: int) -> int:
 def pixels(tiny_experiment, name: str, frames: int):
     import torch
 
-    side = dict(tiny_experiment.streams)[name].pixels
+    side = dict(tiny_experiment.branches)[name].pixels
     return torch.randn(1, frames, 3, side, side)
 
 
@@ -75,9 +76,9 @@ def test_projectors_cost_what_torch_counts_forward_and_backward(tiny_experiment,
 
     from videogpt_plus.models.projectors import build_projector
 
-    name, stream = tiny_experiment.streams[1]
+    name, stream = tiny_experiment.branches[1]
     stream = replace(stream, projector=projector)
-    tower = sizes_of(replace(tiny_experiment, streams=((name, stream),))).towers[name]
+    tower = sizes_of(replace(tiny_experiment, branches=((name, stream),))).towers[name]
     patches = torch.randn(8 * stream.grid**2, stream.width)
     module = build_projector(projector, stream.width, 64)
     assert tower.project(8) == counted(lambda: module(patches))
@@ -85,8 +86,8 @@ def test_projectors_cost_what_torch_counts_forward_and_backward(tiny_experiment,
 
 
 def test_an_identity_projector_costs_nothing(tiny_experiment):
-    name, stream = tiny_experiment.streams[0]
-    tower = sizes_of(replace(tiny_experiment, streams=((name, replace(stream, projector="identity")),))).towers[name]
+    name, stream = tiny_experiment.branches[0]
+    tower = sizes_of(replace(tiny_experiment, branches=((name, replace(stream, projector="identity")),))).towers[name]
     assert tower.project(8) == tower.train_projector(8) == 0
 
 
@@ -203,10 +204,10 @@ def test_a_whole_clip_is_read_as_its_vision_tower(monkeypatch, tmp_path):
     import json
 
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / QWEN_1_5B.streams[0][1].weights
+    folder = tmp_path / QWEN_1_5B.branches[0][1].weights
     before = sizes_of(QWEN_1_5B)
     folder.mkdir(parents=True)
-    vision = PUBLISHED[QWEN_1_5B.streams[0][1].weights]
+    vision = PUBLISHED[QWEN_1_5B.branches[0][1].weights]
     (folder / "config.json").write_text(json.dumps({"text_config": {}, "vision_config": vision}))
     assert sizes_of(QWEN_1_5B) == before
 
@@ -243,9 +244,11 @@ def test_cinego_costs_what_torch_counts(adapter, branches, frames, tmp_path):
     from videogpt_plus.models.loading import load_model
     from videogpt_plus.types import Visual
 
-    experiment = with_adapter(write_parts(tmp_path / "parts"), adapter)
+    experiment = with_reducer(write_parts(tmp_path / "parts"), adapter)
     own = str(tmp_path / "parts" / branches)
-    experiment = replace(experiment, llm=own, summary=replace(experiment.summary, branches=branches))
+    experiment = replace(experiment, llm=own)
+    if adapter == "summary":
+        experiment = with_settings(experiment, {"reducer.branches": branches})
     model, sizes = load_model(experiment, None, "cpu", torch.float32), sizes_of(experiment)
     shown = [Visual({"video": torch.randn(frames, 3, 32, 32)}, 1)]
     assert sizes.encode(frames) == counted(lambda: model.encode(shown))
@@ -263,12 +266,12 @@ def test_a_summary_costs_what_torch_counts(tiny_experiment):
     from videogpt_plus.models.loading import load_model
     from videogpt_plus.types import Visual
 
-    summary = Summary(queries=12, heads=2, layers=2, branches="st")
-    experiment = replace(tiny_experiment, adapter="summary", level=2, summary=summary)
+    summary = Summary(2, queries=12, heads=2, layers=2, branches="st")
+    experiment = replace(tiny_experiment, reducer=summary)
     model, sizes = load_model(experiment, None, "cpu", torch.float32), sizes_of(experiment)
-    shown = [Visual({name: torch.randn(3, 3, s.pixels, s.pixels) for name, s in experiment.streams}, 3)]
+    shown = [Visual({name: torch.randn(3, 3, s.pixels, s.pixels) for name, s in experiment.branches}, 3)]
     grids = model.encode(shown)
     model.requires_grad_(False)
     assert sizes.project(3) == counted(lambda: model.tokens_of(grids))
-    learned = sum(p.numel() for name, p in model.adapters.named_parameters() if p.dim() == 2)
+    learned = sum(p.numel() for name, p in model.reducers.named_parameters() if p.dim() == 2)
     assert sum(reader.parameters for reader in sizes.readers) == learned

@@ -33,7 +33,7 @@ def empty(shapes: Shapes) -> dict[str, torch.Tensor]:
 def write_files(root: Path, size: str, shapes: Shapes) -> Experiment:
     """The published files of a size below `root`, filled with `shapes`; returns the experiment that names them."""
     experiment, state = moved(EXPERIMENTS[size], root), split_reference(empty(shapes))
-    llm, streams = Path(experiment.llm), dict(experiment.streams)
+    llm, streams = Path(experiment.llm), dict(experiment.branches)
     clip, video = (Path(streams[name].weights) for name in ("image", "video"))
     save_tiny_tokenizer(llm)
     Qwen2Config(**BUILT[size].llm).save_pretrained(llm)

@@ -73,7 +73,7 @@ def test_without_a_target_all_weights_come_to_where_the_experiments_look(with_hf
     done = with_hf.run()
     assert done.returncode == 0, done.stderr
     folders = [call[call.index("--local-dir") + 1] for call in with_hf.recorded()]
-    streams = [stream.weights for _, stream in QWEN_1_5B.streams]
+    streams = [stream.weights for _, stream in QWEN_1_5B.branches]
     assert {*folders} == {QWEN_1_5B.llm, QWEN_3B.llm, streams[0], str(Path(streams[1]).parent)}
     (video,) = [call for call in with_hf.recorded() if Path(streams[1]).name in call]
     assert video[1:3] == ["download", "OpenGVLab/InternVideo2-Stage2_1B-224p-f4"]

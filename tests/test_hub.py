@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.experiments import QWEN_3B, TOY, TOY_WEIGHTS, at_level, get_experiment
 from videogpt_plus.hub import push
 from videogpt_plus.io.files import located
@@ -213,8 +213,10 @@ def test_an_unfinished_run_and_an_impossible_name_are_refused(run):
 
 
 def test_the_card_tells_what_it_is_made_of_how_trained_and_how_to_use(run):
-    finetune = replace(TOY.finetune, data="TOY_FINETUNING", learning_rate=5e-4, projector_learning_rate=2e-5)
-    experiment = replace(at_level(TOY, 2), finetune=finetune, lora=Lora(r=16, alpha=32, dropout=0.0))
+    finetune = replace(TOY.training, data="TOY_FINETUNING", learning_rate=5e-4, projector_learning_rate=2e-5)
+    experiment = with_settings(
+        at_level(TOY, 2), {"source.finetune": finetune, "source.lora": Lora(r=16, alpha=32, dropout=0.0)}
+    )
     card = model_card(experiment, run)
     for told in (
         "# toy_pool2",

@@ -25,7 +25,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 from videogpt_plus.app import cli
 from videogpt_plus.clips import fetch
 from videogpt_plus.clips.video import middle_indices, read_clip
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, Sampling, with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, TOY_WEIGHTS, at_level, get_experiment
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.families.llava15 import encoder
@@ -33,7 +33,8 @@ from videogpt_plus.families.llava15.model import Llava, build, load_tokenizer
 from videogpt_plus.io.files import located
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model, load_models
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
@@ -151,8 +152,8 @@ def laid_out(recordings: Recordings, folder: Path, spelling: str, state: dict, p
 
 def loaded(recordings: Recordings, spelling: str, folder: str) -> Llava:
     experiment = recordings.experiment(spelling)
-    streams = tuple((name, replace(stream, weights=folder)) for name, stream in experiment.streams)
-    return load_model(replace(experiment, llm=folder, streams=streams), None, "cpu", torch.float32)
+    streams = tuple((name, replace(stream, weights=folder)) for name, stream in experiment.branches)
+    return load_model(replace(experiment, llm=folder, branches=streams), None, "cpu", torch.float32)
 
 
 def same(a: Llava, b: Llava) -> bool:
@@ -196,7 +197,7 @@ def test_a_release_without_a_tower_takes_the_clip_beside_it(recordings, tmp_path
     assert same(loaded(recordings, "original", folder), recordings.model("original"))
     shutil.rmtree(tmp_path / CLIP)
     with pytest.raises(UserError, match=f"hold no vision tower; download openai/{CLIP} to {tmp_path / CLIP}"):
-        encoder.load(replace(recordings.experiment("original").streams[0][1], weights=folder))
+        encoder.load(replace(recordings.experiment("original").branches[0][1], weights=folder))
 
 
 def test_what_is_missing_or_too_much_is_listed(recordings, tmp_path):
@@ -243,10 +244,10 @@ def test_look_alikes_are_refused_by_name(recordings, tmp_path, change, told):
 
 def test_other_sizes_than_the_experiments_are_told(recordings):
     experiment = recordings.experiment("hub")
-    ((name, stream),) = experiment.streams
+    ((name, stream),) = experiment.branches
     for change, told in (({"width": 33}, "says 33"), ({"pixels": 42, "grid": 3}, "the experiment's stream says")):
         with pytest.raises(UserError, match=told):
-            load_model(replace(experiment, streams=((name, replace(stream, **change)),)), None, "cpu", torch.float32)
+            load_model(replace(experiment, branches=((name, replace(stream, **change)),)), None, "cpu", torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------ sizes
@@ -285,9 +286,7 @@ def test_the_level_is_a_dial_on_the_grid(level, tokens):
 @torch.inference_mode()
 @pytest.mark.parametrize("level", [1, 2, 4])
 def test_any_level_is_the_same_weights_with_fewer_tokens(recordings, model, level):
-    own = Llava(
-        model.llm, model.tokenizer, model.encoders, model.projectors, {"image": build_adapter("average", level)}
-    )
+    own = Llava(model.llm, model.tokenizer, model.encoders, model.projectors, {"image": build_reducer(Average(level))})
     row, shown = asked(recordings, "What?", 0)
     (grids,) = own.encode(shown)
     (tokens,), (whole,) = own.tokens_of([grids]), model.tokens_of([grids])
@@ -301,9 +300,14 @@ def test_runs_at_several_levels_share_all_but_the_adapter(recordings, tmp_path):
     runs = [(at_level(experiment, level), tmp_path) for level in (1, 4)]
     models = load_models(runs, "cpu", torch.float32, torch.float32)
     assert models[0].llm is models[1].llm and models[0].encoders["image"] is models[1].encoders["image"]
-    assert [own.adapters["image"].level for own in models] == [1, 4]
+    assert [own.reducers["image"].level for own in models] == [1, 4]
     with pytest.raises(UserError, match="see clips differently"):
-        load_models([runs[0], (replace(experiment, num_frames=2), tmp_path)], "cpu", torch.float32, torch.float32)
+        load_models(
+            [runs[0], (with_settings(experiment, {"sampling.num_frames": 2}), tmp_path)],
+            "cpu",
+            torch.float32,
+            torch.float32,
+        )
 
 
 # ------------------------------------------------------------------------------------------------ text
@@ -408,7 +412,7 @@ def test_several_frames_are_pictures_one_behind_the_other(recordings, model, tmp
     from videogpt_plus.clips.prefetch import Preparation
 
     render_mp4(tmp_path / "clip.mp4", coded_frames(40), 20)
-    visual = Preparation(recordings.experiment("hub").streams, 3)(tmp_path / "clip.mp4")
+    visual = Preparation(recordings.experiment("hub").branches, Sampling(3))(tmp_path / "clip.mp4")
     ids = chat.encode_prompt(model.tokenizer, "What?", [visual.placeholders], "llava_v1")
     (tokens,) = model.tokens_of(model.encode([visual]))
     assert ids.count(PLACEHOLDER) == 3 and len(tokens) == 3 * 16
@@ -443,7 +447,7 @@ def test_a_lora_is_on_the_language_model_alone_and_merges_into_it(recordings, tm
 def tiny(recordings, tmp_path, monkeypatch) -> str:
     """The name of the tiny twin, as an experiment of its own."""
     monkeypatch.chdir(tmp_path)
-    own = replace(recordings.experiment("hub"), max_new_tokens=3, benchmark_root="toy/bench")
+    own = with_settings(recordings.experiment("hub"), {"prompting.max_new_tokens": 3, "benchmark_root": "toy/bench"})
     monkeypatch.setitem(EXPERIMENTS, own.name, own)
     return own.name
 

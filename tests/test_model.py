@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.io.files import write_json
 from videogpt_plus.io.tensors import read_tensors, save_tensors
@@ -63,8 +63,8 @@ SAMPLES = [
 def test_image_tokens_precede_video_tokens(model):
     grids = model.encode([visual(8)])[0]
     tokens = model.visual_tokens(grids)
-    image = model.adapters["image"](model.projectors["image"](grids["image"][None]))[0]
-    video = model.adapters["video"](model.projectors["video"](grids["video"][None]))[0]
+    image = model.reducers["image"](model.projectors["image"](grids["image"][None]))[0]
+    video = model.reducers["video"](model.projectors["video"](grids["video"][None]))[0]
     assert torch.equal(tokens, torch.cat([image, video]))
 
 
@@ -127,7 +127,7 @@ def test_features_do_not_depend_on_training_mode(tiny_experiment):
 
 @pytest.mark.parametrize("stream", ["image", "video"])
 def test_one_stream_alone_serves_projector_pretraining(tiny_experiment, stream):
-    model = fresh(replace(tiny_experiment, level=1), streams=[stream])
+    model = fresh(with_settings(tiny_experiment, {"reducer.level": 1}), streams=[stream])
     side = {"image": (48, 144), "video": (32, 64)}[stream]
     shown = visual(1, streams=((stream, side[0]),))
     assert list(model.encoders) == list(model.projectors) == [stream]
@@ -279,7 +279,7 @@ def test_an_adapter_of_another_rank_or_with_missing_keys_is_refused(trained, tin
     [
         ({"family": "single"}, "unknown family 'single'; choose from: dual_encoder"),
         ({"llm": "nowhere/llm"}, "nowhere/llm"),
-        ({"adapter": "pol"}, "unknown adapter 'pol'"),
+        ({"adapter": "pol"}, "unknown reducer 'pol'"),
         ({"level": 0}, "choose a number above 0"),
     ],
 )

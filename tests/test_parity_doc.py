@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 from videogpt_plus.app import cli
-from videogpt_plus.config.experiment import Experiment, Lora, Stream
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Branch, Experiment, Lora, Prompting, Sampling, Trained
+from videogpt_plus.config.training import Pretraining, Training
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "parity.md").read_text()
 BOTH = TEXT + (ROOT / "docs" / "training.md").read_text()
-CLASSES = {kind.__name__: kind for kind in (Experiment, Lora, Stream, Training)}
+CLASSES = {
+    kind.__name__: kind for kind in (Experiment, Branch, Lora, Sampling, Prompting, Trained, Training, Pretraining)
+}
 NAMED_TESTS = sorted(set(re.findall(r"`([\w/]+\.py)::(\w+)`", BOTH)))
 #: Every flag that the reference's scripts pass, or that its arguments add to transformers'.
 REFERENCE_FLAGS = """
@@ -80,7 +82,7 @@ def test_every_flag_of_the_reference_is_in_the_table():
 
 
 def test_every_field_and_option_named_there_exists():
-    named = re.findall(r"`(Experiment|Lora|Stream|Training)\.(\w+)`", TEXT)
+    named = re.findall(r"`(Experiment|Branch|Lora|Sampling|Prompting|Trained|Training|Pretraining)\.(\w+)`", TEXT)
     assert len(named) > 25
     assert [f"{kind}.{name}" for kind, name in named if name not in {f.name for f in fields(CLASSES[kind])}] == []
     options = re.findall(r"`(\w+) --([\w-]+)`", TEXT)

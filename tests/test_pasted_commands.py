@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from eval.tasks.benchmarks import BENCHMARKS, examples
 from eval.tasks.mvbench import load_benchmark
 from videogpt_plus.app import cli
 from videogpt_plus.app.commands.common import named_runs
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.experiments import at_level, get_experiment
 from videogpt_plus.io.tensors import save_tensors
@@ -56,7 +55,9 @@ def world(tmp_path_factory, tiny_experiment):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("pasted"))
-        experiment = at_level(replace(tiny_experiment, benchmark_root="bench", max_new_tokens=1), 16)
+        experiment = at_level(
+            with_settings(tiny_experiment, {"benchmark_root": "bench", "prompting.max_new_tokens": 1}), 16
+        )
         torch.manual_seed(0)
         model = load_model(experiment, None, "cpu", torch.float32)
         model.add_lora(Lora(r=4, alpha=8, dropout=0.0))

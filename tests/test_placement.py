@@ -13,7 +13,7 @@ from parity.cogvlm2 import Recordings
 from parity.llava import Recordings as LlavaRecordings
 from test_cogvlm2 import PUBLISHED
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.config.experiments import LLAVA15_7B
 from videogpt_plus.config.options import LoadConfig
 from videogpt_plus.encoders.grid import GridEncoder
@@ -36,7 +36,7 @@ BF16 = (2, 2)
 
 def published(name: str, pixels: int) -> CogVLM2:
     """The model at its published size, without memory."""
-    stream = Stream(f"eva2_{name}", "", pixels, pixels // 28, 1792, "glu")
+    stream = Branch(f"eva2_{name}", "", pixels, pixels // 28, 1792, "glu")
     with torch.device("meta"):
         tower = GridEncoder(Eva2(Eva2Size(pixels)), stream, lambda clip: clip)
         llm = CogVLM2LM(weights.llama_config(PUBLISHED), name == "image")
@@ -281,10 +281,10 @@ def test_llava_is_spread_too(tmp_path_factory):
     recordings = LlavaRecordings(ROOT / "llava15", tmp_path_factory.mktemp("llava15"))
     model = recordings.model("hub")
     folder = str(next(path.parent for path in recordings.work.rglob("config.json")))
-    ((name, stream),) = LLAVA15_7B.streams
+    ((name, stream),) = LLAVA15_7B.branches
     vision, tower = model.encoders[name], replace(stream, weights=folder)
     tower = replace(tower, pixels=vision.pixels, grid=vision.grid, width=vision.width)
-    drawn = llava.outline(replace(LLAVA15_7B, llm=folder, streams=((name, tower),)), None)
+    drawn = llava.outline(replace(LLAVA15_7B, llm=folder, branches=((name, tower),)), None)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     assert {name: tuple(p.shape) for name, p in drawn.named_parameters()} == shapes
     asked = needs(drawn, 1, 50, 1, (4, 4))

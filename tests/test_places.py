@@ -292,7 +292,7 @@ def test_a_benchmark_that_has_grown_is_answered_to_its_end_and_one_that_has_chan
 
 
 def test_two_recipes_under_one_name_are_two_models_and_the_page_says_how_they_differ(bench, capsys):
-    other = replace(at_level(TOY, 2).finetune, learning_rate=2e-3)
+    other = replace(at_level(TOY, 2).training, learning_rate=2e-3)
     answer(a_run())
     answer(a_run("toy_pool2_fast", finetune=other))
     answer(a_run("toy_pool2_seed7", seed=7))

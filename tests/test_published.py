@@ -41,7 +41,7 @@ def model(tiny_experiment):
 def parts(tiny_experiment, tmp_path) -> Path:
     """A copy of the tiny parts to be changed: llm/, clip/, internvideo2.pt."""
     shutil.copytree(tiny_experiment.llm, tmp_path / "llm")
-    streams = dict(tiny_experiment.streams)
+    streams = dict(tiny_experiment.branches)
     shutil.copytree(streams["image"].weights, tmp_path / "clip")
     torch.save({"module": load_file(streams["video"].weights)}, tmp_path / "internvideo2.pt")
     return tmp_path
@@ -49,12 +49,12 @@ def parts(tiny_experiment, tmp_path) -> Path:
 
 def pointed(experiment: Experiment, parts: Path) -> Experiment:
     """The experiment with its parts in this folder."""
-    image, video = (stream for _, stream in experiment.streams)
+    image, video = (stream for _, stream in experiment.branches)
     streams = (
         ("image", replace(image, weights=str(parts / "clip"))),
         ("video", replace(video, weights=str(parts / "internvideo2.pt"))),
     )
-    return replace(experiment, llm=str(parts / "llm"), streams=streams)
+    return replace(experiment, llm=str(parts / "llm"), branches=streams)
 
 
 def load(experiment: Experiment, parts: Path, run: Path | None = None):
@@ -162,11 +162,11 @@ def test_a_whole_clip_with_its_text_tower_gives_the_same_features(parts, tiny_ex
     size = {"crop_size": 48, "size": 48, "do_center_crop": True, "do_normalize": True, "do_resize": True}
     colours = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
     published = {**size, **colours, "resample": 3, "feature_extractor_type": "CLIPFeatureExtractor"}
-    old = preprocessor(tiny_experiment.streams[0][1])
+    old = preprocessor(tiny_experiment.branches[0][1])
     write_json(parts / "clip/preprocessor_config.json", published)
     assert same_frozen(load(tiny_experiment, parts), model)
     clip = Clip(torch.randint(0, 255, (2, 3, 60, 80), dtype=torch.uint8), (0.0, 1.0), "noise")
-    new = preprocessor(pointed(tiny_experiment, parts).streams[0][1])
+    new = preprocessor(pointed(tiny_experiment, parts).branches[0][1])
     assert torch.equal(new(clip), old(clip))
 
 
@@ -289,7 +289,7 @@ def test_a_preprocessing_config_with_an_impossible_value_is_named(values, parts,
     path = parts / "clip/preprocessor_config.json"
     write_json(path, {**json.loads(path.read_text()), **values})
     with pytest.raises(UserError, match=f"^{path} has an impossible value"):
-        preprocessor(pointed(tiny_experiment, parts).streams[0][1])
+        preprocessor(pointed(tiny_experiment, parts).branches[0][1])
 
 
 @pytest.mark.parametrize("values", [{"tokenizer_class": 3}, {"eos_token": [1]}, {"added_tokens_decoder": 3}])
@@ -424,7 +424,7 @@ def test_an_encoder_is_the_same_in_half_precision_files(parts, tiny_experiment):
     """The published InternVideo2 is stored in half precision; what it is computed in is the caller's choice."""
     state = {key: value.half() for key, value in read_tensors(parts / "internvideo2.pt").items()}
     torch.save({"module": state}, parts / "internvideo2.pt")
-    stream = pointed(tiny_experiment, parts).streams[1][1]
+    stream = pointed(tiny_experiment, parts).branches[1][1]
     encoder = load_encoder(stream, "cpu", torch.float32)
     assert {parameter.dtype for parameter in encoder.parameters()} == {torch.float32}
     assert torch.equal(encoder.tower.pos_embed, state["pos_embed"].float())

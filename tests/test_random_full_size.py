@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,24 +12,26 @@ from safetensors.torch import load_file
 
 from scripts import random_full_size
 from scripts.random_full_size import SIZES, Size, load, main, table, trial
-from videogpt_plus.config.experiment import InternVideo2Size, Lora, Stream
+from videogpt_plus.config.experiment import Branch, InternVideo2Size, Lora
 from videogpt_plus.config.experiments import QWEN_1_5B
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc, which this system has not"
 )
 
-IMAGE, VIDEO = (stream for _, stream in QWEN_1_5B.streams)
+IMAGE, VIDEO = (stream for _, stream in QWEN_1_5B.branches)
 TINY = Size(
-    replace(
+    changed(
         QWEN_1_5B,
-        streams=(
-            ("image", Stream("clip", IMAGE.weights, pixels=48, grid=12, width=32)),
-            ("video", Stream("internvideo2", VIDEO.weights, 32, 8, 32, size=InternVideo2Size(3, 32, 4, 4))),
-        ),
-        lora=Lora(r=4, alpha=8),
-        num_frames=4,
-        max_new_tokens=3,
+        {
+            "branches": (
+                ("image", Branch("clip", IMAGE.weights, pixels=48, grid=12, width=32)),
+                ("video", Branch("internvideo2", VIDEO.weights, 32, 8, 32, size=InternVideo2Size(3, 32, 4, 4))),
+            ),
+            "source.lora": Lora(r=4, alpha=8),
+            "sampling.num_frames": 4,
+            "prompting.max_new_tokens": 3,
+        },
     ),
     SIZES["1.5b"].llm
     | {
@@ -104,7 +105,7 @@ def test_the_table_has_a_line_for_every_stage_and_answer(result):
 
 def test_what_was_saved_is_what_is_loaded(result, root):
     model, experiment = load(TINY, root, 2, torch.bfloat16)
-    streams = dict(experiment.streams)
+    streams = dict(experiment.branches)
     saved = torch.load(streams["video"].weights, weights_only=True)["module"]
     tower = model.encoders["video"].tower.state_dict()
     assert {f"vision_encoder.{key}" for key in tower} == {k for k in saved if ".blocks.2." not in k}

@@ -13,7 +13,7 @@ import torch
 from train_worker import tiny_mixtures, write_samples
 
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment import Experiment, Prompting, Sampling, with_settings
 from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.config.training import Training
 from videogpt_plus.models.dual_encoder import LORA_TARGETS
@@ -42,7 +42,10 @@ def tiny(experiment: Experiment, **changes: object) -> Experiment:
     """The tiny parts under the real recipes; `changes` are of both stages."""
     captions = replace(PRETRAIN, data="TINY_CAPTIONS", **changes)
     questions = replace(FINETUNE, data="TINY_QUESTIONS", **changes)
-    return replace(experiment, pretrain=tuple((name, captions) for name, _ in experiment.streams), finetune=questions)
+    return with_settings(
+        experiment,
+        {"source.pretrain": tuple((name, captions) for name, _ in experiment.branches), "source.finetune": questions},
+    )
 
 
 @pytest.mark.parametrize("experiment", [QWEN_1_5B, QWEN_3B, at_level(QWEN_1_5B, 16)], ids=lambda e: e.name)
@@ -61,18 +64,18 @@ def test_recipes_are_the_references(experiment):
         "seed": 42,
     }
     pretraining = {"data": "PRETRAINING", "template": "plain", "learning_rate": 1e-3, "projector_learning_rate": None}
-    pretraining |= {"group_by_modality_length": False, "image_aspect_ratio": "crop"}
-    finetuning = {"data": "MVBench_FINETUNING", "template": "qwen2"}
+    pretraining |= {"group_by_modality_length": False, "stills": "crop"}
+    finetuning = {"data": "MVBench_FINETUNING"}
     finetuning |= {"learning_rate": 2e-4, "projector_learning_rate": 2e-5}
-    finetuning |= {"group_by_modality_length": True, "image_aspect_ratio": "pad"}
-    stages = [(t, pretraining) for _, t in experiment.pretrain] + [(experiment.finetune, finetuning)]
+    finetuning |= {"group_by_modality_length": True}
+    stages = [(t, pretraining) for _, t in experiment.pretrain] + [(experiment.training, finetuning)]
     for training, own in stages:
         found = {name: getattr(training, name) for name in both | own}
         assert found == both | own
-    assert [name for name, _ in experiment.pretrain] == [name for name, _ in experiment.streams] == ["image", "video"]
+    assert [name for name, _ in experiment.pretrain] == [name for name, _ in experiment.branches] == ["image", "video"]
     assert vars(experiment.lora) == {"r": 128, "alpha": 256, "dropout": 0.05}
     assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {*LORA_TARGETS}
-    assert (experiment.num_frames, experiment.max_new_tokens) == (16, 1024)
+    assert (experiment.sampling, experiment.prompting) == (Sampling(16, "spread", "pad"), Prompting("qwen2", 1024))
 
 
 # Batches.
@@ -207,7 +210,7 @@ def stages(experiment: Experiment, root: Path) -> list[tuple[str, Training, dict
     return [
         ("pretrain", trainings["image"], {"stream_name": "image", "out_dir": image}),
         ("pretrain", trainings["video"], {"stream_name": "video", "out_dir": video}),
-        ("finetune", experiment.finetune, {"projectors": {"image": image, "video": video}, "out_dir": out}),
+        ("finetune", experiment.training, {"projectors": {"image": image, "video": video}, "out_dir": out}),
     ]
 
 
@@ -250,4 +253,4 @@ def test_a_real_training_takes_these_steps(tiny_experiment, recorded, tmp_path):
         train.pretrain(tiny(tiny_experiment, **short, max_steps=1), stream, tmp_path / stream)
     experiment = tiny(tiny_experiment, **short, per_device_train_batch_size=2, num_train_epochs=9)
     train.finetune(experiment, {s: tmp_path / s for s in ("image", "video")}, tmp_path / "finetune")
-    check_rates(recorded[-1], experiment.finetune, 36)
+    check_rates(recorded[-1], experiment.training, 36)

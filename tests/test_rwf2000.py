@@ -25,7 +25,7 @@ from eval.tasks.binary_labels import LABELS, LabelExample, confusion, f1, label_
 from videogpt_plus.app import cli
 from videogpt_plus.clips.video import read_clip
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Lora
+from videogpt_plus.config.experiment import Lora, Sampling, with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import (
     COGVLM2_RWF_CONSISTENT,
@@ -184,22 +184,19 @@ def test_the_average_rule_does_not_end_after_a_minute(tmp_path):
 # ------------------------------------------------------------------------------------------------ presets
 def test_the_reference_preset_is_the_published_recipe():
     reference = COGVLM2_RWF_REFERENCE
-    t = reference.finetune
+    t = reference.training
     assert (reference.lora.r, reference.lora.alpha, reference.lora.dropout) == (8, 32, 0.05)
     assert (t.learning_rate, t.warmup_ratio, t.weight_decay, t.adam_beta2) == (1e-4, 0.05, 0.1, 0.95)
     assert (t.num_train_epochs, t.per_device_train_batch_size, t.gradient_accumulation_steps) == (3, 1, 1)
-    assert (t.lr_scheduler_type, t.seed, t.template, reference.num_frames) == ("cosine", 0, "cogvlm2_chat", 24)
-    assert dict(reference.streams)["video"].encoder == "eva2_video_average"
+    assert (t.lr_scheduler_type, t.seed, reference.prompting.template) == ("cosine", 0, "cogvlm2_chat")
+    assert reference.sampling == Sampling(24, "average", "crop")
 
 
 def test_the_consistent_preset_sees_and_reads_as_the_published_model_predicts():
     consistent = COGVLM2_RWF_CONSISTENT
-    assert (consistent.streams, consistent.finetune.template) == (
-        COGVLM2_VIDEO.streams,
-        COGVLM2_VIDEO.finetune.template,
-    )
-    same = replace(consistent.finetune, template=COGVLM2_RWF_REFERENCE.finetune.template)
-    assert same == COGVLM2_RWF_REFERENCE.finetune and consistent.lora == COGVLM2_RWF_REFERENCE.lora
+    shown = ("branches", "sampling", "prompting")
+    assert all(getattr(consistent, part) == getattr(COGVLM2_VIDEO, part) for part in shown)
+    assert consistent.source == COGVLM2_RWF_REFERENCE.source
 
 
 def test_the_full_size_lora_has_as_many_weights_as_the_published_one():
@@ -233,7 +230,9 @@ def room(tmp_path_factory):
 def tiny(experiment=TOY_RWF, **changes: object):
     """Six steps, with a checkpoint every two."""
     few = {"per_device_train_batch_size": 3, "num_train_epochs": 3, "save_steps": 2, **changes}
-    return replace(experiment, finetune=replace(experiment.finetune, **few), max_new_tokens=4)
+    return with_settings(
+        experiment, {"source.finetune": replace(experiment.training, **few), "prompting.max_new_tokens": 4}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -263,8 +262,8 @@ def test_the_lora_of_the_language_model_trains_and_nothing_else(tuned):
 def test_a_sample_is_the_clip_the_question_and_a_supervised_label(tuned):
     experiment = load_experiment(tuned)
     model = load_model(experiment, tuned, "cpu", torch.float32)
-    for chosen, numbers in ((experiment, "0123"), (replace(experiment, finetune=REFERENCE), "")):
-        samples = data.Conversations(chosen.finetune, chosen.streams, model.tokenizer, 4, "unused")
+    for chosen, numbers in ((experiment, "0123"), (with_settings(experiment, AS_PUBLISHED), "")):
+        samples = data.Conversations(chosen, model.tokenizer, "unused")
         sample, item = samples[0], rwf2000.parse(written(Path(".cache/toy/rwf2000/train.json"))[0])
         ids, labels = sample["input_ids"], sample["labels"]
         text = model.tokenizer.decode([i for i in ids if i != PLACEHOLDER])
@@ -276,7 +275,7 @@ def test_a_sample_is_the_clip_the_question_and_a_supervised_label(tuned):
         assert labels[-2:] == supervised
 
 
-REFERENCE = replace(TOY_RWF.finetune, template=COGVLM2_RWF_REFERENCE.finetune.template)
+AS_PUBLISHED = {"prompting.template": COGVLM2_RWF_REFERENCE.prompting.template}
 
 
 def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
@@ -287,7 +286,7 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
     for wrapped in (False, True):
         model = load_model(experiment, None, "cpu", torch.float32)
         if samples is None:
-            dataset = data.Conversations(experiment.finetune, experiment.streams, model.tokenizer, 4, "unused")
+            dataset = data.Conversations(experiment, model.tokenizer, "unused")
             samples = data.collate([dataset[0], dataset[1]], pad_id=0)
         torch.manual_seed(0)
         if wrapped:
@@ -306,7 +305,7 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 def test_the_second_moments_memory_is_the_recipes():
     from videogpt_plus.training.loop import training_arguments
 
-    assert training_arguments(tiny().finetune, Path("unused"), None).adam_beta2 == 0.95
+    assert training_arguments(tiny().training, Path("unused"), None).adam_beta2 == 0.95
 
 
 DEATHS = ("running", "saving")
@@ -387,8 +386,8 @@ def test_the_labels_probabilities_are_those_of_the_next_token(tuned, tmp_path):
     from videogpt_plus.text import chat
 
     experiment = load_experiment(run)
-    visual = Preparation(experiment.streams, experiment.num_frames)(example.path)
-    template = experiment.finetune.template
+    visual = Preparation(experiment.branches, experiment.sampling)(example.path)
+    template = experiment.prompting.template
     ids = torch.tensor([chat.encode_prompt(model.tokenizer, example.prompt, [visual.placeholders], template)])
     logits = model(ids, torch.ones_like(ids).bool(), torch.full_like(ids, IGNORE), [[visual]]).logits[0, -1]
     zero, one = (logits.log_softmax(-1)[model.tokenizer.convert_tokens_to_ids(label)] for label in "01")
@@ -400,7 +399,7 @@ def test_the_labels_probabilities_are_those_of_the_next_token(tuned, tmp_path):
 
 def test_runs_with_a_lora_each_share_one_language_model(tuned, tmp_path):
     runs = [copied(tuned, tmp_path / f"run{i}") for i in range(2)]
-    coarse = replace(load_experiment(runs[1]), level=2, name="toy_rwf_pool2")
+    coarse = with_settings(load_experiment(runs[1]), {"reducer.level": 2, "name": "toy_rwf_pool2"})
     save_experiment(runs[1], coarse)
     state = load_file(runs[1] / "adapter_model.safetensors")
     from videogpt_plus.io.tensors import save_tensors
@@ -573,4 +572,4 @@ def test_an_entry_that_is_none_is_named(item, tmp_path):
 
 def test_names_lead_to_the_presets():
     assert get_experiment("cogvlm2_rwf_reference_pool2").level == 2
-    assert mixtures.get_mixture(COGVLM2_RWF_REFERENCE.finetune.data) == [(".cache/RWF-2000/train.json", ".")]
+    assert mixtures.get_mixture(COGVLM2_RWF_REFERENCE.training.data) == [(".cache/RWF-2000/train.json", ".")]

@@ -13,10 +13,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from videogpt_plus.clips.prefetch import CLIP_MEAN_COLOUR, pad_to_square
+from videogpt_plus.clips.prefetch import pad_to_square
 from videogpt_plus.encoders import scaling
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
-from videogpt_plus.encoders.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
+from videogpt_plus.encoders.scaling import (
+    CLIP_MEAN_COLOUR,
+    bilinear_part,
+    middle_by_pillow,
+    shorter_side_to,
+    small_square,
+)
 from videogpt_plus.types import Clip
 
 SIZES = [(700, 90, 56), (61, 640, 48), (333, 333, 56), (20, 900, 336), (7, 5, 24)]
@@ -36,7 +42,7 @@ def scaled(frame: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 def test_a_small_square_is_that_of_the_whole_one(monkeypatch, height, width, pixels):
     monkeypatch.setattr(scaling, "HUGE", 4 * 3 * max(height, width) * 7)  # seven rows at a time
     frame = picture(height, width)
-    whole = pad_to_square(Clip(frame[None], (0.0,), "")).frames[0]
+    whole = pad_to_square(Clip(frame[None], (0.0,), ""), CLIP_MEAN_COLOUR).frames[0]
     square = small_square(frame, CLIP_MEAN_COLOUR, pixels)
     assert (square.permute(1, 2, 0).numpy() == scaled(whole, (pixels, pixels))).all()
 

@@ -39,8 +39,9 @@ from PIL import Image
 
 from videogpt_plus.clips.picture_files import FORMATS, STILLS, form_of, header, is_still, not_read
 from videogpt_plus.clips.pictures import read_picture
-from videogpt_plus.clips.prefetch import ASPECT_RATIOS, Preparation
+from videogpt_plus.clips.prefetch import SQUARES, Preparation
 from videogpt_plus.clips.video import duration, read_clip, read_still
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.config.experiments import TOY
 from videogpt_plus.types import ClipError, UserError
 
@@ -173,7 +174,7 @@ def test_where_a_still_is_meant_the_first_picture_is_taken(tmp_path, suffix):
     """An `image` of a conversation is one frame, in training as in the reference."""
     path = animation(tmp_path / f"a{suffix}")
     assert brightness(read_still(path)) == [0]
-    prepare = Preparation(TOY.streams, 8)
+    prepare = Preparation(TOY.branches, Sampling(8))
     assert prepare(path, still="pad").placeholders == 1
     assert prepare(path).placeholders == 8
 
@@ -324,7 +325,7 @@ def test_training_and_answering_see_the_same_upright_picture(tmp_path):
     exif[0x0112] = 6
     Image.fromarray(np.rot90(corners(), 1).copy()).save(tmp_path / "turned.png", exif=exif)
     Image.fromarray(corners()).save(tmp_path / "upright.png")
-    prepare = Preparation(TOY.streams, 8)
-    for still in (None, *ASPECT_RATIOS):
+    prepare = Preparation(TOY.branches, Sampling(8))
+    for still in (None, *SQUARES):
         turned, upright = (prepare(tmp_path / f"{name}.png", still=still) for name in ("turned", "upright"))
         assert (turned.pixels["image"] == upright.pixels["image"]).all()

@@ -27,6 +27,7 @@ from videogpt_plus.app.sweep import cells
 from videogpt_plus.clips import video
 from videogpt_plus.clips.cache import DTYPES, GridCache, clip_bytes, size_text
 from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.config.experiments import EXPERIMENTS, QWEN_1_5B, TOY, at_level, get_experiment
 from videogpt_plus.config.mixtures import MIXTURES
 from videogpt_plus.config.options import EvalConfig
@@ -129,7 +130,7 @@ def test_every_other_clip_or_part_of_it_is_another_entry(tmp_path, clip):
 
 
 def test_all_that_changes_the_grids_changes_the_settings(tmp_path, tiny_experiment):
-    store, streams = GridCache(tmp_path / "store"), tiny_experiment.streams
+    store, streams = GridCache(tmp_path / "store"), tiny_experiment.branches
     own = store.settings(streams, 8, "float32")
     image, clip_folder = dict(streams)["image"], tmp_path / "clip"
     shutil.copytree(image.weights, clip_folder)
@@ -239,7 +240,7 @@ def test_size_is_announced_before(tmp_path, tiny_experiment, monkeypatch):
     store = GridCache(tmp_path / "store")
     said = store.announce(2000, QWEN_1_5B)
     assert "2,000 clips x 30.4 MB = 60.8 GB in bfloat16 under" in said and "0 of this kind are there already" in said
-    settings = store.settings(tiny_experiment.streams, tiny_experiment.num_frames, "float32")
+    settings = store.settings(tiny_experiment.branches, tiny_experiment.sampling, "float32")
     for key in (f"{7:016x}-{settings}", f"{8:016x}-{settings}", name(9)):  # the last one is of another model
         store.write(key, grids())
     assert "; 2 of this kind are there already" in store.announce(3, tiny_experiment)
@@ -337,7 +338,7 @@ def model(tiny_experiment):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_first_and_a_later_run_give_the_model_the_same(model, tiny_experiment, clip, tmp_path, monkeypatch, dtype):
     store = GridCache(tmp_path / "store", dtype)
-    prepare = Preparation(tiny_experiment.streams, 8, store=store)
+    prepare = Preparation(tiny_experiment.branches, Sampling(8), store=store)
     monkeypatch.setattr(model, "store", store)
     cold = model.encode([prepare(clip), prepare(clip, 0, 1)])
     monkeypatch.setattr(video, "read_clip", None)  # nothing is decoded again, and nothing encoded
@@ -357,7 +358,7 @@ def test_what_is_kept_does_not_depend_on_neighbours(model, tiny_experiment, clip
     for folder, together in (("alone", False), ("together", True)):
         store = GridCache(tmp_path / folder, "float32")
         monkeypatch.setattr(model, "store", store)
-        prepare = Preparation(tiny_experiment.streams, 8, store=store)
+        prepare = Preparation(tiny_experiment.branches, Sampling(8), store=store)
         visuals = [prepare(clip), prepare(clip, 0, 1), prepare(clip, 1, 2)]
         for group in [visuals] if together else [[v] for v in visuals]:
             model.encode(group)
@@ -367,8 +368,8 @@ def test_what_is_kept_does_not_depend_on_neighbours(model, tiny_experiment, clip
 
 def test_stored_and_fresh_clips_share_a_batch(model, tiny_experiment, clip, tmp_path, monkeypatch):
     store = GridCache(tmp_path / "store", "float32")
-    prepare = Preparation(tiny_experiment.streams, 8, store=store)
-    fresh = [prepare(clip, 0, 1), prepare(clip), Preparation(tiny_experiment.streams, 8)(clip, 1, 2)]
+    prepare = Preparation(tiny_experiment.branches, Sampling(8), store=store)
+    fresh = [prepare(clip, 0, 1), prepare(clip), Preparation(tiny_experiment.branches, Sampling(8))(clip, 1, 2)]
     expected = [model.encode([visual])[0] for visual in fresh]
     monkeypatch.setattr(model, "store", store)
     model.encode(fresh[1:2])
@@ -380,7 +381,7 @@ def test_stored_and_fresh_clips_share_a_batch(model, tiny_experiment, clip, tmp_
 
 def test_a_damaged_entry_is_made_again(model, tiny_experiment, clip, tmp_path, monkeypatch):
     store = GridCache(tmp_path / "store")
-    prepare = Preparation(tiny_experiment.streams, 8, store=store)
+    prepare = Preparation(tiny_experiment.branches, Sampling(8), store=store)
     monkeypatch.setattr(model, "store", store)
     first = prepare(clip)
     wanted = model.encode([first])[0]
@@ -462,5 +463,5 @@ def test_the_default_of_a_visual_cannot_be_filled():
 
 
 def test_settings_name_the_entries_of_one_kind(tmp_path, tiny_experiment, clip):
-    prepare = Preparation(tiny_experiment.streams, 8, store=GridCache(tmp_path))
+    prepare = Preparation(tiny_experiment.branches, Sampling(8), store=GridCache(tmp_path))
     assert re.fullmatch(rf"[0-9a-f]{{16}}-{prepare.settings}", prepare(clip).key)

@@ -30,7 +30,7 @@ from eval.statistics.subset import (
 from videogpt_plus.app import cli
 from videogpt_plus.app.commands.subset import sentences
 from videogpt_plus.config.experiment_file import save_experiment
-from videogpt_plus.config.experiments import TOY, at_level, with_adapter, with_seed
+from videogpt_plus.config.experiments import TOY, at_level, with_reducer, with_seed
 from videogpt_plus.types import UserError
 
 
@@ -316,7 +316,7 @@ def test_the_command_exports_the_subset_of_run_folders(folders, tmp_path, capsys
 
 
 def test_the_command_refuses_two_experiments_and_a_run_twice(folders, tmp_path, capsys):
-    other = with_adapter(at_level(TOY, 4), "max")
+    other = with_reducer(at_level(TOY, 4), "max")
     save_experiment(tmp_path / other.name, other)
     again = tmp_path / "again"
     shutil.copytree(folders[0], again)

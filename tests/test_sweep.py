@@ -20,6 +20,7 @@ from sweep_worker import ARGS, RECIPE, prepare
 from videogpt_plus.app import cli
 from videogpt_plus.app.sweep import cells as sweep
 from videogpt_plus.config import experiments
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.toy.open_questions import ensure_open_questions
 
 
@@ -222,7 +223,7 @@ def test_a_cell_whose_inputs_are_missing_says_which(swept, capsys):
 
 def test_a_changed_config_redoes_what_it_touches_and_keeps_the_old(swept, monkeypatch, capsys):
     tiny = experiments.EXPERIMENTS["tiny"]
-    changed = replace(tiny, finetune=replace(tiny.finetune, learning_rate=2e-3))
+    changed = with_settings(tiny, {"source.finetune": replace(tiny.training, learning_rate=2e-3)})
     monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", changed)
     before = times(swept)
     cli.main([*ARGS, "--controls"])
@@ -239,7 +240,11 @@ def test_a_longer_answer_redoes_the_answers_alone(swept, monkeypatch):
     cli.main(ARGS)
     before = times(swept)
     tiny = experiments.EXPERIMENTS["tiny"]
-    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", replace(tiny, num_frames=tiny.num_frames, max_new_tokens=2))
+    monkeypatch.setitem(
+        experiments.EXPERIMENTS,
+        "tiny",
+        with_settings(tiny, {"sampling.num_frames": tiny.num_frames, "prompting.max_new_tokens": 2}),
+    )
     cli.main(ARGS)
     after = times(swept)
     weights = [p for p in before if p.endswith(".safetensors") and ".old-" not in p]

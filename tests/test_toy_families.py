@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,8 @@ import torch
 from PIL import Image
 
 from videogpt_plus.app import cli
-from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES, at_level, is_random
+from videogpt_plus.config.experiment import with_settings
+from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES, at_level
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.families.cogvlm2.convert import convert_family, differing
 from videogpt_plus.models.loading import load_model
@@ -98,7 +98,7 @@ def load_model_class(family: str) -> type:
 
 @pytest.mark.parametrize("family", WRITERS)
 def test_grids_keep_the_real_ones_ratio_so_that_levels_differ(family):
-    ours, theirs = (dict(e.streams).popitem()[1].grid for e in (twin(family), published(family)))
+    ours, theirs = (dict(e.branches).popitem()[1].grid for e in (twin(family), published(family)))
     assert theirs == RATIO * ours
     tokens = [num_visual_tokens(at_level(twin(family), level), 1) for level in (1, 2, 4)]
     assert tokens == sorted(set(tokens), reverse=True)
@@ -123,7 +123,7 @@ def test_a_twin_is_converted_both_ways(family, here, tmp_path):
 
 
 def test_who_is_random_is_told_by_the_experiment():
-    random = {name for name, experiment in EXPERIMENTS.items() if is_random(experiment)}
+    random = {name for name, experiment in EXPERIMENTS.items() if experiment.is_random}
     assert random >= {"toy_llava15", "toy_cogvlm2_image", "toy_cogvlm2_video"}
     assert not random & {"toy", "qwen1_5b", "qwen3b", "llava15_7b", "cogvlm2_image", "cogvlm2_video"}
 
@@ -150,7 +150,9 @@ def test_families_of_one_sweeps_folder_stand_side_by_side(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     ensure_toy_data(tmp_path / "toy", Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
     for family, frames in (("llava15", 1), ("cogvlm2_video", 24)):
-        small = replace(twin(family), benchmark_root="toy/bench", max_new_tokens=3, num_frames=frames)
+        small = with_settings(
+            twin(family), {"benchmark_root": "toy/bench", "prompting.max_new_tokens": 3, "sampling.num_frames": frames}
+        )
         monkeypatch.setitem(EXPERIMENTS, small.name, small)
         cli.main(["sweep", small.name, "--levels", "1", "4", "--controls", "blind", "--name", "both", "--workers", "0"])
     assert "its weights are random" in capsys.readouterr().err

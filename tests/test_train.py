@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from train_worker import Job, tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.training import Training
 from videogpt_plus.io.runs import FINISHED, alone_in
 from videogpt_plus.models.loading import load_model
+from videogpt_plus.reducers.max import Max
 from videogpt_plus.training import stages
 from videogpt_plus.training.loop import check_deepspeed, in_one_line, left_alone
 from videogpt_plus.types import UserError
@@ -185,11 +186,11 @@ def test_a_killed_data_worker_is_one_line():
 
 def test_folder_of_another_experiment_is_refused(experiment, straight):
     with pytest.raises(UserError, match=r"holds another experiment \(level: 4 there, 2 now\)"):
-        stages.finetune(replace(experiment, level=2), starts(straight), straight["finetune"])
+        stages.finetune(with_settings(experiment, {"reducer.level": 2}), starts(straight), straight["finetune"])
 
 
 def test_levels_and_adapters_share_their_projectors(experiment):
-    other = replace(experiment, name="other", level=2, adapter="max", lora=replace(experiment.lora, r=2))
+    other = with_settings(experiment, {"name": "other", "reducer": Max(2), "source.lora.r": 2})
     assert stages.pretraining_experiment(other, "image") == stages.pretraining_experiment(experiment, "image")
 
 
@@ -272,7 +273,7 @@ def test_step_is_the_mean_of_its_passes(tiny_experiment, tmp_path):
 def test_two_processes_train_as_one_that_accumulates(tiny_experiment, straight, samples, tmp_path):
     """Also where one of them has no visual in its batch."""
     alone = tiny_training(tiny_experiment, max_steps=4)
-    alone = replace(alone, lora=replace(alone.lora, dropout=0.0))
+    alone = with_settings(alone, {"source.lora": replace(alone.lora, dropout=0.0)})
     stages.finetune(alone, starts(straight), tmp_path / "alone")
     arguments = {"experiment": alone, "projectors": starts(straight), "out_dir": tmp_path / "both"}
     (tmp_path / "jobs").write_bytes(pickle.dumps([Job("finetune", arguments, samples, "never")]))
@@ -287,7 +288,7 @@ def test_towers_beside_the_model_change_no_loss(experiment):
     from videogpt_plus.training import data
 
     model = load_model(experiment, None, "cpu", torch.float32)
-    dataset = data.Conversations(experiment.finetune, experiment.streams, model.tokenizer, 8, "unused")
+    dataset = data.Conversations(experiment, model.tokenizer, "unused")
     batch = data.collate([dataset[0], dataset[1]], pad_id=0)
     before = model(**batch).loss
     stages._keep_from_deepspeed(model, torch.device("cpu"))

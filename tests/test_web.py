@@ -17,6 +17,7 @@ from videogpt_plus.app.web import drawing
 from videogpt_plus.app.web.clips import Source, check_file, folder_clips, look, toy_clips
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, check_room, offers_of
 from videogpt_plus.app.web.talk import Session
+from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import (
     COGVLM2_VIDEO,
@@ -27,7 +28,7 @@ from videogpt_plus.config.experiments import (
     TOY_COGVLM2_VIDEO,
     TOY_LLAVA15,
     at_level,
-    with_adapter,
+    with_reducer,
 )
 from videogpt_plus.config.options import GREEDY
 from videogpt_plus.config.tokens import num_visual_tokens
@@ -113,7 +114,7 @@ def test_level_and_adapter_of_published_weights_are_dials(published):
     (offer,) = offers_of([(published, Path("run"))]).values()
     setting = offer.checked(Setting(published.name, "max", 1.5, 2))
     experiment, folder = offer.run(setting)
-    assert (experiment.adapter, experiment.level, experiment.num_frames) == ("max", 1.5, 2)
+    assert (experiment.reducer.name, experiment.level, experiment.num_frames) == ("max", 1.5, 2)
     assert folder == Path("run")
     with pytest.raises(UserError, match="pool level -1 is not possible"):
         offer.checked(replace(setting, level=-1))
@@ -127,7 +128,7 @@ def test_offered_levels_of_published_weights_all_differ_in_tokens():
 
 
 def test_an_adapter_that_learned_keeps_its_level():
-    learned = replace(with_adapter(TOY_CINEGO, "summary"), finetune=replace(TOY_CINEGO.finetune, data=""))
+    learned = with_settings(with_reducer(TOY_CINEGO, "summary"), {})
     (offer,) = offers_of([(learned, Path("run"))]).values()
     assert not offer.free
     assert offer.adapters() == ["summary"]
@@ -234,7 +235,7 @@ def test_pictures_are_what_the_encoder_is_shown(tmp_path):
     left_red = np.zeros((20, 64, 64, 3), np.uint8)
     left_red[:, :, :32] = (250, 10, 10)
     seen = look(Source("x", render_mp4(tmp_path / "x.mp4", left_red)), TOY)
-    for name, stream in TOY.streams:
+    for name, stream in TOY.branches:
         pictures = seen.pictures[name]
         assert pictures.shape[1:] == (stream.pixels, stream.pixels, 3)
         half = stream.pixels // 2 - 4
@@ -263,7 +264,7 @@ def lines(html: str, kind: str) -> int:
 
 @pytest.mark.parametrize(("level", "kept"), [(1, 12), (2, 6), (4, 3), (16, 1)])
 def test_the_drawn_grid_has_the_cells_of_the_level(level, kept):
-    experiment = replace(at_level(TOY, level), streams=TOY.streams[:1])
+    experiment = replace(at_level(TOY, level), branches=TOY.branches[:1])
     frames = {"image": np.zeros((2, 96, 96, 3), np.uint8)}
     html = drawing.pooled(frames, experiment, 0)
     assert lines(html, "patches") == 12 + 1
@@ -279,26 +280,26 @@ def test_what_is_left_is_what_the_adapter_makes():
     quarter = np.zeros((1, 96, 96, 3), np.uint8)
     quarter[:, :8, :8] = 240  # one patch of the 36 in its cell
     assert drawing._mosaic(quarter, 12, at_level(TOY, 6))[0, 0, 0] == round(240 / 36)
-    assert drawing._mosaic(quarter, 12, at_level(with_adapter(TOY, "max"), 6))[0, 0, 0] == 240
+    assert drawing._mosaic(quarter, 12, at_level(with_reducer(TOY, "max"), 6))[0, 0, 0] == 240
 
 
 def test_the_mean_of_all_frames_is_drawn_as_such():
     frames = np.stack([np.full((96, 96, 3), value, np.uint8) for value in (0, 100)])
-    experiment = at_level(with_adapter(TOY, "frame_mean"), 12)
+    experiment = at_level(with_reducer(TOY, "frame_mean"), 12)
     assert drawing._mosaic(frames, 12, experiment).tolist() == [[[50, 50, 50]]]
     assert "mean of all frames" in drawing.pooled({"image": frames}, experiment, 1)
 
 
 def test_of_concatenated_frames_the_chosen_one_is_drawn():
     frames = np.stack([np.full((96, 96, 3), value, np.uint8) for value in (0, 100)])
-    first, second = (drawing.pooled({"image": frames}, with_adapter(TOY, "concat"), frame) for frame in (0, 1))
+    first, second = (drawing.pooled({"image": frames}, with_reducer(TOY, "concat"), frame) for frame in (0, 1))
     left = drawing._png(np.full((12, 12, 3), 100, np.uint8))
     assert left in second
     assert left not in first
 
 
 def test_an_adapter_without_a_grid_says_so():
-    html = drawing.pooled({"image": np.zeros((2, 96, 96, 3), np.uint8)}, with_adapter(TOY, "summary"), 0)
+    html = drawing.pooled({"image": np.zeros((2, 96, 96, 3), np.uint8)}, with_reducer(TOY, "summary"), 0)
     assert "learned queries read all 12×12 patches" in html
     assert 'class="cells"' not in html
 
@@ -456,7 +457,7 @@ def test_the_page_answers_as_predict_does_at_each_level(tmp_path):
 def cinego(folder: Path, adapter: str):
     from cinego_parts import write_parts
 
-    return with_adapter(write_parts(folder / "cinego"), adapter)
+    return with_reducer(write_parts(folder / "cinego"), adapter)
 
 
 FAMILIES = {
@@ -486,7 +487,7 @@ def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monke
     session.show(clip)
     for side, (adapter, level) in zip(session.sides, dials, strict=True):
         *_, last = session.answers(models, side, "What is it?", GREEDY)
-        own = at_level(with_adapter(experiment, adapter), level)
+        own = at_level(with_reducer(experiment, adapter), level)
         save_experiment(tmp_path / side, own)
         alone = load_answerer({"alone": tmp_path / side})
         assert last.text == "".join(alone.stream("What is it?", alone.prepare(clip.path)))

@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,14 @@ import torch
 from PIL import Image
 
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment, Lora
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Experiment, Lora, Trained
+from videogpt_plus.config.training import Pretraining, Training
 from videogpt_plus.training import loop, stages
 
 SAMPLES = 8
-CAPTIONS = Training(
+CAPTIONS = Pretraining(
     data="TINY_CAPTIONS",
-    template="plain",
+    stills="pad",
     per_device_train_batch_size=2,
     gradient_accumulation_steps=2,
     num_train_epochs=3,
@@ -38,7 +38,8 @@ CAPTIONS = Training(
     gradient_checkpointing=False,
     save_steps=2,
 )
-QUESTIONS = replace(CAPTIONS, data="TINY_QUESTIONS", template="qwen2", projector_learning_rate=1e-4)
+SIX_STEPS = {f.name: getattr(CAPTIONS, f.name) for f in fields(Training)}
+QUESTIONS = Training(**{**SIX_STEPS, "data": "TINY_QUESTIONS", "projector_learning_rate": 1e-4})
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Job:
 def tiny_training(tiny: Experiment, **changes: object) -> Experiment:
     """The tiny experiment with both stages of six steps, and with dropout, so that random state counts."""
     captions, questions = replace(CAPTIONS, **changes), replace(QUESTIONS, **changes)
-    pretrain = tuple((name, captions) for name, _ in tiny.streams)
-    return replace(tiny, pretrain=pretrain, finetune=questions, lora=Lora(r=4, alpha=8, dropout=0.1))
+    pretrain = tuple((name, captions) for name, _ in tiny.branches)
+    return replace(tiny, source=Trained(questions, pretrain, Lora(r=4, alpha=8, dropout=0.1)))
 
 
 def write_samples(root: Path) -> None:

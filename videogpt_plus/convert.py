@@ -9,11 +9,10 @@ Three kinds of folders on each side:
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from videogpt_plus.config.experiment import Experiment, Lora
+from videogpt_plus.config.experiment import Experiment, Lora, pretraining_experiment, with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level, get_experiment, level_text
 from videogpt_plus.io.files import located, read_object, require, write_bytes, write_json
@@ -22,6 +21,7 @@ from videogpt_plus.io.model_folders import values_of
 from videogpt_plus.io.run_weights import ADAPTER_FILES, projector_key, projector_part, read_adapter, read_projectors
 from videogpt_plus.io.runs import FINISHED
 from videogpt_plus.io.tensors import State, check_fit, read_tensors, save_tensors
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.training.folder import describe
 from videogpt_plus.types import IGNORE, UserError, Visual
 
@@ -81,7 +81,7 @@ def largest_difference(source: str | Path, target: str | Path, to: str) -> float
     ours, other = (Path(target), Path(source)) if to == "ours" else (Path(source), Path(target))
     experiment = theirs = load_experiment(ours)
     if (other / TUNED).exists():
-        theirs = replace(experiment, level=_config(other).get("pool_level", experiment.level))
+        theirs = at_level(experiment, _config(other).get("pool_level", experiment.level))
     return (_logits(experiment, ours) - _logits(theirs, other)).abs().max().item()
 
 
@@ -93,7 +93,7 @@ def _logits(experiment: Experiment, folder: Path) -> Any:
     from videogpt_plus.text.chat import encode_prompt
 
     generator = torch.Generator().manual_seed(0)
-    pixels = {name: torch.randn(4, 3, s.pixels, s.pixels, generator=generator) for name, s in experiment.streams}
+    pixels = {name: torch.randn(4, 3, s.pixels, s.pixels, generator=generator) for name, s in experiment.branches}
     model = load_model(experiment, folder, "cpu", torch.float32)
     ids = torch.tensor([encode_prompt(model.tokenizer, "What happens in the video?", [4], "qwen2")])
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def _to_ours(source: Path, folder: Path, name: str | None) -> None:
     if tuned:
         path, adapter = read_adapter(source)
         lora = read_object(require(source / "adapter_config.json", "LoRA config"), "copy the file again")
-        experiment = replace(experiment, lora=_lora(source / "adapter_config.json", lora))
+        experiment = with_settings(experiment, {"source.lora": _lora(source / "adapter_config.json", lora)})
         save_tensors(folder / ADAPTER_FILES[0], adapter)
         write_json(folder / "adapter_config.json", {**lora, "base_model_name_or_path": None})
     else:
@@ -178,7 +178,7 @@ def _experiment(source: Path, config: dict[str, Any], name: str | None, tuned: b
 def _contradictions(config: dict[str, Any], experiment: Experiment) -> list[str]:
     """What the reference's `config.json` says otherwise than the experiment."""
     wanted: dict[str, Any] = dict(FEATURES)
-    for name, stream in experiment.streams:
+    for name, stream in experiment.branches:
         prefix = _prefix(name)
         if config.get(f"{prefix}vision_tower", stream.weights):  # None in the pre-training of the other stream
             wanted |= {f"{prefix}projector_type": stream.projector, f"{prefix}hidden_size": stream.width}
@@ -214,13 +214,11 @@ def _lora(path: Path, config: dict[str, Any]) -> Lora:
 
 def _of_one_stream(file: Path, state: State, experiment: Experiment) -> Experiment:
     """The pre-training whose projector `state` is."""
-    streams = [n for n, _ in experiment.streams if any(k.startswith(f"{projector_key(n)}.") for k in state)]
+    streams = [n for n, _ in experiment.branches if any(k.startswith(f"{projector_key(n)}.") for k in state)]
     if len(streams) != 1:
         found = f"projectors of {' and '.join(streams)}" if streams else "no projector"
         raise UserError(f"{file} holds {found}: a pre-training writes that of one stream; name another file")
     # Torch and all that trains: what is wrong with the files is said before the seconds that these take.
-    from videogpt_plus.training.stages import pretraining_experiment
-
     return pretraining_experiment(experiment, streams[0])
 
 
@@ -233,7 +231,7 @@ def _check_projectors(file: Path, state: State, experiment: Experiment, config: 
     sizes = (config.get("hidden_size"), _llm_config(experiment).get("hidden_size"))
     width = next((size for size in sizes if isinstance(size, int)), None)
     expected: dict[str, tuple[int, ...]] = {}
-    for name, stream in experiment.streams:
+    for name, stream in experiment.branches:
         own = projector_part(state, name)
         biases = [value.shape[0] for key, value in own.items() if key.endswith("bias")]
         with torch.device("meta"):
@@ -269,9 +267,9 @@ def _to_reference(source: Path, folder: Path) -> None:
 
 def _check_expressible(source: Path, experiment: Experiment, tuned: bool) -> None:
     """UserError: the reference cannot compute this experiment."""
-    names = [name for name, _ in experiment.streams]
-    if tuned and experiment.adapter != "average":
-        raise UserError(f"{source} reduces by '{experiment.adapter}', the reference by 'average' alone")
+    names = [name for name, _ in experiment.branches]
+    if tuned and type(experiment.reducer) is not Average:
+        raise UserError(f"{source} reduces by '{experiment.reducer.name}', the reference by 'average' alone")
     if tuned and names != ["image", "video"]:
         raise UserError(f"{source} has the streams {', '.join(names)}, the reference image and video in this order")
     if not tuned and names not in (["image"], ["video"]):
@@ -304,7 +302,7 @@ def _config_for_reference(experiment: Experiment, tuned: bool) -> dict[str, Any]
     dtype = llm.pop("dtype", None) or llm.pop("torch_dtype", None)
     for key in ("rope_parameters", "layer_types", "transformers_version"):
         llm.pop(key, None)
-    streams = dict(experiment.streams)
+    streams = dict(experiment.branches)
     towers: dict[str, Any] = {}
     for name in ("video", "image"):
         prefix, stream = _prefix(name), streams.get(name)

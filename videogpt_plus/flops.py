@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment, Stream
+from videogpt_plus.config.experiment import CLASS_TOKENS, Branch, Experiment
 from videogpt_plus.config.experiments import (
     CINEGO_512,
     CINEGO_768,
@@ -29,7 +29,7 @@ from videogpt_plus.config.experiments import (
 )
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.io.files import located, read_object
-from videogpt_plus.reducers import tokens_of_summary
+from videogpt_plus.reducers import Reducer
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60
@@ -155,9 +155,9 @@ class Eva2Tower(Tower):
 
 @dataclass(frozen=True)
 class CinegoTower(Tower):
-    """CLIP with all its blocks, and a projector behind the adapter: it takes what that leaves, and no more."""
+    """CLIP with all its blocks, and a projector behind the reducer: it takes what that leaves, and no more."""
 
-    # Tokens that the adapter leaves of so many frames.
+    # Tokens that the reducer leaves of so many frames.
     left: Callable[[int], int] = int
 
     def project(self, frames: int) -> int:
@@ -165,37 +165,30 @@ class CinegoTower(Tower):
         return 2 * self.left(frames) * sum(a * b for a, b in _pairs(self.projector))
 
     def train_projector(self, frames: int) -> int:
-        """FLOPs of its forward and backward, down to what the adapter gives it."""
+        """FLOPs of its forward and backward, down to what the reducer gives it."""
         return 3 * self.project(frames)
 
 
 @dataclass(frozen=True)
-class Reader:
-    """The adapter "summary": queries that read the tokens of all frames, and themselves."""
+class Reading:
+    """A reducer that learns, at one branch."""
 
-    # Width of a token where the adapter stands.
+    reducer: Reducer
+    # Width of a token where the reducer stands.
     width: int
-    # Tokens a frame.
-    tokens: int
-    # Queries of a branch.
-    queries: int
-    # Attention layers of all branches.
-    layers: int
+    # Tokens of a frame: rows and columns.
+    grid: tuple[int, int]
     # Frames that a picture counts as.
     picture: int = 1
 
     @property
     def parameters(self) -> int:
         """Weights, without biases and the queries."""
-        return self.layers * 4 * self.width**2
+        return self.reducer.parameters(self.width)
 
     def read(self, frames: int) -> int:
         """FLOPs of the frames of one visual."""
-        if not frames:
-            return 0
-        read = (self.picture if frames == 1 else frames) * self.tokens + self.queries
-        linear = 2 * self.width**2 * (2 * self.queries + 2 * read)
-        return self.layers * (linear + 4 * self.queries * read * self.width)
+        return self.reducer.flops(self.width, self.picture if frames == 1 else frames, *self.grid) if frames else 0
 
 
 @dataclass(frozen=True)
@@ -274,8 +267,8 @@ class Sizes:
     # By stream name, in token order.
     towers: Mapping[str, Tower]
     llm: Llm
-    # Adapters that learn, a stream each; the others cost next to nothing.
-    readers: tuple[Reader, ...] = ()
+    # Reducers that learn, one a branch; the others cost next to nothing.
+    readers: tuple[Reading, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -287,7 +280,7 @@ class Sizes:
         return sum(tower.encode(frames) for tower in self.towers.values())
 
     def project(self, frames: int) -> int:
-        """FLOPs of all projectors, and of adapters that learn, for the frames of one visual."""
+        """FLOPs of all projectors, and of reducers that learn, for the frames of one visual."""
         return sum(tower.project(frames) for tower in self.towers.values()) + self._read(frames)
 
     def _read(self, frames: int) -> int:
@@ -312,7 +305,7 @@ def sizes_of(experiment: Experiment) -> Sizes | None:
     if llm and experiment.family != "dual_encoder":
         tied = experiment.family == "cinego"
         llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=tied)
-    towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.streams}
+    towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.branches}
     if not llm or not all(towers.values()):
         return None
     if experiment.family == "cinego":
@@ -321,13 +314,13 @@ def sizes_of(experiment: Experiment) -> Sizes | None:
     return Sizes(towers, llm, tuple(_readers(experiment, llm)))
 
 
-def _readers(experiment: Experiment, llm: Llm) -> Iterator[Reader]:
-    summary = experiment.summary
-    for _, stream in experiment.streams if experiment.adapter == "summary" else ():
-        width, picture = (stream.width, experiment.num_frames) if experiment.family == "cinego" else (llm.width, 1)
-        tokens = stream.grid**2 + CLASS_TOKENS.get(stream.encoder, 0)
-        queries = tokens_of_summary(summary, experiment.level)
-        yield Reader(width, tokens, queries, summary.layers * len(summary.branches), picture)
+def _readers(experiment: Experiment, llm: Llm) -> Iterator[Reading]:
+    for _, branch in experiment.branches if experiment.reducer.learns else ():
+        if experiment.family == "cinego":  # before the projector, with the class token among the patches
+            grid = (1, branch.grid**2 + CLASS_TOKENS.get(branch.encoder, 0))
+            yield Reading(experiment.reducer, branch.width, grid, experiment.num_frames)
+        else:
+            yield Reading(experiment.reducer, llm.width, (branch.grid, branch.grid))
 
 
 def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[str, int | None]:
@@ -362,7 +355,7 @@ def _llm(folder: str) -> Llm | None:
     )
 
 
-def _tower(stream: Stream, llm: Llm) -> Tower | None:
+def _tower(stream: Branch, llm: Llm) -> Tower | None:
     widths = _projector_widths(stream.projector, stream.width, llm.width)
     if size := stream.size:
         mlp = int(size.width * size.mlp_ratio)

@@ -122,7 +122,7 @@ def header_of(
 ) -> dict[str, Any]:
     """What the run's answers to these questions depend on, as their meta file keeps it."""
     weights = [fingerprint.of_path(run / file) for file in WEIGHTS]
-    if not experiment.pretrain:  # asked as they were published
+    if not experiment.trains_projectors:  # published with the LLM
         weights.append(fingerprint.of_path(experiment.llm))
     header = {"experiment": experiment.name, "weights": weights, "questions": questions_fingerprint(examples)}
     header |= _benchmark(task, experiment.benchmark_root, benchmark)

@@ -62,7 +62,7 @@ class VideoLLM:
         model, experiment = next(iter(members.values()))
         arithmetic = str(next(model.encoders.parameters()).dtype).removeprefix("torch.")
         self.prepare = Preparation(
-            experiment.streams, experiment.num_frames, eval_config.decoder, store, arithmetic, eval_config.clip_seconds
+            experiment.branches, experiment.sampling, eval_config.decoder, store, arithmetic, eval_config.clip_seconds
         )
         self.encode, model.store = model.encode, store
         self._options: dict[tuple[str, tuple[str, ...] | None], list[tuple[int, ...]]] = {}
@@ -95,7 +95,7 @@ class VideoLLM:
         UserError: so is the answer that is asked for.
         """
         name, (model, experiment) = next(iter(self.members.items()))
-        template = experiment.finetune.template
+        template = experiment.prompting.template
         with reading(f"the question {question!r:.60}"):
             ids = chat.encode_prompt(model.tokenizer, question, [visual.placeholders], template, past)
         read = len(ids) - visual.placeholders + num_visual_tokens(experiment, visual.placeholders)
@@ -193,7 +193,7 @@ class VideoLLM:
         counts = [sight[1]] if sight else []
         try:
             with reading(f"the question about {example.video}"):
-                ids = chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.finetune.template)
+                ids = chat.encode_prompt(model.tokenizer, example.prompt, counts, experiment.prompting.template)
         except ClipError as error:
             return error
         read = len(ids) - sum(counts) + sum(num_visual_tokens(experiment, count) for count in counts)

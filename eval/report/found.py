@@ -7,7 +7,7 @@ second is left out; and each answer that is left out, or shown under another nam
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from eval.report.cells import series
 from eval.tasks.benchmarks import copy_of, examples, is_own, root_of
 from eval.tasks.task import Example
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.experiment_file import experiment_json, load_experiment
 from videogpt_plus.io import fingerprint
 from videogpt_plus.types import UserError
 
 #: Settings that runs of one curve may differ in: what a level and a seed change, and where the benchmark lies.
-FREE = ("name", "level", "finetune.seed", "benchmark_root")
+FREE = ("name", "reducer.level", "source.finetune.seed", "benchmark_root")
 #: What answers of one curve may be asked in alike alone.
 WAYS = ("scoring", "encoder_dtype", "store_dtype", "bits", "rope_precision")
 
@@ -163,19 +163,16 @@ def _recipe(experiment: Experiment) -> str:
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     """All settings by their dotted names, without those that are free."""
-    return {name: value for name, value in _flat(asdict(experiment), "") if name not in FREE}
+    return {name: value for name, value in _flat(experiment_json(experiment), "") if name not in FREE}
 
 
 def _flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Dotted name and plain value of all that nested dicts hold; a tuple of (name, value) is a dict, too."""
-    if isinstance(value, tuple | list):
-        paired = all(isinstance(one, tuple | list) and len(one) == 2 for one in value)
-        value = dict(value) if paired else dict(enumerate(value))
+    """Dotted name and plain value of all that nested dicts hold."""
     if not isinstance(value, dict):
         yield name, value
         return
     for key, inner in value.items():
-        yield from _flat(inner, f"{name}.{key}" if name else str(key))
+        yield from _flat(inner, f"{name}.{key}" if name else key)
 
 
 def _ways(answers: Sequence[Answers]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from eval.report.judged_levels import Run
 from eval.report.judged_tables import judged_section
 from eval.report.report import Section, Table, write_report
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.experiments import base_of, is_random
+from videogpt_plus.config.experiments import base_of
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import costs
 from videogpt_plus.types import UserError
@@ -57,7 +57,7 @@ def report_sweep(
     for one in found.answers:
         tokens, frames = _seen(one.path, one.experiment)
         if one.is_judged:
-            judged[one.path] = Run(one.shown, one.experiment.level, one.experiment.finetune.seed, tokens)
+            judged[one.path] = Run(one.shown, one.experiment.level, one.experiment.seed, tokens)
             continue
         try:
             scores, told = scores_of(one, chosen if "root" in one.meta else usual)
@@ -103,12 +103,12 @@ def _cell(one: Answers, tokens: int, frames: int, scores: Mapping[str, Any]) -> 
     return {
         "benchmark": name_of(one.meta),
         "experiment": one.shown,
-        "adapter": experiment.adapter,
+        "adapter": experiment.reducer.name,
         "level": experiment.level,
-        "seed": experiment.finetune.seed,
+        "seed": experiment.seed,
         "visual_tokens": tokens,
         "num_frames": experiment.num_frames,
-        "random": is_random(experiment),
+        "random": experiment.is_random,
         **costs(experiment, frames),
         "control": one.meta["control"],
         "scores": scores,
@@ -118,9 +118,10 @@ def _cell(one: Answers, tokens: int, frames: int, scores: Mapping[str, Any]) -> 
 def _stamp(answers: Sequence[Answers]) -> str:
     """The day of the newest answers, so that the report of the same answers stays the same, and what trained them."""
     day = datetime.fromtimestamp(max(one.path.stat().st_mtime for one in answers))
-    seeds = sorted({one.experiment.finetune.seed for one in answers})
-    random = sorted({base_of(one.experiment.name) for one in answers if is_random(one.experiment)})
-    stamp = f"answers of {day:%Y-%m-%d}, training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    seeds = sorted({seed for one in answers if (seed := one.experiment.seed) is not None})
+    random = sorted({base_of(one.experiment.name) for one in answers if one.experiment.is_random})
+    stamp = f"answers of {day:%Y-%m-%d}"
+    stamp += f", training seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}" if seeds else ""
     return stamp + (f"; the weights are random and the answers mean nothing: {', '.join(random)}" if random else "")
 
 

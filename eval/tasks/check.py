@@ -20,12 +20,13 @@ from eval.tasks.open_questions import OpenExample
 from eval.tasks.task import Example
 from videogpt_plus.clips.names import with_ending, without_ending
 from videogpt_plus.clips.picture_files import STILLS
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.io.entries import names_a_file, reading
 from videogpt_plus.io.files import located
 from videogpt_plus.types import ClipError, UserError, Visual
 
 if TYPE_CHECKING:
-    from videogpt_plus.config.experiment import Experiment, Stream
+    from videogpt_plus.config.experiment import Branch, Experiment
 
 #: How many clips are decoded: some of each task, every one, none.
 DECODE = ("sampled", "all", "none")
@@ -157,14 +158,14 @@ class Probe:
     and the clip's seconds.
     """
 
-    def __init__(self, num_frames: int, streams: Sequence[tuple[str, Stream]] = (), decoder: str = "pyav"):
+    def __init__(self, sampling: Sampling, branches: Sequence[tuple[str, Branch]] = (), decoder: str = "pyav"):
         from videogpt_plus.clips.decoders import check_decoder
         from videogpt_plus.clips.prefetch import Preparation
         from videogpt_plus.clips.video import read_clip
 
         check_decoder(decoder)
-        read = partial(read_clip, num_frames=num_frames, decoder=decoder)
-        self.prepare = Preparation(streams, num_frames, decoder) if streams else read
+        read = partial(read_clip, num_frames=sampling.num_frames, decoder=decoder)
+        self.prepare = Preparation(branches, sampling, decoder) if branches else read
         self.warm = False
 
     def __call__(self, path: Path, start: float | None, end: float | None, *_: object) -> Visual:
@@ -235,9 +236,9 @@ def check_numbers(decode: str = "none", per_task: int = 1, tflops: float | None 
 def probe_of(experiment: Experiment | None, decoder: str = "pyav") -> Probe:
     """What decodes as answering with this experiment does, and prepares, too, where its weights are here."""
     if experiment is None:
-        return Probe(16, (), decoder)
-    here = all(located(stream.weights).exists() for _, stream in experiment.streams)
-    return Probe(experiment.num_frames, experiment.streams if here else (), decoder)
+        return Probe(Sampling(), (), decoder)
+    here = all(located(stream.weights).exists() for _, stream in experiment.branches)
+    return Probe(experiment.sampling, experiment.branches if here else (), decoder)
 
 
 def expect(

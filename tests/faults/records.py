@@ -45,32 +45,34 @@ BAD_ANSWERS = [
 NEEDED = ["reference", "reply", "error", "seconds", "visual_tokens"]
 #: What may not stand beside answers.
 BAD_META = ["{}", '{"control": 3}', '{"control": null, "benchmark": []}', "[" * 100_000]
+#: How a projector may be pre-trained.
+PRETRAINING = json.loads((PACKAGED / "experiment.json").read_text())["source"]["pretrain"]["image"]
 #: Changes of an experiment: path of a field, its new value -> what is said of it.
 BAD_FIELDS = [
-    ("streams", [], "it needs one or more"),
-    ("streams", {}, "'streams' must be of type"),
-    ("streams", [["image"]], "'streams' must be of type"),
-    ("streams.0.0", 3, "'streams' must be of type"),
-    ("streams.1.0", "image", "each of its own name"),
-    ("streams.0.1", None, "does not describe Stream"),
-    ("streams.0.1.grid", 0, "Stream has grid 0: choose at least 1"),
-    ("streams.0.1.pixels", -1, "Stream has pixels -1: choose at least 1"),
-    ("streams.1.1.size.heads", 0, "InternVideo2Size has heads 0: choose at least 1"),
-    ("streams.1.1.size.heads", 3, "which 3 heads cannot share evenly"),
-    ("streams.1.1.size.depth", 10**400, "InternVideo2Size has depth 1000"),
-    ("pretrain.0.0", "audio", "pre-trains 'audio', which is none of its streams"),
-    ("level", float("nan"), "pool level nan is not possible: choose a number above 0"),
-    ("level", 0, "pool level 0 is not possible: choose a number above 0"),
-    ("num_frames", 0, "has num_frames 0: choose at least 1"),
-    ("num_frames", 10**400, "has num_frames 1000"),
-    ("num_frames", 1.5, "'num_frames' must be of type int"),
+    ("branches", {}, "it needs at least one"),
+    ("branches", [], "'branches' must be an object of named values"),
+    ("branches", [["image"]], "'branches' must be an object of named values"),
+    ("source", "trained", "'source' must be an object of named values"),
+    ("source.kind", "taught", "'source.kind' must be one of trained, pretrained, published, random"),
+    ("branches.image", None, "must be an object of named values"),
+    ("branches.image.grid", 0, "Branch has grid 0: choose at least 1"),
+    ("branches.image.pixels", -1, "Branch has pixels -1: choose at least 1"),
+    ("branches.video.size.heads", 0, "InternVideo2Size has heads 0: choose at least 1"),
+    ("branches.video.size.heads", 3, "which 3 heads cannot share evenly"),
+    ("branches.video.size.depth", 10**400, "InternVideo2Size has depth 1000"),
+    ("source.pretrain", {"audio": PRETRAINING}, "pre-trains 'audio', which is none of its branches"),
+    ("reducer.level", float("nan"), "pool level nan is not possible: choose a number above 0"),
+    ("reducer.level", 0, "pool level 0 is not possible: choose a number above 0"),
+    ("sampling.num_frames", 0, "has num_frames 0: choose at least 1"),
+    ("sampling.num_frames", 10**400, "has num_frames 1000"),
+    ("sampling.num_frames", 1.5, "'sampling.num_frames' must be of type int"),
     ("name", None, "'name' must be of type str"),
-    ("lora.r", 0, "Lora has r 0: choose at least 1"),
-    ("lora.dropout", 2, "Lora has dropout 2: choose 0 to 1"),
-    ("finetune.learning_rate", float("inf"), "Training has learning_rate inf"),
-    ("finetune.per_device_train_batch_size", 0, "per_device_train_batch_size 0: choose at least 1"),
-    ("finetune.seed", -1, "Training has seed -1"),
-    ("adapter", [], "'adapter' must be of type str"),
+    ("source.lora.r", 0, "Lora has r 0: choose at least 1"),
+    ("source.lora.dropout", 2, "Lora has dropout 2: choose 0 to 1"),
+    ("source.finetune.learning_rate", float("inf"), "Training has learning_rate inf"),
+    ("source.finetune.per_device_train_batch_size", 0, "per_device_train_batch_size 0: choose at least 1"),
+    ("source.finetune.seed", -1, "Training has seed -1"),
+    ("reducer.name", [], "'reducer.name' must be one of average"),
 ]
 #: Experiment files that are no object -> what is said of them.
 BAD_EXPERIMENTS = [
@@ -84,7 +86,7 @@ BAD_CELLS = ["[]", "{}", '{"inputs": 3, "finished": true}', "[" * 100_000]
 
 
 def changed(value: dict, path: str, new: object) -> dict:
-    """The value with another one at a path like "streams.0.1.grid"."""
+    """The value with another one at a path like "branches.image.grid"."""
     *inner, last = path.split(".")
     place = value
     for name in inner:

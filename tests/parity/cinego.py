@@ -25,7 +25,7 @@ from transformers import DynamicCache
 
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.clips.video import linspace_indices, read_clip
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment, with_settings
 from videogpt_plus.config.experiments import CINEGO_512
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.encoders import preprocessor
@@ -35,7 +35,7 @@ from videogpt_plus.families.cinego.model import Cinego, assemble
 from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
 from videogpt_plus.models.generation import Reading, generate, processed
 from videogpt_plus.models.loading import load_model
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.text.splice import VisualTokens
 from videogpt_plus.training.cinego import data as cinego_data
 from videogpt_plus.training.cinego import stages as cinego_training
@@ -119,15 +119,15 @@ class Recordings:
         """`cinego_512` at the recording's size."""
         vision, summary = self.config["vision"], self.config["summary"]
         side = vision["image_size"] // vision["patch_size"]
-        clip = Stream(
+        clip = Branch(
             "clip_cinego", str(self.clip()), vision["image_size"], side, vision["hidden_size"], projector="linear"
         )
         return replace(
             CINEGO_512,
             name=f"cinego_{variant}",
             llm=str(self.folder(variant)),
-            streams=(("video", clip),),
-            summary=Summary(summary["n_queries"], summary["num_heads"], branches=variant, dropout=0.0),
+            branches=(("video", clip),),
+            reducer=Summary(1, summary["n_queries"], summary["num_heads"], branches=variant, dropout=0.0),
         )
 
     def model(self, variant: str) -> Cinego:
@@ -296,7 +296,7 @@ def vision(recordings: Recordings, sheet: Sheet) -> None:
 def summary(recordings: Recordings, sheet: Sheet) -> None:
     for variant in VARIANTS:
         model = recordings.model(variant)
-        adapter = model.adapters["video"]
+        adapter = model.reducers["video"]
         for key in (key for key in sheet.tensors if re.match(rf"{variant}\.T\d", key)):
             frames, times = re.fullmatch(rf"{variant}\.T(\d+)(?:x(\d+))?", key).groups(default="1")
             grid = recordings.features(int(frames)).repeat(1, int(times), 1, 1)[:, :, None]
@@ -331,18 +331,18 @@ def summary_extra(recordings: Recordings, sheet: Sheet) -> None:
         state = {k.removeprefix(prefix): sheet[k] for k in sheet.tensors if k.startswith(prefix)}
         heads = re.search(r"_h(\d+)$", name)
         settings = Summary(
-            state["query_s"].shape[1], int(heads[1]) if heads else recordings.config["summary"]["num_heads"]
+            1, state["query_s"].shape[1], int(heads[1]) if heads else recordings.config["summary"]["num_heads"]
         )
         found = weights.summary_of({f"{weights.SUMMARY}{k}": v for k, v in state.items()}, settings)
         sheet.exact(f"{name}: branches by the keys", found.branches, name.split(".")[0])
         experiment = recordings.experiment(found.branches)
         model = assemble(
-            replace(experiment, summary=replace(found, dropout=0.0)),
+            replace(experiment, reducer=replace(found, dropout=0.0)),
             recordings.model("s").causal,
             recordings.model("s").tokenizer,
             recordings.model("s").encoders,
         )
-        adapter = model.adapters["video"].eval()
+        adapter = model.reducers["video"].eval()
         adapter.load_state_dict(state)
         sheet.tensor(f"{name}: summary", key, adapter(features[:, :, None]))
 
@@ -528,7 +528,7 @@ def frames(recordings: Recordings, sheet: Sheet) -> None:
 
 def seen(recordings: Recordings, file: Path, count: int, side: int) -> Tensor:
     """Pixels of a file as the encoder gets them."""
-    clip = Stream("clip_cinego", str(recordings.clip(side)), side, 1, 1)
+    clip = Branch("clip_cinego", str(recordings.clip(side)), side, 1, 1)
     chosen: Clip = read_clip(file, count, sampling="linspace")
     return preprocessor(clip)(chosen)
 
@@ -558,7 +558,7 @@ def features(recordings: Recordings, sheet: Sheet) -> None:
         stored = torch.from_numpy(np.load(fixtures / name))
         sheet.exact(f"{name}: shape", list(stored.shape), facts["shape"])
         experiment, file = recordings.experiment("s"), fixtures / "media" / facts["source"]
-        prepare = Preparation(experiment.streams, facts["shape"][0])
+        prepare = Preparation(experiment.branches, facts["shape"][0])
         live = prepare(file, still="crop" if file.suffix in (".png", ".jpg") else None)
         (grids,) = recordings.model("s").encode([live])
         ours = grids["video"].expand(len(stored), -1, -1, -1)
@@ -737,7 +737,7 @@ def training(recordings: Recordings, sheet: Sheet, name: str, run: dict[str, Any
     )
     told: list[float] = []
     out = recordings.work / "training" / name
-    experiment = replace(recordings.experiment(variant), num_frames=frames_of_training(recordings))
+    experiment = with_settings(recordings.experiment(variant), {"sampling.num_frames": frames_of_training(recordings)})
     start = recordings.folder(variant)
     written = cinego_training.train(
         stage,
@@ -801,7 +801,7 @@ def full_sizes(table: dict[str, Any], sheet: Sheet) -> None:
     for name, facts in table.items():
         width, variant, *moe = name.split("_")
         size = Size(int(width), facts["n_layers"], mlp=mlp_width(int(width)), experts=Experts() if moe else None)
-        experiment = replace(CINEGO_512, summary=Summary(branches=variant))
+        experiment = replace(CINEGO_512, reducer=Summary(branches=variant))
         with torch.device("meta"):
             model = assemble(experiment, MiniMind(size), Vocabulary(), {})
         state = model.checkpoint_state()

@@ -24,8 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from videogpt_plus.clips import video
-from videogpt_plus.config.experiment import Experiment, Stream
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Branch, Experiment, Prompting, Published
 from videogpt_plus.encoders import preprocessor
 from videogpt_plus.families.cogvlm2 import decoder, eva2, rope
 from videogpt_plus.families.cogvlm2.eva2_image import squashed
@@ -109,21 +108,21 @@ class Recordings:
     def experiment(self, folder: Path, config: Mapping[str, Any]) -> Experiment:
         vision = config["vision_config"]
         side = vision["image_size"]
-        stream = Stream(
+        stream = Branch(
             f"eva2_{self.stream}", str(folder), side, side // vision["patch_size"] // 2, vision["hidden_size"], "glu"
         )
         return Experiment(
             self.root.name,
             str(folder),
             ((self.stream, stream),),
-            (),
-            Training("", "cogvlm2_chat"),
+            Published(),
+            prompting=Prompting("cogvlm2_chat"),
             family=f"cogvlm2_{self.stream}",
         )
 
     def prepared(self, pixels: int) -> Callable[[Clip], Tensor]:
         """Our preprocessing to so many pixels."""
-        return preprocessor(Stream(f"eva2_{self.stream}", "", pixels, 0, 0))
+        return preprocessor(Branch(f"eva2_{self.stream}", "", pixels, 0, 0))
 
     def pixels(self, name: str) -> Tensor:
         """A medium of the recording, ready for the tower: Float "t 3 p p"."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.reducers import build_adapter, pooled_side
+from videogpt_plus.reducers import build_reducer, pooled_side
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 from .cases import chunk_of
@@ -122,7 +123,7 @@ def compare_count(
     logits = asked(model, ids, [shown(model, count, count, count)])
     image, video = (
         adapter.num_tokens(count, e.grid, e.grid)
-        for adapter, e in zip(model.adapters.values(), model.encoders.values(), strict=True)
+        for adapter, e in zip(model.reducers.values(), model.encoders.values(), strict=True)
     )
     facts = [list(logits.shape[:2]), bool(logits.isfinite().all())]
     sheet.exact(f"{count} real frames (the reference fails): lengths", facts, [[1, text + image + video], True])
@@ -148,7 +149,7 @@ def compare_level(
 ) -> None:
     if not recorded["ok"]:
         try:
-            build_adapter("average", level)
+            build_reducer(Average(level))
             said = "taken"
         except UserError:
             said = "refused"

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from videogpt_plus.clips.prefetch import Preparation
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment, Sampling
 from videogpt_plus.config.experiments import LLAVA15_7B
 from videogpt_plus.families.llava15.encoder import canonical
 from videogpt_plus.families.llava15.model import Llava
@@ -105,8 +105,8 @@ class Recordings:
         """`llava15_7b` at the recording's size: its tiny twin."""
         vision, folder = self.config["vision"], str(self.folder(spelling))
         side = vision["image_size"] // vision["patch_size"]
-        stream = Stream("clip_llava", folder, vision["image_size"], side, vision["hidden_size"])
-        return replace(LLAVA15_7B, name="llava15_tiny", llm=folder, streams=(("image", stream),))
+        stream = Branch("clip_llava", folder, vision["image_size"], side, vision["hidden_size"])
+        return replace(LLAVA15_7B, name="llava15_tiny", llm=folder, branches=(("image", stream),))
 
     def model(self, spelling: str) -> Llava:
         if spelling not in self.models:
@@ -118,7 +118,7 @@ class Recordings:
 
     @cached_property
     def prepare(self) -> Preparation:
-        return Preparation(self.experiment("hub").streams, 1)
+        return Preparation(self.experiment("hub").branches, Sampling(1))
 
     def picture(self, number: int, still: str) -> Visual:
         """A recorded picture, padded to a square or cropped."""

@@ -14,15 +14,15 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Stream
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Branch, Experiment, InternVideo2Size, Published
 from videogpt_plus.encoders import load_encoder
 from videogpt_plus.io.run_weights import projector_key, split_reference
 from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.models.projectors import build_projector
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.types import PLACEHOLDER, Visual
 
 #: Mean and deviation of each stream's pixels.
@@ -112,9 +112,7 @@ def write_parts(weights: Path, tokenizer: Path, folder: Path, all_rows: bool) ->
     (folder / "run").mkdir()
     projectors = {f"model.{key}": value for key, value in parts["projectors"].items()}
     torch.save(projectors, folder / "run" / "mm_projector.bin")
-    return Experiment(
-        name=weights.name, llm=str(folder / "llm"), streams=tuple(streams), pretrain=(), finetune=Training(data="none")
-    )
+    return Experiment(name=weights.name, llm=str(folder / "llm"), branches=tuple(streams), source=Published())
 
 
 def _llm(recorded: Mapping[str, Any], state: Mapping[str, Tensor]) -> transformers.PreTrainedModel:
@@ -126,7 +124,7 @@ def _llm(recorded: Mapping[str, Any], state: Mapping[str, Tensor]) -> transforme
     return llm
 
 
-def _write_clip(info: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> Stream:
+def _write_clip(info: Mapping[str, Any], state: Mapping[str, Tensor], folder: Path) -> Branch:
     config = transformers.CLIPVisionConfig.from_dict(info["clip"])
     config.save_pretrained(folder)
     save_file(state, folder / "model.safetensors")
@@ -134,10 +132,10 @@ def _write_clip(info: Mapping[str, Any], state: Mapping[str, Tensor], folder: Pa
     processor = {"crop_size": {"height": side, "width": side}, "size": {"shortest_edge": side}}
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     projector = info["llm"]["image_mm_projector_type"]
-    return Stream("clip", str(folder), side, side // config.patch_size, config.hidden_size, projector)
+    return Branch("clip", str(folder), side, side // config.patch_size, config.hidden_size, projector)
 
 
-def _write_internvideo2(info: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> Stream:
+def _write_internvideo2(info: Mapping[str, Any], state: Mapping[str, Tensor], path: Path) -> Branch:
     torch.save({"module": state}, path)
     tower = info["internvideo"]
     size = InternVideo2Size(
@@ -149,7 +147,7 @@ def _write_internvideo2(info: Mapping[str, Any], state: Mapping[str, Tensor], pa
         mlp_ratio=tower["mlp_ratio"],
     )
     side = tower["img_size"]
-    return Stream(
+    return Branch(
         "internvideo2", str(path), side, side // size.patch, size.width, info["llm"]["mm_projector_type"], size
     )
 
@@ -163,17 +161,17 @@ def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32)
     model = DualEncoderVLM(
         llm,
         transformers.AutoTokenizer.from_pretrained(experiment.llm),
-        {name: load_encoder(stream, "cpu", dtype) for name, stream in experiment.streams},
-        {n: build_projector(s.projector, s.width, llm.config.hidden_size) for n, s in experiment.streams},
-        {name: build_adapter("average", 1) for name, _ in experiment.streams},
+        {name: load_encoder(stream, "cpu", dtype) for name, stream in experiment.branches},
+        {n: build_projector(s.projector, s.width, llm.config.hidden_size) for n, s in experiment.branches},
+        {name: build_reducer(Average()) for name, _ in experiment.branches},
     )
     model.load_projectors(run)
     return model.eval()
 
 
 def set_level(model: DualEncoderVLM, level: float) -> None:
-    for name in model.adapters:
-        model.adapters[name] = build_adapter("average", level)
+    for name in model.reducers:
+        model.reducers[name] = build_reducer(Average(level))
 
 
 @contextmanager

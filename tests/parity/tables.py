@@ -266,7 +266,7 @@ def bounded(start: float | None, end: float | None) -> str:
 
 def pooled_shapes(folder: Folder, sheet: Sheet, table: list[dict[str, Any]]) -> None:
     """Pooled sides and token counts of the full-size streams."""
-    grids = {name: stream.grid for name, stream in QWEN_1_5B.streams}
+    grids = {name: stream.grid for name, stream in QWEN_1_5B.branches}
     frames = QWEN_1_5B.num_frames
     for entry in table:
         level = entry["pool_level"]

@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment, Stream
+from videogpt_plus.config.experiment import CLASS_TOKENS, Branch, Experiment, Sampling
 from videogpt_plus.config.options import LoaderConfig
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import write_bytes
@@ -69,13 +69,13 @@ class GridCache:
         self._unseen: int | None = None  # bytes written since the folder was looked through; None: never
         self._squares: Counter[tuple[str, str]] = Counter()
 
-    def settings(self, streams: Sequence[tuple[str, Stream]], num_frames: int, arithmetic: str) -> str:
+    def settings(self, branches: Sequence[tuple[str, Branch]], sampling: Sampling, arithmetic: str) -> str:
         """The part of a key that all clips share. `arithmetic` is the dtype that the encoders compute in."""
         parts = [
-            (name, asdict(replace(stream, weights=fingerprint.of_path(stream.weights), projector="")))
-            for name, stream in streams
+            (name, asdict(replace(branch, weights=fingerprint.of_path(branch.weights), projector="")))
+            for name, branch in branches
         ]
-        return fingerprint.of_value([VERSION, parts, num_frames, arithmetic, self.dtype])
+        return fingerprint.of_value([VERSION, parts, sampling.num_frames, sampling.rule, arithmetic, self.dtype])
 
     def key(self, path: str | Path, start: float | None, end: float | None, still: str | None, settings: str) -> str:
         """The name of a clip's entry: its bytes, or names and bytes of a frame folder, and what is taken of them.
@@ -139,7 +139,7 @@ class GridCache:
 
         UserError: the disk has no room for what is missing (up to the cap), or the folder cannot be written.
         """
-        settings = self.settings(experiment.streams, experiment.num_frames, arithmetic)
+        settings = self.settings(experiment.branches, experiment.sampling, arithmetic)
         entries = list(self._entries())
         there = [entry.size for entry in entries if entry.path.stem.endswith(settings)]
         one = clip_bytes(experiment, self.dtype)
@@ -233,7 +233,7 @@ def open_cache(loader_config: LoaderConfig) -> GridCache | None:
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:
     """Bytes of one clip's grids with all its frames: the unpooled grid of every stream."""
-    values = sum((s.grid**2 + CLASS_TOKENS.get(s.encoder, 0)) * s.width for _, s in experiment.streams)
+    values = sum((s.grid**2 + CLASS_TOKENS.get(s.encoder, 0)) * s.width for _, s in experiment.branches)
     return experiment.num_frames * values * DTYPES[dtype]
 
 

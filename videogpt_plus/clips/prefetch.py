@@ -37,7 +37,7 @@ from videogpt_plus.clips import video
 from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import check_decoder
 from videogpt_plus.clips.picture_files import form_of
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch, Sampling
 from videogpt_plus.encoders.scaling import is_huge, small_square
 from videogpt_plus.io import time_limit
 from videogpt_plus.io.entries import reading
@@ -48,10 +48,8 @@ from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 PATHS = "videogpt_plus.io.own_eval"
 #: What the server of reading processes imports beside what they need.
 READER_START = "videogpt_plus.clips.reader_start"
-#: CLIP's mean colour in 0..255, cut to int as the reference does.
-CLIP_MEAN_COLOUR = (122, 116, 104)
-#: How a still image becomes square: padded with that colour for the image stream, or cropped like a video.
-ASPECT_RATIOS = ("pad", "crop")
+#: How a still image becomes square: padded where the encoder was trained on padded ones, or cropped like a video.
+SQUARES = ("pad", "crop")
 
 
 class Job(NamedTuple):
@@ -61,7 +59,7 @@ class Job(NamedTuple):
     #: Bounds in seconds; None where the whole clip is meant.
     start: float | None = None
     end: float | None = None
-    #: One of ASPECT_RATIOS for a still image, which is one frame; None for a video.
+    #: One of SQUARES for a still image, which is one frame; None for a video.
     still: str | None = None
     #: This frame alone, modulo their number, is repeated to the full number; None for all of them.
     frame: int | None = None
@@ -74,8 +72,8 @@ class Preparation:
 
     def __init__(
         self,
-        streams: Sequence[tuple[str, Stream]],
-        num_frames: int,
+        branches: Sequence[tuple[str, Branch]],
+        sampling: Sampling,
         decoder: str = "pyav",
         store: GridCache | None = None,
         arithmetic: str = "float32",
@@ -87,11 +85,13 @@ class Preparation:
         """
         check_decoder(decoder)
         self.seconds = seconds
-        self.num_frames, self.decoder, self.store = num_frames, decoder, store
-        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
-        self.scales = {name: stream.pixels for name, stream in streams if encoders.scales_by_pillow(stream)}
-        self.sampling = encoders.sampling(streams[0][1])
-        self.settings = store.settings(streams, num_frames, arithmetic) if store else None
+        if sampling.rule not in video.SAMPLINGS:
+            raise UserError(f"unknown sampling.rule '{sampling.rule}'; choose from: {', '.join(video.SAMPLINGS)}")
+        self.sampling, self.decoder, self.store = sampling, decoder, store
+        self.preprocessors = {name: encoders.preprocessor(branch) for name, branch in branches}
+        self.scales = {name: branch.pixels for name, branch in branches if encoders.scales_by_pillow(branch)}
+        self.colours = {name: colour for name, branch in branches if (colour := encoders.padding(branch))}
+        self.settings = store.settings(branches, sampling, arithmetic) if store else None
 
     def __call__(
         self,
@@ -122,28 +122,29 @@ class Preparation:
         self, path: str | Path, start: float | None = None, end: float | None = None, still: str | None = None
     ) -> Clip:
         """The frames that the model gets, as they are in the file; of a still image one. Raises ClipError."""
-        count = 1 if still else self.num_frames
+        count = 1 if still else self.sampling.num_frames
         with reading(path):
             if still and form_of(Path(path)):
                 return video.read_still(path)
-            return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling)
+            return video.read_clip(path, count, start, end, decoder=self.decoder, sampling=self.sampling.rule)
 
     def visual(self, clip: Clip, still: str | None = None) -> Visual:
-        """A clip that was read, made ready for every stream."""
+        """A clip that was read, made ready for every branch."""
 
-        def ready(stream: str, part: Clip) -> torch.Tensor:
-            square = still == "pad" and stream == "image"
-            return self.preprocessors[stream](self._square(part, stream) if square else part)
+        def ready(name: str, part: Clip) -> torch.Tensor:
+            square = still == "pad" and name in self.colours
+            return self.preprocessors[name](self._square(part, name) if square else part)
 
         parts = clip.of_one_size()  # no preprocessor looks at two frames together
         return Visual({s: _joined([ready(s, part) for part in parts]) for s in self.preprocessors}, len(clip.frames))
 
-    def _square(self, clip: Clip, stream: str) -> Clip:
+    def _square(self, clip: Clip, name: str) -> Clip:
         """The clip padded to a square; a huge one is made only as large as the encoder will scale it."""
-        if stream in self.scales and is_huge(clip):
-            squares = [small_square(frame, CLIP_MEAN_COLOUR, self.scales[stream]) for frame in clip.frames]
+        colour = self.colours[name]
+        if name in self.scales and is_huge(clip):
+            squares = [small_square(frame, colour, self.scales[name]) for frame in clip.frames]
             return replace(clip, frames=torch.stack(squares))
-        return pad_to_square(clip)
+        return pad_to_square(clip, colour)
 
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
         if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
@@ -164,12 +165,12 @@ def shuffled(count: int, seed: int) -> list[int]:
     return sorted(range(count), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
 
 
-def pad_to_square(clip: Clip) -> Clip:
-    """The clip in the middle of a square of CLIP's mean colour, as LLaVA's `expand2square` puts it."""
+def pad_to_square(clip: Clip, colour: tuple[int, int, int]) -> Clip:
+    """The clip in the middle of a square of one colour in 0..255, as LLaVA's `expand2square` puts it."""
     count, _, height, width = clip.frames.shape
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
-    square = torch.tensor(CLIP_MEAN_COLOUR, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
+    square = torch.tensor(colour, dtype=torch.uint8).view(3, 1, 1).repeat(count, 1, side, side)
     square[:, :, top : top + height, left : left + width] = clip.frames
     return Clip(square, clip.seconds, clip.source)
 

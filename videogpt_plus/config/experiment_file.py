@@ -1,38 +1,28 @@
-"""`experiment.json`: an experiment written to a run folder and read back, every value checked."""
+"""`experiment.json`: an experiment written whole and read back, every value checked.
+
+It is what commands, cells of a sweep, launched processes and run folders hand to one another.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
-from videogpt_plus.config.training import Training
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import get_experiment
 from videogpt_plus.io.files import read_object, require, write_json
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers import REDUCERS, Reducer, get_reducer
 from videogpt_plus.types import UserError
+
+NAME = "experiment.json"
 
 
 def save_experiment(folder: str | Path, experiment: Experiment) -> None:
-    """Writes the resolved `experiment.json` of a run folder."""
-    write_json(Path(folder) / "experiment.json", experiment_json(experiment))
-
-
-def experiment_json(experiment: Experiment) -> dict[str, Any]:
-    """The experiment as it is read back from experiment.json.
-
-    What a summary is made of stands there only where there is one, and a beta2 of AdamW where it is not the usual
-    one, so that runs from before there was any are equal.
-    """
-    value = json.loads(json.dumps(asdict(experiment)))
-    if experiment.adapter != "summary":
-        del value["summary"]
-    for stage in (value["finetune"], *(stage for _, stage in value["pretrain"])):
-        if stage["adam_beta2"] == Training.adam_beta2:
-            del stage["adam_beta2"]
-    return value
+    """Writes the `experiment.json` of a run folder."""
+    write_json(Path(folder) / NAME, experiment_json(experiment))
 
 
 def load_experiment(folder: str | Path) -> Experiment:
@@ -40,65 +30,94 @@ def load_experiment(folder: str | Path) -> Experiment:
 
     UserError: there is none, it is no JSON, or it has unknown or missing keys or values of another type.
     """
-    path = require(Path(folder) / "experiment.json", "the run's experiment")
+    return read_experiment(require(Path(folder) / NAME, "the run's experiment"))
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a file. UserError: as `load_experiment`."""
     value = read_object(path, "train again or restore the file")
-
-    def made(kind: type, value: Any) -> Any:
-        return _made(kind, value, path)
-
-    def stream(value: Any) -> Stream:
-        size = isinstance(value, dict) and value.get("size")
-        return made(Stream, {**value, "size": made(InternVideo2Size, size)} if size else value)
-
-    def stage(value: Any) -> Training:
-        return made(Training, {"adam_beta2": Training.adam_beta2, **value} if isinstance(value, dict) else value)
-
-    inner = {
-        "streams": lambda value: _pairs(value, stream),
-        "pretrain": lambda value: _pairs(value, stage),
-        "finetune": stage,
-        "lora": lambda value: made(Lora, value),
-        "summary": lambda value: made(Summary, value),
-    }
-    value.setdefault("summary", asdict(Summary()))
-    experiment = made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
+    if "streams" in value and "finetune" in value:
+        raise UserError(
+            f"{path} was written by an earlier version, which kept experiments in another form: train the run again, "
+            "or write the file anew, with the keys that the package's run toy_pool2 has there"
+        )
     try:
+        experiment = _made(Experiment, value, "")
         experiment.check_whole()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error}; correct it") from error
     return experiment
 
 
-def _pairs(value: Any, made: Callable[[Any], Any]) -> Any:
-    """[[name, object], ...] as a tuple of pairs; anything else as it is, for `_made` to refuse."""
-    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
-    if not pairs or not all(isinstance(name, str) for name, _ in value):
-        return value
-    return tuple((name, made(inner)) for name, inner in value)
+def named_or_filed(text: str) -> Experiment:
+    """The experiment of that name, or of that path: an experiment.json, or a folder that holds one."""
+    path = Path(text)
+    if path.suffix == ".json":
+        return read_experiment(require(path, "experiment"))
+    return load_experiment(path) if (path / NAME).is_file() else get_experiment(text)
 
 
-def _made(kind: type, value: Any, path: Path) -> Any:
-    """The dataclass `kind` of a JSON object that has exactly its keys, each of its type."""
-    hints = get_type_hints(kind)
-    found = value.keys() if isinstance(value, dict) else set()
-    if found != hints.keys():
-        raise UserError(
-            f"{path} does not describe {kind.__name__}: missing {sorted(hints.keys() - found)}, unknown "
-            f"{sorted(found - hints.keys())}; correct it, or train again if another version wrote it"
-        )
-    for name, hint in hints.items():
-        if not _fits(value[name], hint):
-            wanted = getattr(hint, "__name__", None) or str(hint)
-            raise UserError(f"{path}: '{name}' must be of type {wanted}, not {value[name]!r:.60}; correct it")
-    try:
-        return kind(**value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+def experiment_json(experiment: Experiment) -> dict[str, Any]:
+    """The experiment as it stands in experiment.json: objects in objects, of which some say their kind."""
+    return _plain(experiment)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    kinds = get_args(hint) if get_origin(hint) is not tuple else (tuple,)
-    kinds = kinds or (hint,)
-    if isinstance(value, bool):
-        return bool in kinds
-    return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        own = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return _told(value) | own
+    return {name: _plain(inner) for name, inner in value} if isinstance(value, tuple) else value
+
+
+def _told(value: Any) -> dict[str, str]:
+    """What tells a value from others that may stand in its place."""
+    if isinstance(value, Reducer):
+        return {"name": value.name}
+    return {"kind": value.kind} if hasattr(value, "kind") else {}
+
+
+def _made(hint: Any, value: Any, key: str) -> Any:
+    """The value of a type, from JSON. UserError: it has another type, or missing or unknown keys; it names the key."""
+    if get_origin(hint) is tuple:  # pairs of a name and a value
+        _, inner = get_args(get_args(hint)[0])
+        return tuple((name, _made(inner, one, f"{key}.{name}")) for name, one in _object(value, key).items())
+    if isinstance(hint, types.UnionType) or get_origin(hint) is Union:
+        return _one_of(get_args(hint), value, key)
+    if hint is Reducer:
+        own = _object(value, key)
+        name = own.get("name")
+        if not isinstance(name, str):
+            raise UserError(f"'{key}.name' must be one of {', '.join(REDUCERS)}, not {name!r:.60}")
+        return _config(get_reducer(name), own, key, "name")
+    if is_dataclass(hint):
+        return _config(hint, _object(value, key), key, *(["kind"] if hasattr(hint, "kind") else []))
+    if isinstance(value, bool) != (hint is bool) or not isinstance(value, (int, float) if hint is float else hint):
+        raise UserError(f"'{key}' must be of type {hint.__name__}, not {value!r:.60}")
+    return value
+
+
+def _one_of(hints: tuple[Any, ...], value: Any, key: str) -> Any:
+    if type(None) in hints:
+        return None if value is None else _made(next(h for h in hints if h is not type(None)), value, key)
+    kinds = {hint.kind: hint for hint in hints}
+    kind = _object(value, key).get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(f"'{key}.kind' must be one of {', '.join(kinds)}, not {kind!r:.60}")
+    return _made(kinds[kind], value, key)
+
+
+def _config(kind: type, value: Mapping[str, Any], key: str, *told: str) -> Any:
+    known = get_type_hints(kind)
+    hints = {f.name: known[f.name] for f in fields(kind)}
+    missing, unknown = sorted(hints.keys() - value.keys()), sorted(value.keys() - hints.keys() - set(told))
+    if missing or unknown:
+        where = f"'{key}' " if key else ""
+        raise UserError(f"{where}does not describe {kind.__name__}: missing {missing}, unknown {unknown}")
+    prefix = f"{key}." if key else ""
+    return kind(**{name: _made(hint, value[name], prefix + name) for name, hint in hints.items()})
+
+
+def _object(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"'{key}' must be an object of named values, not {value!r:.60}")
+    return value

@@ -15,6 +15,8 @@ MERGED = f"{ROOT}/merged_cap_vqa_ann"
 MEDIA = f"{ROOT}/instruction_tuning"
 TOY = ".cache/toy/train"
 
+#: The one whose clips `toy.rwf2000` renders.
+TOY_RWF = "TOY_RWF"
 MIXTURES: dict[str, list[tuple[str, str]]] = {
     "PRETRAINING": [
         (f"{PRETRAINING}/CC3M-595K/chat.json", f"{PRETRAINING}/CC3M-595K"),
@@ -71,7 +73,7 @@ MIXTURES: dict[str, list[tuple[str, str]]] = {
         (f"{MERGED}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
     ],
     "RWF2000": [(".cache/RWF-2000/train.json", ".")],
-    "TOY_RWF": [(".cache/toy/rwf2000/train.json", ".")],
+    TOY_RWF: [(".cache/toy/rwf2000/train.json", ".")],
     "TOY_IMAGES": [(f"{TOY}/images.json", TOY)],
     "TOY_VIDEOS": [(f"{TOY}/videos.json", TOY)],
     "TOY_FINETUNING": [(f"{TOY}/questions.json", TOY)],

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, FRAME_MARKS, Experiment
-from videogpt_plus.reducers import known, pooled_side, tokens_of_summary
+from dataclasses import replace
 
-
-def left_of_grid(experiment: Experiment, grid: int) -> str:
-    """What the experiment's adapter leaves of a square grid, in words: `6 x 6`, or `49 queries` where it reads all."""
-    if known(experiment.adapter).tokens is None:
-        queries = tokens_of_summary(experiment.summary, experiment.level)
-        return f"{queries} queries" if queries > 1 else "1 query"
-    side = pooled_side(grid, experiment.level)
-    return f"{side} x {side}"
+from videogpt_plus.config.experiment import CLASS_TOKENS, FRAME_MARKS, Branch, Experiment
+from videogpt_plus.reducers import Reducer
 
 
 def num_visual_tokens(experiment: Experiment, t: int) -> int:
-    """Visual tokens of `t` frames over all streams of the experiment, with the family's own around each frame."""
-    count = known(experiment.adapter).tokens
-    if t == 0:
-        return 0
-    pooled = 0
-    for _, stream in experiment.streams:
-        if count is None:
-            pooled += tokens_of_summary(experiment.summary, experiment.level)
-        else:
-            # A class token stands beside its frame's grid, and no spatial pooling takes it in.
-            alone = CLASS_TOKENS.get(stream.encoder, 0)
-            pooled += count(experiment.level, t, stream.grid, stream.grid) + alone * count(1, t, 1, 1)
-    return pooled + t * FRAME_MARKS.get(experiment.family, 0)
+    """Visual tokens of `t` frames over all branches of the experiment, with the family's own around each frame."""
+    reduced = sum(_tokens(experiment.reducer, branch, t) for _, branch in experiment.branches)
+    return (reduced + t * FRAME_MARKS.get(experiment.family, 0)) if t else 0
+
+
+def _tokens(reducer: Reducer, branch: Branch, t: int) -> int:
+    alone = CLASS_TOKENS.get(branch.encoder, 0)
+    if reducer.pools:  # a class token is in no square of patches
+        return reducer.num_tokens(t, branch.grid, branch.grid) + alone * replace(reducer, level=1).num_tokens(t, 1, 1)
+    return (
+        reducer.num_tokens(t, 1, branch.grid**2 + alone) if alone else reducer.num_tokens(t, branch.grid, branch.grid)
+    )

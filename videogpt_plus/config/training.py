@@ -13,8 +13,6 @@ class Training:
 
     # Dataset mixture, a name in `mixtures.MIXTURES`.
     data: str
-    # Conversation template, a name in `chat.TEMPLATES`.
-    template: str = "qwen2"
     # Peak learning rate: of the projectors in pre-training, of LoRA in fine-tuning.
     learning_rate: float = 1e-3
     # Peak learning rate of the projectors in fine-tuning; None uses `learning_rate`.
@@ -47,8 +45,6 @@ class Training:
     model_max_length: int = 4096
     # Batches hold samples of one modality and similar length.
     group_by_modality_length: bool = False
-    # How a still image becomes square: "pad" with the mean colour, or "crop".
-    image_aspect_ratio: str = "pad"
     # A checkpoint every so many steps.
     save_steps: int = 500
     # Order of the data, initial projectors, LoRA and dropout.
@@ -63,3 +59,13 @@ class Training:
         check_numbers(self, {"warmup_ratio": 0, "adam_beta2": 0}, {"warmup_ratio": 1, "adam_beta2": 1})
         if self.projector_learning_rate is not None:
             check_numbers(self, {"projector_learning_rate": 0})
+
+
+@dataclass(frozen=True)
+class Pretraining(Training):
+    """The training of one branch's projector, which is asked and shown still images in a way of its own."""
+
+    # Conversation template, a name in `chat.TEMPLATES`.
+    template: str = "plain"
+    # How a still image becomes square: "pad" or "crop".
+    stills: str = "crop"

@@ -1,10 +1,10 @@
 """Frozen encoders: frames in, patch grids out. A new encoder is one file beside this one and one line below.
 
 An encoder's file offers two functions:
-    load(stream) -> nn.Module that maps Float "b t 3 p p" to Float "b t h w d", with the weights of `stream.weights`;
-    preprocessor(stream) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights;
-and, where it was trained on frames that another rule than "spread" took, SAMPLING: a name in `video.SAMPLINGS`.
-One whose preprocessing begins with Pillow's bicubic to `stream.pixels` says so by SCALES_BY_PILLOW: a huge square may
+    load(branch) -> nn.Module that maps Float "b t 3 p p" to Float "b t h w d", with the weights of `branch.weights`;
+    preprocessor(branch) -> a picklable callable from a Clip to Float "t 3 p p", which needs no weights;
+and, where it was trained on still pictures that were padded to squares, PADDING: their colour, three of 0..255.
+One whose preprocessing begins with Pillow's bicubic to `branch.pixels` says so by SCALES_BY_PILLOW: a huge square may
 then be scaled before it is made. A module whose grids are no squares says so by `shape`, (h, w).
 """
 
@@ -15,7 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
@@ -31,39 +31,37 @@ ENCODERS: dict[str, str] = {
     "clip_cinego": "videogpt_plus.families.cinego.encoder",
     "eva2_image": "videogpt_plus.families.cogvlm2.eva2_image",
     "eva2_video": "videogpt_plus.families.cogvlm2.eva2_video",
-    "eva2_video_even": "videogpt_plus.families.cogvlm2.eva2_video_even",
-    "eva2_video_average": "videogpt_plus.families.cogvlm2.eva2_video_average",
 }
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Tensor]:
-    """The stream's preprocessing alone, Clip -> Float "t 3 p p": for data workers, which load no weights."""
-    return _file_of(stream).preprocessor(stream)
+def preprocessor(branch: Branch) -> Callable[[Clip], Tensor]:
+    """The branch's preprocessing alone, Clip -> Float "t 3 p p": for data workers, which load no weights."""
+    return _file_of(branch).preprocessor(branch)
 
 
-def sampling(stream: Stream) -> str:
-    """The rule by which a video's frames are taken for the stream, a name in `video.SAMPLINGS`."""
-    return getattr(_file_of(stream), "SAMPLING", "spread")
+def padding(branch: Branch) -> tuple[int, int, int] | None:
+    """The colour by which the encoder's still pictures are padded to squares; None where they are cropped."""
+    return getattr(_file_of(branch), "PADDING", None)
 
 
-def scales_by_pillow(stream: Stream) -> bool:
-    """Whether the stream's preprocessing begins with Pillow's bicubic to `stream.pixels`."""
-    return getattr(_file_of(stream), "SCALES_BY_PILLOW", False)
+def scales_by_pillow(branch: Branch) -> bool:
+    """Whether the branch's preprocessing begins with Pillow's bicubic to `branch.pixels`."""
+    return getattr(_file_of(branch), "SCALES_BY_PILLOW", False)
 
 
-def load_encoder(stream: Stream, device: str | torch.device, dtype: torch.dtype) -> GridEncoder:
-    """The stream's encoder with its weights, frozen and always in eval mode.
+def load_encoder(branch: Branch, device: str | torch.device, dtype: torch.dtype) -> GridEncoder:
+    """The branch's encoder with its weights, frozen and always in eval mode.
 
     UserError: unknown encoder, missing weights, or weights and sizes of another architecture.
     """
     from videogpt_plus.encoders.grid import GridEncoder
 
-    file = _file_of(stream)
-    encoder = GridEncoder(file.load(stream), stream, file.preprocessor(stream))
+    file = _file_of(branch)
+    encoder = GridEncoder(file.load(branch), branch, file.preprocessor(branch))
     return encoder.to(device=device, dtype=dtype)
 
 
-def _file_of(stream: Stream) -> ModuleType:
-    if stream.encoder not in ENCODERS:
-        raise UserError(f"unknown encoder '{stream.encoder}'; choose from: {', '.join(ENCODERS)}")
-    return import_module(ENCODERS[stream.encoder])
+def _file_of(branch: Branch) -> ModuleType:
+    if branch.encoder not in ENCODERS:
+        raise UserError(f"unknown encoder '{branch.encoder}'; choose from: {', '.join(ENCODERS)}")
+    return import_module(ENCODERS[branch.encoder])

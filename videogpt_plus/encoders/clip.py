@@ -12,8 +12,8 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from videogpt_plus.config.experiment import Stream
-from videogpt_plus.encoders.scaling import HUGE, middle_by_pillow, shorter_side_to
+from videogpt_plus.config.experiment import Branch
+from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR, HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_folder, require_folder, values_of
 from videogpt_plus.io.tensors import State, load_exactly, without_prefixes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: See `encoders`.
 SCALES_BY_PILLOW = True
+PADDING = CLIP_MEAN_COLOUR
 #: Parts and tensors of a whole CLIP that its vision tower has no place for; `position_ids` was stored once.
 UNUSED_PARTS = ("text_model.", "text_projection.", "visual_projection.")
 UNUSED = ("logit_scale", "embeddings.position_ids")
@@ -47,7 +48,7 @@ class ClipTower(nn.Module):
         return rearrange(tokens[:, 1:], "(b t) (h w) d -> b t h w d", b=b, h=side)
 
 
-def load(stream: Stream) -> ClipTower:
+def load(stream: Branch) -> ClipTower:
     """CLIP from a Hugging Face folder: of the whole CLIP, or of its vision tower alone, with or without PREFIXES.
 
     UserError: files are missing, or config or weights have other sizes than the stream.
@@ -55,7 +56,7 @@ def load(stream: Stream) -> ClipTower:
     return ClipTower(load_model(stream))
 
 
-def load_model(stream: Stream) -> CLIPVisionModel:
+def load_model(stream: Branch) -> CLIPVisionModel:
     """transformers' tower with all its layers, from such a folder. UserError: as in `load`."""
     from transformers import CLIPVisionConfig
 
@@ -65,23 +66,23 @@ def load_model(stream: Stream) -> CLIPVisionModel:
     return _build_model(stream, config, without_prefixes(read_folder(folder), PREFIXES), folder)
 
 
-def build(stream: Stream, config: CLIPVisionConfig, state: State, folder: Path) -> ClipTower:
+def build(stream: Branch, config: CLIPVisionConfig, state: State, folder: Path) -> ClipTower:
     """The tower of these sizes and tensors, which were read from `folder`. UserError: as in `load`."""
     return ClipTower(_build_model(stream, config, state, folder))
 
 
-def outline(stream: Stream, config: CLIPVisionConfig) -> ClipTower:
+def outline(stream: Branch, config: CLIPVisionConfig) -> ClipTower:
     """The tower of these sizes without memory for its weights. UserError: they are not the stream's."""
     return ClipTower(_outline_model(stream, config, Path(stream.weights)))
 
 
-def _build_model(stream: Stream, config: CLIPVisionConfig, state: State, folder: Path) -> CLIPVisionModel:
+def _build_model(stream: Branch, config: CLIPVisionConfig, state: State, folder: Path) -> CLIPVisionModel:
     model = _outline_model(stream, config, folder)
     load_exactly(model, state, folder, lambda key: key in UNUSED or key.startswith(UNUSED_PARTS), assign=True)
     return model
 
 
-def _outline_model(stream: Stream, config: CLIPVisionConfig, folder: Path) -> CLIPVisionModel:
+def _outline_model(stream: Branch, config: CLIPVisionConfig, folder: Path) -> CLIPVisionModel:
     from accelerate import init_empty_weights
     from transformers import CLIPVisionModel
 
@@ -92,7 +93,7 @@ def _outline_model(stream: Stream, config: CLIPVisionConfig, folder: Path) -> CL
             return getattr(whole, "vision_model", whole)  # where it lies inside: up to transformers 4
 
 
-def _check_sizes(stream: Stream, config: CLIPVisionConfig) -> None:
+def _check_sizes(stream: Branch, config: CLIPVisionConfig) -> None:
     found = (config.image_size, config.image_size // config.patch_size, config.hidden_size)
     wanted = (stream.pixels, stream.grid, stream.width)
     if found != wanted:
@@ -109,7 +110,7 @@ def pillow_processor() -> type[CLIPImageProcessorPil]:
     return getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """CLIP's processor: shortest side to `pixels` (bicubic), centre crop, CLIP's mean and deviation."""
     file = require(Path(stream.weights) / "preprocessor_config.json", "CLIP's preprocessing config")
     read_object(file, "download it again")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.types import Clip
 
 
@@ -18,7 +18,7 @@ class GridEncoder(nn.Module):
     about 13 %, and no projector could learn to undo that.
     """
 
-    def __init__(self, tower: nn.Module, stream: Stream, preprocess: Callable[[Clip], Tensor]):
+    def __init__(self, tower: nn.Module, stream: Branch, preprocess: Callable[[Clip], Tensor]):
         super().__init__()
         self.tower = tower
         self.pixels, self.grid, self.width = stream.pixels, stream.grid, stream.width

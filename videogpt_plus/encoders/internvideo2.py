@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.config.experiment import InternVideo2Size, Stream
+from videogpt_plus.config.experiment import Branch, InternVideo2Size
 from videogpt_plus.io.tensors import load_exactly, read_tensors, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
@@ -140,7 +140,7 @@ class InternVideo2(nn.Module):
         return grid[:, :t]
 
 
-def load(stream: Stream) -> InternVideo2:
+def load(stream: Branch) -> InternVideo2:
     """The tower from the published `.pt` or from safetensors, with or without PREFIXES before its keys.
 
     UserError: no file, other keys or shapes, or a stream whose sizes contradict one another.
@@ -158,7 +158,7 @@ def load(stream: Stream) -> InternVideo2:
     return tower
 
 
-def _checked_size(stream: Stream) -> InternVideo2Size:
+def _checked_size(stream: Branch) -> InternVideo2Size:
     size = stream.size
     if size is None:
         raise UserError("an internvideo2 stream needs `size=InternVideo2Size(...)`: its weight file carries none")
@@ -170,7 +170,7 @@ def _checked_size(stream: Stream) -> InternVideo2Size:
     return size
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """Each uint8 frame squashed to a square, then ImageNet's mean and deviation."""
     return partial(_preprocess, stream.pixels)
 

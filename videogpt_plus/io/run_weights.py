@@ -31,8 +31,8 @@ def projector_key(stream: str) -> str:
     return "mm_projector" if stream == "video" else f"{stream}_mm_projector"
 
 
-def adapter_key(stream: str) -> str:
-    """What the tensors of a stream's adapter begin with, where it learns: "video" -> "mm_adapter"."""
+def reducer_key(stream: str) -> str:
+    """What the tensors of a stream's reducer begin with, where it learns: "video" -> "mm_adapter"."""
     return projector_key(stream).replace("projector", "adapter")
 
 
@@ -78,9 +78,9 @@ def projector_part(state: State, stream: str) -> State:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) or foreign.match(k)}
 
 
-def adapter_part(state: State, stream: str) -> State:
-    """Of what `read_projectors` returned: the tensors of one stream's adapter, which only one that learns has."""
-    prefix = f"{adapter_key(stream)}."
+def reducer_part(state: State, stream: str) -> State:
+    """Of what `read_projectors` returned: the tensors of one stream's reducer, which only one that learns has."""
+    prefix = f"{reducer_key(stream)}."
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 

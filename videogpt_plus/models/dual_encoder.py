@@ -1,4 +1,4 @@
-"""VideoGPT+: two frozen encoders, a projector and an adapter each, and a Qwen2 that reads their tokens.
+"""VideoGPT+: two frozen encoders, a projector and a reducer each, and a Qwen2 that reads their tokens.
 
 The model has a `Qwen2ForCausalLM` and feeds it `inputs_embeds`; LoRA wraps that LLM and nothing else.
 """
@@ -23,25 +23,25 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from videogpt_plus.config.experiment import Experiment, Lora, Stream
+from videogpt_plus.config.experiment import Branch, Experiment, Lora
 from videogpt_plus.config.options import GREEDY, GenerationConfig
 from videogpt_plus.encoders import load_encoder
 from videogpt_plus.io.files import located, read_object, require
 from videogpt_plus.io.model_folders import TOKENIZER_FILES, read_folder, require_folder, values_of, weight_files
 from videogpt_plus.io.run_weights import (
-    adapter_key,
-    adapter_part,
     projector_key,
     projector_part,
     read_adapter,
     read_projectors,
+    reducer_key,
+    reducer_part,
 )
 from videogpt_plus.io.tensors import check_fit, load_exactly
 from videogpt_plus.models.generation import Generated, Reading, generate, stream
 from videogpt_plus.models.projectors import build_projector
 from videogpt_plus.models.shared_llm import has_lora
 from videogpt_plus.models.silence import quiet
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.splice import Merged, VisualTokens, splice
 from videogpt_plus.text.tokenizer import read_tokenizer
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
@@ -55,8 +55,16 @@ END_OF_TURN = "<|im_end|>"
 #: A token that is one byte; several of them are a character, or none.
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
-#: Stream name -> Float "t h w d" of one visual.
+#: Branch name -> Float "t h w d" of one visual.
 Grids = Mapping[str, Tensor]
+
+
+class Reducers(nn.ModuleDict):
+    """Each branch's reducer, by name."""
+
+    def forward(self, name: str, grids: Sequence[Float[Tensor, "t h w d"]]) -> list[Float[Tensor, "n d"]]:
+        """The tokens of each grid. One call for all visuals of a batch: ZeRO-3 wants equal calls everywhere."""
+        return [self[name](grid[None])[0] for grid in grids]
 
 
 class DualEncoderVLM(nn.Module):
@@ -72,7 +80,7 @@ class DualEncoderVLM(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         encoders: Mapping[str, GridEncoder],
         projectors: Mapping[str, nn.Module],
-        adapters: Mapping[str, nn.Module],
+        reducers: Mapping[str, nn.Module],
     ):
         super().__init__()
         self.llm = llm.requires_grad_(False)
@@ -83,7 +91,7 @@ class DualEncoderVLM(nn.Module):
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict(encoders)
         self.projectors = nn.ModuleDict(projectors)
-        self.adapters = nn.ModuleDict(adapters)
+        self.reducers = Reducers(reducers)
 
     @property
     def device(self) -> torch.device:
@@ -133,9 +141,11 @@ class DualEncoderVLM(nn.Module):
             own = [grid[name] for grid in grids]
             patches = torch.cat([grid.flatten(0, 2) for grid in own])
             projected = projector(patches.to(self.device, _dtype(projector, patches)))
-            for i, part in enumerate(projected.split([grid.shape[:3].numel() for grid in own])):
-                tokens[i].append(self.adapters[name](part.unflatten(0, own[i].shape[:3])[None])[0])
-        return [torch.cat(streams) for streams in tokens]
+            parts = projected.split([grid.shape[:3].numel() for grid in own])
+            parts = [part.unflatten(0, grid.shape[:3]) for part, grid in zip(parts, own, strict=True)]
+            for i, reduced in enumerate(self.reducers(name, parts)):
+                tokens[i].append(reduced)
+        return [torch.cat(own) for own in tokens]
 
     def forward(
         self,
@@ -300,11 +310,11 @@ class DualEncoderVLM(nn.Module):
 
     def projector_state(self) -> dict[str, Tensor]:
         """The projectors' tensors under the reference's names, `mm_projector.0.weight` and so on; and those of
-        adapters that learn, `mm_adapter.query_s` and so on.
+        reducers that learn, `mm_adapter.query_s` and so on.
         """
         return {
             f"{named(name)}.{key}": value
-            for named, parts in ((projector_key, self.projectors), (adapter_key, self.adapters))
+            for named, parts in ((projector_key, self.projectors), (reducer_key, self.reducers))
             for name, part in parts.items()
             for key, value in part.state_dict().items()
         }
@@ -319,14 +329,14 @@ class DualEncoderVLM(nn.Module):
             own = projector_part(state, name)
             load_exactly(self.projectors[name], own, source=f"of the {name} projector in {folder}")
 
-    def load_adapters(self, folder: str | Path) -> None:
-        """Loads the adapters of a run folder, where they learn.
+    def load_reducers(self, folder: str | Path) -> None:
+        """Loads the reducers of a run folder, where they learn.
 
-        UserError: keys and shapes differ, or the folder has tensors of an adapter that has none here.
+        UserError: keys and shapes differ, or the folder has tensors of a reducer that has none here.
         """
         state = read_projectors(folder)
-        for name, adapter in self.adapters.items():
-            load_exactly(adapter, adapter_part(state, name), source=f"of the {name} adapter in {folder}")
+        for name, reducer in self.reducers.items():
+            load_exactly(reducer, reducer_part(state, name), source=f"of the {name} reducer in {folder}")
 
     def add_lora(self, lora: Lora) -> None:
         """Wraps the LLM in a fresh, trainable LoRA."""
@@ -440,7 +450,7 @@ def load(
     )
     if run_dir is not None:
         model.load_projectors(run_dir)
-        model.load_adapters(run_dir)
+        model.load_reducers(run_dir)
         if has_lora(run_dir):
             model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
@@ -455,11 +465,11 @@ def load_beside(
     """See `models.load_models`."""
     first, shared = runs[0][0], len(runs) > 1
     for experiment, folder in runs:
-        if (experiment.streams, experiment.num_frames) != (first.streams, first.num_frames):
+        if (experiment.branches, experiment.sampling) != (first.branches, first.sampling):
             raise UserError(f"{folder} and {runs[0][1]} see clips differently: answer them one after the other")
         if shared and not has_lora(folder):
             raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
-    encoders = {name: load_encoder(stream, device, encoder_dtype) for name, stream in first.streams}
+    encoders = {name: load_encoder(stream, device, encoder_dtype) for name, stream in first.branches}
     bases: dict[str, DualEncoderVLM] = {}
     models = []
     for number, (experiment, folder) in enumerate(runs):
@@ -467,10 +477,10 @@ def load_beside(
             bases[experiment.llm] = load(experiment, None, device, dtype, None, encoders)
         base = bases[experiment.llm]
         tokenizer = load_tokenizer(experiment.llm, folder)
-        parts = _own_parts(experiment, dict(experiment.streams), base.llm.config.hidden_size)
+        parts = _own_parts(experiment, dict(experiment.branches), base.llm.config.hidden_size)
         model = DualEncoderVLM(base.llm, tokenizer, encoders, **parts)
         model.load_projectors(folder)
-        model.load_adapters(folder)
+        model.load_reducers(folder)
         if has_lora(folder):
             model.shared_lora = f"run{number}" if shared else None
             model.load_lora(folder, merge=False, name=f"run{number}")
@@ -483,18 +493,16 @@ def load_beside(
     return models
 
 
-def _own_parts(experiment: Experiment, streams: Mapping[str, Stream], width: int) -> dict[str, dict[str, nn.Module]]:
-    """What is an experiment's own beside LoRA: projectors into an LLM of `width`, and adapters."""
+def _own_parts(experiment: Experiment, branches: Mapping[str, Branch], width: int) -> dict[str, dict[str, nn.Module]]:
+    """What is an experiment's own beside LoRA: projectors into an LLM of `width`, and reducers."""
     return {
-        "projectors": {name: build_projector(s.projector, s.width, width) for name, s in streams.items()},
-        "adapters": {
-            name: build_adapter(experiment.adapter, experiment.level, width, experiment.summary) for name in streams
-        },
+        "projectors": {name: build_projector(b.projector, b.width, width) for name, b in branches.items()},
+        "reducers": {name: build_reducer(experiment.reducer, width) for name in branches},
     }
 
 
-def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict[str, Stream]:
-    streams = dict(experiment.streams)
+def _chosen_streams(experiment: Experiment, names: Sequence[str] | None) -> dict[str, Branch]:
+    streams = dict(experiment.branches)
     unknown = set(names or ()) - streams.keys()
     if unknown:
         raise UserError(f"unknown stream {sorted(unknown)[0]!r}; choose from: {', '.join(streams)}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment
 from videogpt_plus.io.run_weights import ADAPTER_FILES
 from videogpt_plus.types import UserError
 
@@ -23,14 +23,14 @@ def has_lora(folder: str | Path) -> bool:
     return any((Path(folder) / name).exists() for name in LORA_FILES)
 
 
-def only_stream(experiment: Experiment, names: Sequence[str] | None = None) -> tuple[str, Stream]:
+def only_stream(experiment: Experiment, names: Sequence[str] | None = None) -> tuple[str, Branch]:
     """The name of the experiment's stream, and the stream. UserError: it has several, or `names` has another."""
-    if len(experiment.streams) != 1:
+    if len(experiment.branches) != 1:
         raise UserError(
-            f"experiment '{experiment.name}' has {len(experiment.streams)} streams, the family {experiment.family} "
+            f"experiment '{experiment.name}' has {len(experiment.branches)} streams, the family {experiment.family} "
             "has one: leave the others out"
         )
-    ((name, stream),) = experiment.streams
+    ((name, stream),) = experiment.branches
     if unknown := [other for other in names or () if other != name]:
         raise UserError(f"unknown stream '{unknown[0]}'; choose from: {name}")
     return name, stream
@@ -40,7 +40,7 @@ def check_one_set(runs: Sequence[tuple[Experiment, Path]]) -> None:
     """UserError: a run has other weights than the first, or sees clips differently."""
     first, folder = runs[0]
     for experiment, other in runs[1:]:
-        if (experiment.llm, experiment.streams, experiment.num_frames) != (first.llm, first.streams, first.num_frames):
+        if (experiment.llm, experiment.branches, experiment.sampling) != (first.llm, first.branches, first.sampling):
             raise UserError(f"{other} and {folder} have other weights or see clips differently: answer them apart")
 
 

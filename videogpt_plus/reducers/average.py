@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from videogpt_plus.reducers.per_frame import PerFrame
+from videogpt_plus.reducers.reducer import PerFrame
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
-class AveragePool(PerFrame):
+@dataclass(frozen=True)
+class Average(PerFrame):
     """Windows overlap where the pooled side does not divide the grid's."""
 
+    name = "average"
+
     def pool(self, frames: Float[Tensor, "f d h w"], side: tuple[int, int]) -> Float[Tensor, "f d h2 w2"]:
-        return F.adaptive_avg_pool2d(frames, side)
+        from torch.nn.functional import adaptive_avg_pool2d
+
+        return adaptive_avg_pool2d(frames, side)

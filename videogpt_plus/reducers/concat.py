@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from videogpt_plus.reducers import tokens_of_all
+from videogpt_plus.reducers.reducer import Fixed
+from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 
-class Concat(nn.Module):
-    """At level 1, and at no other: fewer tokens of each frame are what the adapters `average` and so on make."""
+@dataclass(frozen=True)
+class Concat(Fixed):
+    """At level 1, and at no other: fewer tokens of each frame are what the reducers `average` and so on make."""
 
-    def __init__(self, level: float):
-        super().__init__()
-        tokens_of_all(level, 1, 1, 1)
-        self.level = level
+    name = "concat"
+    mixes_frames = False
+    has_levels = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.level != 1:
+            raise UserError(
+                f"reducer 'concat' keeps every token, and has no level {self.level:g}: choose level 1, or the reducer "
+                "'average'"
+            )
 
     def num_tokens(self, t: int, h: int, w: int) -> int:
-        """Tokens of a grid of t frames."""
-        return tokens_of_all(self.level, t, h, w)
+        return t * h * w
 
-    def forward(
-        self, grid: Float[Tensor, "b t h w d"], frame_mask: Bool[Tensor, "b t"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Tokens of frames that the mask leaves out are zero and stand where they stood: behind, where they pad."""
-        if frame_mask is not None:
-            grid = grid.masked_fill(~frame_mask[:, :, None, None, None], 0)
-        return rearrange(grid, "b t h w d -> b (t h w) d")
+    def reduce(self, grid: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b n d"]:
+        return grid.flatten(1, 3)

@@ -1,85 +1,69 @@
-"""Cinego's VideoSummary: learned queries read the tokens of all frames at once, and what they bring is the visual.
-
-As its authors built it, after GPT4Video: keys and values are the frames' tokens and the queries themselves; there is no
-residual, norm or feed-forward layer. So a still image is not the same as several copies of it: the queries weigh less
-among more tokens. Names of tensors are the published ones, below `video_summarizer.`.
-"""
+"""Learned queries that read the tokens of all frames at once: Cinego's VideoSummary. Its weights are in queries.py."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from einops import rearrange
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from videogpt_plus.reducers.reducer import Reducer
+from videogpt_plus.types import UserError
 
-from videogpt_plus.reducers import tokens_of_summary
-from videogpt_plus.reducers.summary_options import Summary
-
-
-class CrossAttention(nn.Module):
-    """Queries read tokens and themselves."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.mha = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self,
-        queries: Float[Tensor, "b q d"],
-        tokens: Float[Tensor, "b k d"],
-        padding: Bool[Tensor, "b k"] | None = None,
-    ) -> Float[Tensor, "b q d"]:
-        """`padding` marks the tokens that nobody reads."""
-        read = torch.cat([tokens, queries], dim=1)
-        if padding is not None:
-            padding = torch.cat([padding, padding.new_zeros(queries.shape[:2])], dim=1)
-        return self.dropout(self.mha(queries, read, read, key_padding_mask=padding, need_weights=False)[0])
+if TYPE_CHECKING:
+    from torch import nn
 
 
-class VideoSummary(nn.Module):
-    """Grids of any number of frames and any size -> as many tokens as there are queries at the level."""
+@dataclass(frozen=True)
+class Summary(Reducer):
+    """As many tokens as there are queries at the level, of any number of frames and any grid."""
 
-    def __init__(self, level: float, width: int, settings: Summary):
-        super().__init__()
-        self.level, self.width, self.settings = level, width, settings
-        self.queries = tokens_of_summary(settings, level)
-        for branch in settings.branches:
-            setattr(self, f"query_{branch}", nn.Parameter(torch.randn(1, self.queries, width)))
-            layers = (CrossAttention(width, settings.heads, settings.dropout) for _ in range(settings.layers))
-            setattr(self, f"cross_attn_{branch}", nn.ModuleList(layers))
+    # Queries, and so tokens, of each branch at level 1; at level L as many as a square grid pooled by L would leave.
+    queries: int = 197
+    # Attention heads.
+    heads: int = 8
+    # Times that the queries read the frames.
+    layers: int = 1
+    # Sets of queries: "s", or "st" for a second set whose reading is added to the first one's.
+    branches: str = "s"
+    # Adds a sinusoid of its frame's number to each token; without it frames in any order give the same summary.
+    frame_times: bool = False
+    # Dropout of the attention and behind it.
+    dropout: float = 0.1
+
+    name = "summary"
+    learns = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("queries", "heads", "layers"):
+            if not 1 <= (value := getattr(self, name)) < 2**63:
+                raise UserError(f"the reducer 'summary' has {name} {value!r:.60}: choose at least 1")
+        if not 0 <= self.dropout <= 1:
+            raise UserError(f"the reducer 'summary' has dropout {self.dropout!r:.60}: choose 0 to 1")
+        if self.branches not in ("s", "st"):
+            raise UserError(f"the reducer 'summary' has branches {self.branches!r}: choose 's' or 'st'")
+
+    @property
+    def num_queries(self) -> int:
+        """Queries at the level; at least 1."""
+        return round(self.queries / self.level**2) or 1
 
     def num_tokens(self, t: int, h: int, w: int) -> int:
-        """The queries, whatever comes in."""
-        return self.queries
+        return self.num_queries if t else 0
 
-    def forward(
-        self, grid: Float[Tensor, "b t h w d"], frame_mask: Bool[Tensor, "b t"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Frames that `frame_mask` leaves out are not read."""
-        b, t, h, w, _ = grid.shape
-        padding = None
-        if frame_mask is not None:
-            # Weight 0 times what pads would still be NaN where that is.
-            grid = grid.masked_fill(~frame_mask[:, :, None, None, None], 0)
-            padding = ~frame_mask.repeat_interleave(h * w, dim=1)
-        if self.settings.frame_times:
-            grid = grid + sinusoids(t, self.width, grid)[:, None, None]
-        tokens = rearrange(grid, "b t h w d -> b (t h w) d")
-        summary = self.query_s.expand(b, -1, -1)
-        # The second branch's queries are the same in every layer, as in the original.
-        second = self.query_t.expand(b, -1, -1) if self.settings.branches == "st" else None
-        for i, attention in enumerate(self.cross_attn_s):
-            summary = attention(summary, tokens, padding)
-            if second is not None:
-                summary = summary + self.cross_attn_t[i](second, tokens, padding)
-        return summary
+    def build(self, width: int | None = None) -> nn.Module:
+        from videogpt_plus.reducers.queries import VideoSummary
 
+        if width % self.heads:
+            raise UserError(f"reducer 'summary' has {self.heads} heads, which do not divide the width {width}")
+        return VideoSummary(self, width)
 
-def sinusoids(count: int, width: int, like: Tensor) -> Float[Tensor, "t d"]:
-    """The numbers 0 to count - 1 as sines and cosines of wave lengths from 2 pi to 10,000 times that."""
-    turns = torch.arange((width + 1) // 2, device=like.device) * (-2 * math.log(10000) / width)
-    angles = torch.arange(count, device=like.device)[:, None] * turns.exp()
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)
+    def left_of(self, side: int) -> str:
+        return f"{self.num_queries} queries" if self.num_queries > 1 else "1 query"
+
+    def parameters(self, width: int) -> int:
+        return self.layers * len(self.branches) * 4 * width**2
+
+    def flops(self, width: int, t: int, h: int, w: int) -> int:
+        queries, read = self.num_queries, t * h * w + self.num_queries
+        linear = 2 * width**2 * (2 * queries + 2 * read)
+        return self.layers * len(self.branches) * (linear + 4 * queries * read * width)

@@ -239,7 +239,7 @@ def ask(experiment: Experiment, root: Path, plan: Plan = Plan(), control: str | 
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(experiment, None, device, torch.float32)
-    prepared = Preparation(experiment.streams, experiment.num_frames)
+    prepared = Preparation(experiment.branches, experiment.sampling)
     replies: dict[str, list[Reply]] = {name: [] for name in QUESTIONS}
     names = list(QUESTIONS)
     for number, clip in enumerate(clips(root, plan)[plan.clips :]):
@@ -273,7 +273,7 @@ def _generate(
 ) -> list[str]:
     counts = [visual.placeholders] if visual else []
     prompts = [
-        chat.encode_prompt(model.tokenizer, question, counts, experiment.finetune.template, past)
+        chat.encode_prompt(model.tokenizer, question, counts, experiment.prompting.template, past)
         for question, past in zip(questions, pasts, strict=True)
     ]
     return model.generate(prompts, [[visual] if visual else []] * len(prompts), experiment.max_new_tokens)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from videogpt_plus.config.experiment import Random
 from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import write_json
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import Tensor
 
-SEED = 20
+#: Draws the weights of every twin.
+SEED = Random.seed
 #: What a twin consists of, beside `made.json`.
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 #: Sizes of every twin's language model and tower.
@@ -59,7 +61,7 @@ def _made_from() -> dict[str, object]:
 
 def _size(family: str) -> tuple[int, int]:
     """Pixels and patches of a side."""
-    ((_, stream),) = EXPERIMENTS[f"toy_{family}"].streams
+    ((_, stream),) = EXPERIMENTS[f"toy_{family}"].branches
     return stream.pixels, stream.pixels // PATCH[family]
 
 

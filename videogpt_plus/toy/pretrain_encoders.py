@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader, IterableDataset
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.config.experiments import TOY
 from videogpt_plus.encoders import preprocessor
 from videogpt_plus.toy import world
@@ -28,7 +28,7 @@ from videogpt_plus.toy.pretrain_llm import IMAGE_WORDS
 from videogpt_plus.toy.render import SIZES
 from videogpt_plus.types import Clip
 
-STREAMS = dict(TOY.streams)
+STREAMS = dict(TOY.branches)
 #: InternVideo2 sees stills alone in its first steps: they cost a quarter, and shapes are the same in both.
 STILLS = 1500
 STILL_WORDS = torch.from_numpy(IMAGE_WORDS)
@@ -46,7 +46,7 @@ def through_jpeg(picture: np.ndarray, quality: int) -> np.ndarray:
 class Pictures(IterableDataset):
     """Endless batches of pixels "b t 3 p p" and word shares "b t h w k" for one stream."""
 
-    def __init__(self, stream: Stream, batch: int, seed: int, first: int = 0):
+    def __init__(self, stream: Branch, batch: int, seed: int, first: int = 0):
         self.stream, self.batch, self.seed, self.first = stream, batch, seed, first
         self.video = stream.encoder == "internvideo2"
 
@@ -78,7 +78,7 @@ class Pictures(IterableDataset):
         return pixels, words if frames > 1 else words * STILL_WORDS
 
 
-def build(stream: Stream) -> nn.Module:
+def build(stream: Branch) -> nn.Module:
     """The stream's tower with random weights."""
     if stream.encoder == "clip":
         from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -101,7 +101,7 @@ def build(stream: Stream) -> nn.Module:
     return tower
 
 
-def save_processor(stream: Stream) -> None:
+def save_processor(stream: Branch) -> None:
     from transformers import CLIPImageProcessorPil
 
     size = {"size": {"shortest_edge": stream.pixels}, "crop_size": stream.pixels}

@@ -11,7 +11,7 @@ from typing import Any
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.mixtures import MIXTURES
-from videogpt_plus.config.tokens import left_of_grid, num_visual_tokens
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.config.training import Training
 from videogpt_plus.io.files import read_object
 
@@ -53,22 +53,22 @@ def _header(experiment: Experiment) -> str:
 
 
 def _weights(experiment: Experiment) -> list[str]:
-    return [experiment.llm, *(stream.weights for _, stream in experiment.streams)]
+    return [experiment.llm, *(stream.weights for _, stream in experiment.branches)]
 
 
 def _what(experiment: Experiment, tuned: bool) -> str:
-    streams = " and ".join(name for name, _ in experiment.streams)
+    streams = " and ".join(name for name, _ in experiment.branches)
     if not tuned:
         return (
             f"The pre-trained projector of the {streams} stream of a video LLM: a start for fine-tuning, which answers "
             "nothing by itself. This folder holds the projector, the experiment and the tokenizer."
         )
-    tokens = num_visual_tokens(experiment, experiment.num_frames)
-    projectors = " and the projectors" if experiment.pretrain else ""
+    tokens, level = num_visual_tokens(experiment, experiment.num_frames), level_text(experiment.level)
+    projectors = " and the projectors" if experiment.trains_projectors else ""
     return (
         f"A video LLM that sees {experiment.num_frames} frames of a clip as {tokens:,} visual tokens: frozen encoders "
-        f"({streams}), a projector each, {experiment.adapter} pooling at level {level_text(experiment.level)}, and an "
-        f"LLM with LoRA. This folder holds what was trained (the LoRA adapter{projectors}), the experiment and the "
+        f"({streams}), a projector each, {experiment.reducer.name} pooling at level {level}, and "
+        f"an LLM with LoRA. This folder holds what was trained (the LoRA adapter{projectors}), the experiment and the "
         "tokenizer; the parts below are needed beside it."
     )
 
@@ -79,21 +79,22 @@ def _parts(experiment: Experiment) -> Iterator[tuple[str, str, str]]:
         return (f"`{weights}`" + (f" ({published})" if published else "")), licence
 
     yield "LLM", *named(experiment.llm)
-    for name, stream in experiment.streams:
-        left = left_of_grid(experiment, stream.grid)
+    for name, stream in experiment.branches:
+        left = experiment.reducer.left_of(stream.grid)
         weights, licence = named(stream.weights)
         shape = f"{stream.pixels} px, {stream.grid} x {stream.grid} patches a frame, reduced to {left}"
         yield f"{name} stream", f"{stream.encoder}, {weights}: {shape}; projector {stream.projector}", licence
 
 
 def _recipe(experiment: Experiment, folder: Path, tuned: bool) -> Iterator[tuple[str, str]]:
-    training = experiment.finetune
+    training = experiment.training
     files = ", ".join(f"`{Path(annotations).name}`" for annotations, _ in MIXTURES.get(training.data, []))
     yield "data", training.data + (f": {files}" if files else "")
     if tuned:
         lora = experiment.lora
         yield "LoRA", f"r {lora.r}, alpha {lora.alpha}, dropout {lora.dropout:g}"
     yield from _settings(training)
+    yield "template", experiment.prompting.template
     log = folder / "log.jsonl"
     if log.exists():
         header, *steps = (json.loads(line) for line in log.read_text().splitlines())
@@ -112,7 +113,6 @@ def _settings(training: Training) -> Iterator[tuple[str, str]]:
     yield "epochs", f"{training.num_train_epochs:g}"
     yield "weight decay, gradient clipping", f"{training.weight_decay:g}, {training.max_grad_norm:g}"
     yield "precision", "bfloat16" if training.bf16 else "float32"
-    yield "template", training.template
     yield "seed", str(training.seed)
 
 
@@ -173,7 +173,7 @@ def _use(experiment: Experiment, tuned: bool) -> str:
     if tuned:
         commands = 'videogpt-plus predict FOLDER "What happens?" --video CLIP.mp4\nvideogpt-plus answer FOLDER'
     else:
-        stream = experiment.streams[0][0]
+        stream = experiment.branches[0][0]
         commands = f"videogpt-plus train EXPERIMENT --projectors {stream}=FOLDER ..."
     return (
         f"FOLDER is this one; the parts lie at the paths of `experiment.json`.\n\n```\n{commands}\n"

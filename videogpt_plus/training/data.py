@@ -21,10 +21,9 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from videogpt_plus.clips.prefetch import ASPECT_RATIOS, Preparation
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.clips.prefetch import SQUARES, Preparation
+from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.mixtures import get_mixture
-from videogpt_plus.config.training import Training
 from videogpt_plus.io.entries import json_of, names_a_file, reading, seconds_of
 from videogpt_plus.text import chat
 from videogpt_plus.training import rwf2000
@@ -151,35 +150,31 @@ class Room(NamedTuple):
 
 
 class Conversations(Dataset[Encoded]):
-    """The samples of a mixture, in the order of its files.
+    """The samples of the mixture that the stage of an experiment trains on, in the order of its files.
 
-    `streams` are those of the stage: one in projector pre-training, all in fine-tuning. `substituted` is the
-    file that lists replaced samples. A video is sampled as in evaluation; a still image is one frame. What `store`
-    has is not decoded. What does not fit into `room` is replaced, too.
+    `substituted` is the file that lists replaced samples. A video is sampled as in evaluation; a still image is one
+    frame. What `store` has is not decoded. What does not fit into `room` is replaced, too.
     """
 
     def __init__(
         self,
-        training: Training,
-        streams: Sequence[tuple[str, Stream]],
+        experiment: Experiment,
         tokenizer: PreTrainedTokenizerBase,
-        num_frames: int,
         substituted: str | Path,
         store: GridCache | None = None,
         decoder: str = "pyav",
         room: Room | None = None,
     ):
-        chat.check_template(training.template)
-        if training.image_aspect_ratio not in ASPECT_RATIOS:
-            raise UserError(
-                f"unknown image_aspect_ratio '{training.image_aspect_ratio}'; choose from: {', '.join(ASPECT_RATIOS)}"
-            )
-        self.training, self.tokenizer, self.room = training, tokenizer, room
+        self.training, self.tokenizer, self.room = experiment.training, tokenizer, room
+        self.template, self.stills = experiment.prompting.template, experiment.sampling.stills
+        chat.check_template(self.template)
+        if self.stills not in SQUARES:
+            raise UserError(f"unknown sampling.stills '{self.stills}'; choose from: {', '.join(SQUARES)}")
         self.substituted = Path(substituted)
         #: What the encoders compute in: see `Preparation`.
-        self.arithmetic = "autocast" if training.bf16 else "float32"
-        self.prepare = Preparation(streams, num_frames, decoder, store, self.arithmetic)
-        self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
+        self.arithmetic = "autocast" if self.training.bf16 else "float32"
+        self.prepare = Preparation(experiment.branches, experiment.sampling, decoder, store, self.arithmetic)
+        self.entries = [e for path, folder in get_mixture(self.training.data) for e in read_annotations(path, folder)]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -214,9 +209,7 @@ class Conversations(Dataset[Encoded]):
         counts = [visual.placeholders for visual in visuals]
         try:
             with reading(entry.where):
-                input_ids, labels = chat.encode_conversation(
-                    self.tokenizer, entry.turns, counts, self.training.template
-                )
+                input_ids, labels = chat.encode_conversation(self.tokenizer, entry.turns, counts, self.template)
         except ClipError:
             raise
         except UserError as error:
@@ -228,7 +221,7 @@ class Conversations(Dataset[Encoded]):
             raise unreadable(path, "it names a folder and no clip in it", "write the clip's name")
         if kind == "video":
             return self.prepare(path, entry.start, entry.end)
-        return self.prepare(path, still=self.training.image_aspect_ratio)
+        return self.prepare(path, still=self.stills)
 
     def _cut(
         self, input_ids: list[int], labels: list[int], counts: Sequence[int], entry: Entry

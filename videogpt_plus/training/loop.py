@@ -237,8 +237,8 @@ def safe_pickles(folder: str) -> Iterator[None]:
 
 
 def is_visual(name: str) -> bool:
-    """Whether a parameter of the model belongs to a projector, or to an adapter that learns."""
-    return name.startswith(("projectors.", "adapters."))
+    """Whether a parameter of the model belongs to a projector, or to a reducer that learns."""
+    return name.startswith(("projectors.", "reducers."))
 
 
 @contextmanager

@@ -26,14 +26,14 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import set_seed
 
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment import Experiment, pretraining_experiment
 from videogpt_plus.config.experiment_file import experiment_json
 from videogpt_plus.config.mixtures import get_mixture
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.config.training import Training
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import read_object, write_bytes, write_json
-from videogpt_plus.io.run_weights import adapter_key, projector_key
+from videogpt_plus.io.run_weights import projector_key, reducer_key
 from videogpt_plus.io.runs import FINISHED, QUESTION, TUNED, Log, alone_in, are_there, difference
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model
@@ -122,7 +122,7 @@ def finetune(
         model = load_model(experiment, None, "cpu", dtype)
         for name, folder in projectors.items():
             model.load_projectors(folder, [name])
-        if not experiment.pretrain:  # published with the LLM, and left as they are
+        if not experiment.trains_projectors:
             model.projectors.requires_grad_(False)
         model.add_lora(experiment.lora)
         return model
@@ -140,25 +140,8 @@ def check(experiment: Experiment, start: str | Mapping[str, str | Path], out_dir
     else:
         _check_starts(experiment, start)
     check_deepspeed(deepspeed)
-    share(experiment.finetune, processes_launched())
+    share(experiment.training, processes_launched())
     check_claim(out_dir, experiment)
-
-
-def pretraining_experiment(experiment: Experiment, stream_name: str) -> Experiment:
-    """What a stream's pre-training depends on and no more: all levels and adapters share its projector."""
-    streams, trainings = dict(experiment.streams), dict(experiment.pretrain)
-    if stream_name not in streams or stream_name not in trainings:
-        raise UserError(f"unknown stream '{stream_name}'; choose from: {', '.join(trainings)}")
-    training = trainings[stream_name]
-    return Experiment(
-        name=f"pretrain_{stream_name}",
-        llm=experiment.llm,
-        streams=((stream_name, streams[stream_name]),),
-        pretrain=((stream_name, training),),
-        finetune=training,
-        num_frames=experiment.num_frames,
-        family=experiment.family,
-    )
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
@@ -205,13 +188,13 @@ def training_batches(dataset: data.Conversations, training: Training, processes:
 
 def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) -> None:
     """UserError unless every stream has a start, pre-trained with the same LLM and encoder."""
-    streams = dict(experiment.streams)
-    if projectors and not experiment.pretrain:
+    streams = dict(experiment.branches)
+    if projectors and not experiment.trains_projectors:
         raise UserError(f"{experiment.name} was published with its projectors: name none to start from")
     for name in projectors.keys() - streams.keys():
         raise UserError(f"unknown stream '{name}'; choose from: {', '.join(streams)}")
     for name in streams.keys() - projectors.keys():
-        if experiment.pretrain and streams[name].projector != "identity":  # which has no weights
+        if experiment.trains_projectors and streams[name].projector != "identity":  # which has no weights
             raise UserError(f"no pre-trained projector for stream '{name}': pre-train it and name its folder")
     for name, folder in projectors.items():
         recorded = Path(folder) / "experiment.json"
@@ -219,7 +202,7 @@ def _check_starts(experiment: Experiment, projectors: Mapping[str, str | Path]) 
             continue
         wanted = pretraining_experiment(experiment, name)
         found = read_object(recorded, "pre-train it again")
-        parts = {"llm": wanted.llm, "streams": experiment_json(wanted)["streams"]}
+        parts = {"llm": wanted.llm, "branches": experiment_json(wanted)["branches"]}
         if told := difference(found, parts):
             raise UserError(f"the projector in {folder} was trained for another model ({told}): pre-train it again")
 
@@ -232,12 +215,12 @@ def _train(
     build: Callable[[torch.dtype], DualEncoderVLM],
     means: Means,
 ) -> None:
-    """Fills `out_dir` by the recipe `experiment.finetune`: trains what wants a gradient in `build(dtype)`.
+    """Fills `out_dir` by the recipe `experiment.training`: trains what wants a gradient in `build(dtype)`.
 
     It is finished where all `outputs` are there.
     """
     check_deepspeed(means.deepspeed)
-    share(experiment.finetune, processes_launched())  # refused before minutes of loading
+    share(experiment.training, processes_launched())  # refused before minutes of loading
     with claimed_together(join(means.deepspeed), out_dir, experiment, outputs) as finished:
         if not finished:
             _fill(experiment, out_dir, build, means)
@@ -250,7 +233,7 @@ def _fill(
     means: Means,
 ) -> None:
     """`_train` in a folder that is claimed and unfinished."""
-    training, store = experiment.finetune, means.store
+    training, store = experiment.training, means.store
     set_seed(training.seed)  # random projectors and LoRA
     model = build(torch.bfloat16 if training.bf16 else torch.float32)
     if training.gradient_checkpointing:
@@ -263,10 +246,8 @@ def _fill(
     with TemporaryDirectory() as scratch:
         own_list = listed if PartialState().num_processes == 1 else Path(scratch) / listed.name
         dataset = data.Conversations(
-            training,
-            experiment.streams,
+            experiment,
             model.tokenizer,
-            experiment.num_frames,
             own_list,
             store,
             means.decoder,
@@ -352,20 +333,18 @@ def gather_substitutions(own_list: Path, listed: Path) -> None:
 
 
 def _keep_from_deepspeed(model: DualEncoderVLM, device: torch.device) -> None:
-    """Holds encoders and adapters beside the tree of modules that DeepSpeed divides, hooks and saves.
+    """Holds the encoders beside the tree of modules that DeepSpeed divides, hooks and saves.
 
-    ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals.
+    ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals. Of
+    reducers, which are all called at once, it takes the weights together.
     """
-    if any(p.requires_grad for p in model.adapters.parameters()):
-        raise UserError(
-            "the adapter learns, and how often it is called depends on a batch's visuals, at which DeepSpeed's ZeRO-3 "
-            "stops: train it without --deepspeed"
-        )
-    for name in ("encoders", "adapters"):
-        part = getattr(model, name)
-        assert not any(p.requires_grad for p in part.parameters()), f"{name} train: DeepSpeed has to know them"
-        delattr(model, name)
-        object.__setattr__(model, name, part.to(device))  # Module's own would register it again
+    from deepspeed.utils import set_z3_leaf_module
+
+    assert not any(p.requires_grad for p in model.encoders.parameters()), "encoders train: DeepSpeed has to know them"
+    encoders = model.encoders.to(device)
+    del model.encoders
+    object.__setattr__(model, "encoders", encoders)  # Module's own would register them again
+    set_z3_leaf_module(model.reducers, True)
     model.config = model.llm.config  # "auto" in a DeepSpeed json may ask for its hidden_size
 
 
@@ -388,7 +367,7 @@ def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], experiment: Expe
         # Sorted, for the order of a set differs from process to process.
         listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
         write_json(out_dir / "adapter_config.json", listed)
-    named = {"projectors": projector_key, "adapters": adapter_key}
+    named = {"projectors": projector_key, "reducers": reducer_key}
     split = [n.split(".", 2) + [t] for n, t in tensors.items() if is_visual(n)]
     assert len(lora) + len(split) == len(tensors), "something trained that no file holds"
     describe(out_dir, experiment)

@@ -319,7 +319,7 @@ def _predict(
 
     with processes(), _picture(image) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
-        ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
+        ratio = load_experiment(folder).sampling.stills  # as in training
         still = ratio if image and is_still(path) else None
         if image and still is None and tell:
             tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")

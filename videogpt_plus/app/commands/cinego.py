@@ -358,7 +358,7 @@ def _replies(
         if not left:
             continue
         try:
-            still = experiment.finetune.image_aspect_ratio if is_still(path) else None
+            still = experiment.sampling.stills if is_still(path) else None
             visual = answerer.prepare(path, still=still)
         except ClipError as error:
             print(f"{path}: {error}", file=sys.stderr)

@@ -26,9 +26,10 @@ Control = Literal[tuple(CONTROLS)]
 
 def prepare_toy(experiment) -> None:
     """Render the toy's clips where the experiment reads them and they are not there, and write a twin's weights."""
-    from videogpt_plus.config.experiments import TOY, is_random
+    from videogpt_plus.config.experiments import TOY
+    from videogpt_plus.config.mixtures import TOY_RWF
 
-    if experiment.finetune.data == "TOY_RWF":
+    if experiment.is_trained and experiment.training.data == TOY_RWF:
         prepare_toy_rwf()
     elif experiment.benchmark_root == TOY.benchmark_root:
         from videogpt_plus.app.screen import progress
@@ -36,29 +37,27 @@ def prepare_toy(experiment) -> None:
 
         with progress("render toy clips") as advance:
             ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
-    if is_random(experiment):
-        prepare_twin(experiment.llm)
+    if experiment.is_random:
+        prepare_twin(experiment)
         say_random(experiment.name)
 
 
 def prepare_toy_rwf() -> None:
     """Render the toy's RWF-2000 where it is not there."""
     from videogpt_plus.app.screen import progress
-    from videogpt_plus.config.mixtures import get_mixture
+    from videogpt_plus.config.mixtures import TOY_RWF, get_mixture
     from videogpt_plus.toy.rwf2000 import ensure_rwf2000
 
     with progress("render the toy's RWF-2000") as advance:
-        ensure_rwf2000(Path(get_mixture("TOY_RWF")[0][0]).parent, progress=advance)
+        ensure_rwf2000(Path(get_mixture(TOY_RWF)[0][0]).parent, progress=advance)
 
 
-def prepare_twin(folder: str) -> None:
-    """Write the random weights of a family's tiny twin where this is its folder and they are not there."""
-    from videogpt_plus.config.experiments import TOY_FAMILIES
-
-    if folder.startswith(f"{TOY_FAMILIES}/"):
+def prepare_twin(experiment: Experiment) -> None:
+    """Write the random weights of a family's tiny twin where the experiment has them and they are not there."""
+    if experiment.is_random:
         from videogpt_plus.toy.families import ensure_family
 
-        ensure_family(folder)
+        ensure_family(experiment.llm)
 
 
 def say_random(name: str) -> None:
@@ -202,16 +201,14 @@ class Wanted(NamedTuple):
 
     def made(self, take: bool = True) -> Path:
         """Its folder; see `find_run`."""
-        from videogpt_plus.config.experiments import is_random
-
         if self.is_published and take:
             take_published(self.experiment, self.folder)
         elif self.is_published and not (self.folder / "experiment.json").is_file():
             what = f"{self.name} was not asked here yet: there is no {self.folder}"
             raise UserError(f"{what}; run `videogpt-plus answer {self.name}`")
-        if is_random(self.experiment):
+        if self.experiment.is_random:
             if take:
-                prepare_twin(self.experiment.llm)
+                prepare_twin(self.experiment)
             say_random(self.experiment.name)
         return self.folder
 
@@ -237,14 +234,14 @@ def run_to_ask(run: str) -> Iterator[Path]:
 
     A tiny twin's weights are kept where they usually lie.
     """
-    from videogpt_plus.config.experiments import EXPERIMENTS, base_of, get_experiment, is_random
+    from videogpt_plus.config.experiments import EXPERIMENTS, base_of, get_experiment
 
     if run and base_of(run) in EXPERIMENTS and not Path(run).exists():
         experiment = get_experiment(run)
         if not experiment.is_trained and not (Path("results") / experiment.name / "experiment.json").is_file():
             with TemporaryDirectory() as folder:
                 taken = take_published(experiment, Path(folder))
-                if is_random(experiment):
+                if experiment.is_random:
                     say_random(experiment.name)
                 print(f"{run}: {experiment.llm}", file=sys.stderr)
                 yield taken
@@ -294,12 +291,12 @@ def _training(name: str, experiment) -> str:
     """The command that trains the run called `name`."""
     from videogpt_plus.config.experiments import EXPERIMENTS, base_of, level_text
 
-    if not experiment.pretrain:
+    if not experiment.trains_projectors:
         return f"videogpt-plus train {name}"
     base = EXPERIMENTS[base_of(name)]
     options = ["--levels", level_text(experiment.level)] if "_pool" in name else []
-    options += ["--adapters", experiment.adapter] if experiment.adapter != base.adapter else []
-    options += ["--seeds", str(experiment.finetune.seed)] if experiment.finetune.seed != base.finetune.seed else []
+    options += ["--reducers", experiment.reducer.name] if experiment.reducer.name != base.reducer.name else []
+    options += ["--seeds", str(experiment.seed)] if experiment.seed != base.seed else []
     return shlex.join(["videogpt-plus", "sweep", base.name, *options])
 
 
@@ -360,7 +357,7 @@ def take_published(experiment, folder: Path) -> Path:
     if experiment.is_trained:
         raise UserError(f"{experiment.name} is trained before it is asked: `videogpt-plus sweep {experiment.name}`")
     check_claim(folder, experiment)
-    prepare_twin(experiment.llm)
+    prepare_twin(experiment)
     require(experiment.llm, f"weights of {experiment.name}")
     claim(folder, experiment)
     return folder

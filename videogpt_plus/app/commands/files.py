@@ -30,7 +30,7 @@ def tokens(
     from videogpt_plus.app.screen import show
     from videogpt_plus.app.screen import table as new_table
     from videogpt_plus.config.experiments import at_level, get_experiment, level_text
-    from videogpt_plus.config.tokens import left_of_grid, num_visual_tokens
+    from videogpt_plus.config.tokens import num_visual_tokens
     from videogpt_plus.flops import TEXT_TOKENS, sizes_of
 
     base = get_experiment(experiment)
@@ -39,14 +39,14 @@ def tokens(
         raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
     if levels is None:
         named = at_level(base, base.level).name == base.name
-        levels = (base.level,) if named or base.adapter == "concat" else LEVELS  # which has no other level than 1
-    streams = dict(base.streams)
+        levels = (base.level,) if named or not base.reducer.has_levels else LEVELS
+    streams = dict(base.branches)
     grids = [f"{name} grid" for name in streams]
     columns = ("level", *grids, "visual tokens", "GFLOP a question", "encoders", "KV cache (MB)")
     table = new_table(*columns, title=f"{base.name}, {count} frames")
     for level in levels:
         at = at_level(base, level)
-        sides = [left_of_grid(at, stream.grid) for stream in streams.values()]
+        sides = [at.reducer.left_of(stream.grid) for stream in streams.values()]
         visual, cost, sizes = num_visual_tokens(at, count), ("not known",) * 3, sizes_of(at)
         if sizes:
             flops = sizes.question(count, visual)

@@ -47,7 +47,7 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
         named.setdefault(series({"experiment": experiment.name}), folder)
         if len(named) > 1:
             raise UserError(f"{' and '.join(map(str, named.values()))} are not one experiment at several levels")
-        at = (experiment.finetune.seed, experiment.level)
+        at = (experiment.seed, experiment.level)
         if at in found:
             raise UserError(f"{folder} is a second run of level {at[1]:g} with seed {at[0]}: name one series of runs")
         answers = read_run(answers_of(folder, None, None))

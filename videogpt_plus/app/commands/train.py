@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Names of experiments, with their choices in the help.
 AnyName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices()}.")]
-PretrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(lambda e: bool(e.pretrain))}.")]
+PretrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(lambda e: e.trains_projectors)}.")]
 TRAINED_NAMES, PUBLISHED_NAMES = choices(lambda e: e.is_trained), choices(lambda e: not e.is_trained)
 TrainedAtLevel = Annotated[
     str, arg(metavar="EXPERIMENT", help=f"{TRAINED_NAMES}, with the level behind it: toy_pool4.")
@@ -40,7 +40,7 @@ TRAINED = ("pretrain", "train")
 def sweep(
     experiment: Positional[AnyName],
     levels: tuple[float, ...] = (1, 2, 4, 8, 16),
-    adapters: tuple[str, ...] = ("average",),
+    reducers: Annotated[tuple[str, ...], arg(aliases=["--adapters"])] = ("average",),
     controls: tuple[Control, ...] = tuple(CONTROLS),
     control_levels: tuple[float, ...] | None = None,
     benchmarks: tuple[str, ...] = ("mvbench",),
@@ -66,7 +66,7 @@ def sweep(
 
     Args:
         levels: Pool levels; the grid's side is divided by each.
-        adapters: Token adapters; each one is trained at every level.
+        reducers: How grids become fewer tokens; each one is trained at every level.
         controls: What is withheld from the model to tell seeing from guessing.
         control_levels: Levels that are asked under the controls, too; the coarsest when not given.
         benchmarks: What the models are asked, as --task of `answer`, or NAME=FOLDER for a copy that lies elsewhere and
@@ -87,19 +87,20 @@ def sweep(
 
     from videogpt_plus.app.sweep import cells as sweeps
     from videogpt_plus.app.sweep.jobs import accounts, check_jobs, launched, run_cells
-    from videogpt_plus.config.experiments import at_level, get_experiment, with_adapter, with_seed
+    from videogpt_plus.config.experiment_file import named_or_filed
+    from videogpt_plus.config.experiments import at_level, with_reducer, with_seed
     from videogpt_plus.io.files import read_object, require
 
-    base = get_experiment(experiment)
+    base = named_or_filed(experiment)
     check_jobs(jobs)
     _check_name(name)
     if launcher is not None:
         launched(launcher, ())
     if deepspeed is not None:
         read_object(require(deepspeed, "DeepSpeed json"), "name another one, such as scripts/zero2.json")
-    seeds = (base.finetune.seed,) if seeds is None else seeds
-    wanted = dict.fromkeys((seed, a, level) for seed in seeds for a in adapters for level in levels)
-    experiments = [with_seed(at_level(with_adapter(base, a), level), seed) for seed, a, level in wanted]
+    wanted = dict.fromkeys((seed, r, level) for seed in seeds or (None,) for r in reducers for level in levels)
+    experiments = [at_level(with_reducer(base, r), level) for _, r, level in wanted]
+    experiments = [e if seed is None else with_seed(e, seed) for e, (seed, *_) in zip(experiments, wanted, strict=True)]
     root = output / (name or base.name)
     check_asking([base], eval_config)
     at = control_levels if control_levels is not None else (max(levels, default=0),)
@@ -197,9 +198,9 @@ def pretrain(
         deepspeed: A DeepSpeed json, passed on unchanged.
         dataloader_num_workers: Processes that read clips; 0 reads in the training process.
     """
-    from videogpt_plus.config.experiments import get_experiment
+    from videogpt_plus.config.experiment_file import named_or_filed
 
-    chosen = get_experiment(experiment)
+    chosen = named_or_filed(experiment)
     _check_stream(chosen, stream)
     folder = output_dir or Path("results/pretrain") / f"{chosen.name}_{stream}"
     _check_training(chosen, stream, folder, deepspeed, dataloader_num_workers, loader_config)
@@ -225,10 +226,10 @@ def train(
         deepspeed: A DeepSpeed json, passed on unchanged.
         dataloader_num_workers: Processes that read clips; 0 reads in the training process.
     """
-    from videogpt_plus.config.experiments import base_of, get_experiment
+    from videogpt_plus.config.experiment_file import named_or_filed
 
-    chosen = get_experiment(experiment)
-    _check_trainable(chosen)
+    chosen = named_or_filed(experiment)
+    chosen.check_finetuned()
     starts = {}
     for start in projectors:
         stream, equals, folder = start.partition("=")
@@ -238,7 +239,7 @@ def train(
         if not Path(folder).exists():
             raise UserError(
                 f"no pre-trained projector at {folder}: make it with "
-                f"`videogpt-plus pretrain {base_of(chosen.name)} {stream} --output-dir {shlex.quote(folder)}`"
+                f"`videogpt-plus pretrain {shlex.quote(experiment)} {stream} --output-dir {shlex.quote(folder)}`"
             )
         starts[stream] = folder
     folder = output_dir or Path("results") / chosen.name
@@ -254,9 +255,9 @@ def take(experiment: Positional[PublishedAtLevel], output_dir: Path | None = Non
     Args:
         output_dir: The run folder; results/EXPERIMENT when not given.
     """
-    from videogpt_plus.config.experiments import get_experiment
+    from videogpt_plus.config.experiment_file import named_or_filed
 
-    chosen = get_experiment(experiment)
+    chosen = named_or_filed(experiment)
     print(f"run of {chosen.name}: {take_published(chosen, output_dir or Path('results') / chosen.name)}")
 
 
@@ -366,7 +367,7 @@ def _fill_cells(
             print(f"{title}: {told}")
     cell = cells[0]
     if launcher and cell.kind in TRAINED:
-        if code := launch(launcher, _command(cell, deepspeed), cell.folder):
+        if code := launch(launcher, _command(cell, launcher, deepspeed), cell.folder):
             print(f"{title}: exit code {code} when all was written; the weights are whole")
     elif cell.kind == "pretrain":
         _train("pretrain", cell.experiment, cell.stream, cell.folder, deepspeed, None, title, eval_config)
@@ -434,39 +435,33 @@ def _check_training(
     check(experiment, start, folder, deepspeed)
 
 
-def _check_trainable(experiment) -> None:
-    if not experiment.is_trained:
-        raise UserError(
-            f"{experiment.name} is asked as it was published, and is not trained: "
-            f"`videogpt-plus answer {experiment.name}`"
-        )
-
-
 def _check_stream(experiment, stream: str) -> None:
-    _check_trainable(experiment)
-    if not experiment.pretrain:
+    if experiment.training and not experiment.trains_projectors:
         raise UserError(
             f"{experiment.name} was published with its projectors, and none is pre-trained: "
             f"`videogpt-plus train {experiment.name}`"
         )
-    names = [name for name, _ in experiment.streams]
+    names = [name for name, _ in experiment.branches]
     if stream not in names:
         raise UserError(f"unknown stream '{stream}'; choose from: {', '.join(names)}")
 
 
-def _command(cell: Cell, deepspeed: str | None) -> list[str]:
+def _command(cell: Cell, launcher: str | None, deepspeed: str | None) -> list[str]:
     """The cell's arguments of `videogpt-plus`, with the DeepSpeed json where it trains."""
-    return [*cell.command, *(["--deepspeed", deepspeed] if deepspeed and cell.kind in TRAINED else [])]
+    words = cell.launched if launcher and cell.kind in TRAINED else cell.command
+    return [*words, *(["--deepspeed", deepspeed] if deepspeed and cell.kind in TRAINED else [])]
 
 
 def _print_cells(cells: Sequence[Cell], only: int | None, launcher: str | None, deepspeed: str | None) -> None:
-    """Every cell, or one of them, with the command as it will be run."""
-    from videogpt_plus.app.sweep.cells import describe
+    """Every cell, or one of them, with the command as it will be run, for which its experiment's file is written."""
+    from videogpt_plus.app.sweep.cells import describe, write_experiment
     from videogpt_plus.app.sweep.jobs import launched
 
     for cell, (number, title, state) in zip(cells, describe(cells), strict=True):
         if only is not None and cells[only] is not cell:
             continue
-        command = _command(cell, deepspeed)
+        command = _command(cell, launcher, deepspeed)
         call = launched(launcher, command) if launcher and cell.kind in TRAINED else ["videogpt-plus", *command]
+        if str(cell.file) in command:
+            write_experiment(cell)
         print(f"{number:>3}  {state:<8}  {title}\n               {shlex.join(call)}")

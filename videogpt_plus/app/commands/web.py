@@ -80,7 +80,7 @@ def _everything(folder: Path) -> Iterator[tuple[Experiment, Path]]:
     Run folders of those that nobody took yet are made below `folder`.
     """
     from videogpt_plus.config.experiment_file import load_experiment
-    from videogpt_plus.config.experiments import EXPERIMENTS, TOY_WEIGHTS, is_random
+    from videogpt_plus.config.experiments import EXPERIMENTS, TOY_WEIGHTS
     from videogpt_plus.io.files import located
 
     trained = sorted(path.parent for path in Path("results").glob("**/projectors.safetensors"))
@@ -91,7 +91,7 @@ def _everything(folder: Path) -> Iterator[tuple[Experiment, Path]]:
     for experiment in EXPERIMENTS.values():
         if experiment.is_trained:
             continue
-        if is_random(experiment):
-            prepare_twin(experiment.llm)
+        if experiment.is_random:
+            prepare_twin(experiment)
         if located(experiment.llm).exists():
             yield experiment, take_published(experiment, folder / experiment.name)

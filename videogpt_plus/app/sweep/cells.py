@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from eval.answers.naming import OWN, answers_folder, asked_name, options_of
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Experiment, pretraining_experiment
+from videogpt_plus.config.experiment_file import experiment_json
+from videogpt_plus.config.experiments import EXPERIMENTS, base_of, get_experiment
 from videogpt_plus.config.mixtures import get_mixture
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig, LoaderConfig
 from videogpt_plus.config.tokens import num_visual_tokens
@@ -88,6 +90,13 @@ class Cell:
     benchmark: Asked = ASKED[0]
     #: What the report is of.
     benchmarks: tuple[Asked, ...] = ASKED
+    #: Where the experiment of a cell that fills a run folder is written, for a process that is launched for it.
+    file: Path | None = None
+
+    @property
+    def launched(self) -> tuple[str, ...]:
+        """The command with the experiment whole, by its file: a name in it says neither frames nor rates."""
+        return (self.kind, str(self.file), *self.command[2:])
 
     @property
     def title(self) -> str:
@@ -120,28 +129,13 @@ def plan(
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} is not possible: ask at least 1 question a task, or leave it out for all")
     for e in experiments:  # what cannot be trained at the end is said before anything trains
-        for training in (*dict(e.pretrain).values(), e.finetune):
+        check_template(e.prompting.template)
+        for _, training in e.pretrain:
             check_template(training.template)
-            if e.is_trained:
-                get_mixture(training.data)
-    pretrain = {
-        name: Cell(
-            "pretrain",
-            root / "pretrain" / name,
-            (
-                "pretrain",
-                base.name,
-                name,
-                "--output-dir",
-                str(root / "pretrain" / name),
-                *_options(eval_config, LoaderConfig),
-            ),
-            base,
-            stream=name,
-            eval_config=eval_config,
-        )
-        for name, _ in (base.streams if base.pretrain else ())
-    }
+            get_mixture(training.data)
+        if e.is_trained:
+            get_mixture(e.training.data)
+    pretrain = {name: _pretrain_cell(base, name, root, eval_config) for name, _ in base.pretrain}
     starts = [f"{name}={cell.folder}" for name, cell in pretrain.items()]
     cells = list(pretrain.values())
     for e in experiments:
@@ -149,9 +143,10 @@ def plan(
         needs = tuple(cell.folder for cell in pretrain.values())
         kind = "train" if e.is_trained else "take"
         trained = ("--projectors", *starts) if starts else ()
-        command = (kind, e.name, *trained, "--output-dir", str(folder))
+        file = _file(e, root)
+        command = (kind, _word(e, file), *trained, "--output-dir", str(folder))
         command += tuple(_options(eval_config, LoaderConfig)) if e.is_trained else ()
-        cells.append(Cell(kind, folder, command, e, eval_config=eval_config, needs=needs))
+        cells.append(Cell(kind, folder, command, e, eval_config=eval_config, needs=needs, file=file))
     answers = [
         _answer_cell(e, root / e.name, control, limit, eval_config, benchmark)
         for benchmark in benchmarks
@@ -166,6 +161,28 @@ def plan(
     needs = tuple(cell.folder for cell in (*answers, *scores))
     report = Cell("report", root / "report", tuple(command), needs=needs, benchmarks=tuple(benchmarks))
     return [*cells, *answers, *scores, report]
+
+
+def _pretrain_cell(base: Experiment, name: str, root: Path, eval_config: EvalConfig) -> Cell:
+    folder, file = root / "pretrain" / name, _file(base, root)
+    command = ("pretrain", _word(base, file), name, "--output-dir", str(folder), *_options(eval_config, LoaderConfig))
+    return Cell("pretrain", folder, command, base, stream=name, eval_config=eval_config, file=file)
+
+
+def _file(experiment: Experiment, root: Path) -> Path:
+    return root / "experiments" / f"{experiment.name}.json"
+
+
+def _word(experiment: Experiment, file: Path) -> str:
+    """What names the experiment in a command: its name where that says all of it, else its file."""
+    known = base_of(experiment.name) in EXPERIMENTS and get_experiment(experiment.name) == experiment
+    return experiment.name if known else str(file)
+
+
+def write_experiment(cell: Cell) -> None:
+    """Writes the file of the cell's experiment."""
+    if cell.file and cell.experiment:
+        write_json(cell.file, experiment_json(cell.experiment))
 
 
 def _check_asked(benchmarks: Sequence[Asked], eval_config: EvalConfig) -> None:
@@ -271,47 +288,42 @@ def inputs(cell: Cell) -> dict[str, object]:
         return {"answers": fingerprint.of_path(cell.needs[0] / "answers.jsonl"), "judge": dict(cell.benchmark.judge)}
     before = {folder.name: _outputs(folder) for folder in cell.needs}
     if cell.kind == "pretrain":
-        training = dict(e.pretrain)[cell.stream]
-        stream = dict(e.streams)[cell.stream]
-        settings = {"frames": e.num_frames, **cell.eval_config.shapes_training()}
-        return {"llm": _llm(e), "stream": _stream(stream), "training": _training(training), **settings}
+        alone = pretraining_experiment(e, cell.stream)
+        return _made_of(alone) | {"training": _training(alone.training), **cell.eval_config.shapes_training()}
     if cell.kind == "take":
-        settings = {**_adapter(e), "frames": e.num_frames, "template": e.finetune.template}
-        return {"llm": _llm(e), "streams": [_stream(stream) for _, stream in e.streams], **settings}
+        return _made_of(e)
     if cell.kind == "train":
-        settings = {**_adapter(e), "frames": e.num_frames, "lora": vars(e.lora)}
-        settings |= cell.eval_config.shapes_training()
-        streams = [_stream(stream) for _, stream in e.streams]
-        return {"llm": _llm(e), "streams": streams, "training": _training(e.finetune), **settings, "before": before}
+        settings = {"training": _training(e.training), "lora": vars(e.lora), **cell.eval_config.shapes_training()}
+        return _made_of(e) | settings | {"before": before}
     asked = {"control": cell.control, "limit": cell.limit, **cell.eval_config.shapes_answers()}
     settings = {**asked, "max_new_tokens": e.max_new_tokens}
-    settings |= {} if e.pretrain else {"llm": _llm(e)}
+    settings |= {} if e.trains_projectors else {"llm": fingerprint.of_path(e.llm)}
     root = cell.benchmark.root or Path(e.benchmark_root)
     beside = cell.benchmark.is_open or (root.is_dir() and not (root / "json").exists())
     benchmark = _open_benchmark(root) if beside else _benchmark(str(root))
     return {"before": before, "benchmark": benchmark, **settings}
 
 
-def _adapter(experiment: Experiment) -> dict[str, object]:
-    learned = {"summary": vars(experiment.summary)} if experiment.adapter == "summary" else {}
-    return {"adapter": experiment.adapter, "level": experiment.level, **learned}
-
-
-def _llm(experiment: Experiment) -> str:
-    return fingerprint.of_path(experiment.llm)
-
-
-def _stream(stream: Stream) -> dict[str, object]:
-    size = vars(stream.size) if stream.size else None
-    return {**vars(stream), "weights": fingerprint.of_path(stream.weights), "size": size}
+def _made_of(experiment: Experiment) -> dict[str, object]:
+    """What a run folder depends on beside its training: parts by their content, and how clips and questions enter."""
+    told = experiment_json(experiment)
+    parts = {
+        name: {**told["branches"][name], "weights": fingerprint.of_path(branch.weights)}
+        for name, branch in experiment.branches
+    }
+    shown = {name: told[name] for name in ("reducer", "sampling")}
+    return {
+        "llm": fingerprint.of_path(experiment.llm),
+        "branches": parts,
+        **shown,
+        "template": experiment.prompting.template,
+    }
 
 
 def _training(training: Training) -> dict[str, object]:
     data = [(fingerprint.of_path(annotations), media) for annotations, media in get_mixture(training.data)]
     # Where checkpoints fall does not change what comes out.
     settings = {**vars(training), "save_steps": 0}
-    if training.adam_beta2 == Training.adam_beta2:  # cells from before it could be chosen are what they were
-        del settings["adam_beta2"]
     return {**settings, "data": data}
 
 
@@ -391,6 +403,7 @@ def begin(cell: Cell) -> str | None:
     elif record and record["finished"] and (gone := _gone(cell, record)):
         told = f"{gone} is gone: it is made again"
     write_json(cell.folder / RECORD, {"inputs": wanted, "finished": False})
+    write_experiment(cell)
     return told
 
 

@@ -47,7 +47,7 @@ class Look(NamedTuple):
 
     #: What the model takes: pixels, later the grids that its encoders made of them.
     visual: Visual
-    #: Stream name -> UInt8 "t p p 3": what the encoder is shown, at most DRAWN pixels wide.
+    #: Branch name -> UInt8 "t p p 3": what the encoder is shown, at most DRAWN pixels wide.
     pictures: dict[str, UInt8[np.ndarray, "t p p 3"]]
     #: Seconds of each frame from the beginning of the file.
     seconds: tuple[float, ...]
@@ -142,7 +142,7 @@ def preparation(experiment: Experiment) -> Preparation:
     """How an experiment's clips are read. Loads no weights."""
     from videogpt_plus.clips.prefetch import Preparation
 
-    return Preparation(experiment.streams, experiment.num_frames)
+    return Preparation(experiment.branches, experiment.sampling)
 
 
 def modules_to_look(experiments: Iterable[Experiment]) -> set[str]:
@@ -160,7 +160,7 @@ def look(source: Source, experiment: Experiment) -> Look:
     """Decodes a clip as the experiment samples it. ClipError."""
     prepare = preparation(experiment)
     try:
-        still = experiment.finetune.image_aspect_ratio if is_still(source.path) else None
+        still = experiment.sampling.stills if is_still(source.path) else None
         clip = prepare.read(source.path, still=still)
     except ClipError as error:
         raise told_as(error, source.path, source.name) from error

@@ -12,7 +12,8 @@ from videogpt_plus.clips.cache import size_text
 from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.reducers import ADAPTERS, build_adapter, pooled_side, tokens_of_mean
+from videogpt_plus.reducers import build_reducer, pooled_side
+from videogpt_plus.reducers.bilinear import Bilinear
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,38 +36,40 @@ def strip(pictures: UInt8[np.ndarray, "t p p 3"], seconds: Sequence[float], chos
 
 
 def pooled(pictures: Mapping[str, UInt8[np.ndarray, "t p p 3"]], experiment: Experiment, frame: int) -> str:
-    """For every stream a frame under its pooled grid, and the colours that the same adapter leaves of the frame."""
+    """For every stream a frame under its pooled grid, and the colours that the same reducer leaves of the frame."""
     parts = [_stream(name, frames, experiment, frame) for name, frames in pictures.items()]
     return f'<div class="streams">{"".join(parts)}</div>'
 
 
 def _stream(name: str, pictures: UInt8[np.ndarray, "t p p 3"], experiment: Experiment, frame: int) -> str:
-    stream = dict(experiment.streams)[name]
-    side, adapter = stream.grid, experiment.adapter
+    stream = dict(experiment.branches)[name]
+    side, reducer = stream.grid, experiment.reducer
     picture = pictures[frame]
-    if ADAPTERS[adapter].tokens is None:
-        tokens = num_visual_tokens(experiment, len(pictures)) // len(experiment.streams)
+    if reducer.learns:
+        tokens = num_visual_tokens(experiment, len(pictures)) // len(experiment.branches)
         drawn = _svg(side, picture, _lines(side, side, "patches"), f"frame {frame + 1}")
         says = f"{tokens} learned queries read all {side}×{side} patches of every frame: no grid is left to draw"
         return _figure(name, [drawn], says)
     kept = pooled_side(side, experiment.level)
-    left = _mosaic(pictures if ADAPTERS[adapter].tokens is tokens_of_mean else picture[None], side, experiment)
+    left = _mosaic(pictures if reducer.mixes_frames else picture[None], side, experiment)
     lines = _lines(side, side, "patches") + _lines(side, kept, "cells")
-    if adapter == "bilinear" and kept < side:
+    if isinstance(reducer, Bilinear) and kept < side:
         lines += _dots(side, kept)
     level = level_text(experiment.level)
     drawn = _svg(side, picture, lines, f"frame {frame + 1} under the pooled grid of level {level}")
-    mosaic = _svg(side, left, _lines(side, kept, "faint"), f"what the adapter {adapter} leaves of its colours", True)
+    mosaic = _svg(
+        side, left, _lines(side, kept, "faint"), f"what the reducer {reducer.name} leaves of its colours", True
+    )
     return _figure(name, [drawn, mosaic], _caption(experiment, side, kept) + _beside(stream.encoder))
 
 
 def _caption(experiment: Experiment, side: int, kept: int) -> str:
     what = f"{side}×{side} patches → {kept}×{kept} = {kept * kept} token{'s' * (kept > 1)}"
-    if experiment.adapter == "frame_mean":
+    if experiment.reducer.mixes_frames:
         return f"{what} for the mean of all frames"
     if kept == side:
         return f"{what} a frame: nothing is pooled"
-    if experiment.adapter == "bilinear":
+    if isinstance(experiment.reducer, Bilinear):
         return f"{what} a frame; each reads the patches round its dot"
     share = side / kept
     overlap = "" if side % kept == 0 else "; neighbouring cells share patches"
@@ -109,14 +112,14 @@ def _dots(side: int, parts: int) -> str:
 def _mosaic(
     frames: UInt8[np.ndarray, "t p p 3"], side: int, experiment: Experiment
 ) -> UInt8[np.ndarray, "kept kept 3"]:
-    """The adapter itself, run on each patch's mean colour where the model has its features."""
+    """The reducer itself, run on each patch's mean colour where the model has its features."""
     import torch
     from einops import rearrange
     from torch.nn.functional import adaptive_avg_pool2d
 
     colours = rearrange(torch.from_numpy(frames).float(), "t h w c -> t c h w")
     patches = rearrange(adaptive_avg_pool2d(colours, side), "t c h w -> 1 t h w c")
-    tokens = build_adapter(experiment.adapter, experiment.level)(patches)[0]
+    tokens = build_reducer(experiment.reducer)(patches)[0]
     kept = pooled_side(side, experiment.level)
     first = rearrange(tokens[: kept * kept], "(h w) c -> h w c", h=kept)
     return first.round().clamp(0, 255).to(torch.uint8).numpy()

@@ -10,15 +10,13 @@ from copy import copy
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app.web.settings import Offer, Setting
-from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.flops import sizes_of
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.models.dual_encoder import DualEncoderVLM, Reducers
+from videogpt_plus.reducers import Reducer, build_reducer
 from videogpt_plus.types import Visual
 
 
@@ -101,12 +99,12 @@ class Talk:
         offer = self.offers[setting.model]
         experiment, folder = offer.run(setting)
         model = self._loaded[setting.model].members[str(folder)].model
-        return Member(with_adapter(model, experiment) if offer.free else model, experiment)
+        return Member(behind_reducer(model, experiment.reducer) if offer.free else model, experiment)
 
 
-def with_adapter(model: DualEncoderVLM, experiment: Experiment) -> DualEncoderVLM:
-    """The same weights behind another adapter that has none, as `experiment` names it; `model` stays as it is."""
+def behind_reducer(model: DualEncoderVLM, reducer: Reducer) -> DualEncoderVLM:
+    """The same weights behind another reducer that has none; `model` stays as it is."""
     other = copy(model)
-    adapters = {name: build_adapter(experiment.adapter, experiment.level) for name in model.adapters}
-    other._modules = {**model._modules, "adapters": nn.ModuleDict(adapters).eval()}
+    reducers = {name: build_reducer(reducer) for name in model.reducers}
+    other._modules = {**model._modules, "reducers": Reducers(reducers).eval()}
     return other

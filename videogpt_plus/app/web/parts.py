@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from videogpt_plus.app.web import drawing
 from videogpt_plus.app.web.settings import Offer, Setting
 from videogpt_plus.config.experiments import level_text
-from videogpt_plus.reducers import ADAPTERS, pooled_side
+from videogpt_plus.reducers import REDUCERS, pooled_side
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -111,7 +111,7 @@ def levels(offer: Offer, adapter: str) -> list[tuple[str, str]]:
 
 
 def _level_label(offer: Offer, adapter: str, level: float) -> str:
-    if ADAPTERS[adapter].tokens is None:
+    if REDUCERS[adapter].learns:
         return level_text(level)
-    sides = [pooled_side(stream.grid, level) for _, stream in offer.experiment.streams]
+    sides = [pooled_side(stream.grid, level) for _, stream in offer.experiment.branches]
     return f"{level_text(level)}: " + " + ".join(f"{side}×{side}" for side in sides)

@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.config.experiments import at_level, base_of, is_random, level_text, with_adapter
+from videogpt_plus.config.experiment import Experiment, with_settings
+from videogpt_plus.config.experiments import at_level, base_of, level_text, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.reducers import ADAPTERS, check_level, tokens_of_frames, tokens_of_mean
+from videogpt_plus.reducers import REDUCERS, check_level
 from videogpt_plus.types import UserError
 
-#: How adapters count their tokens that pool a grid to any level.
-POOLING = (tokens_of_frames, tokens_of_mean)
 #: Levels that are offered where any is possible; others can be typed.
 USUAL_LEVELS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 #: Published weights of pictures may be shown several, one behind the other.
@@ -57,7 +55,7 @@ class Setting:
 
     # Name of an Offer.
     model: str
-    # Name in `adapters.ADAPTERS`.
+    # Name in `reducers.REDUCERS`.
     adapter: str
     # Pool level.
     level: float
@@ -85,31 +83,31 @@ class Offer:
 
     @property
     def free(self) -> bool:
-        """Whether level and adapter are dials: published weights, behind an adapter that has learned nothing."""
-        return not self.experiment.is_trained and ADAPTERS[self.experiment.adapter].tokens is not None
+        """Whether level and adapter are dials: published weights, behind a reducer that has learned nothing."""
+        return not self.experiment.is_trained and not self.experiment.reducer.learns
 
     @property
     def random(self) -> bool:
         """Whether its answers mean nothing."""
-        return is_random(self.experiment)
+        return self.experiment.is_random
 
     def adapters(self) -> list[str]:
         """Those that can be chosen."""
         own = list(dict.fromkeys(adapter for adapter, _ in self.runs))
         if not self.free:
             return own
-        pooling = [name for name, adapter in ADAPTERS.items() if adapter.tokens is tokens_of_frames]
+        pooling = [name for name, kind in REDUCERS.items() if kind.pools and not kind.mixes_frames]
         return list(dict.fromkeys([*own, *pooling]))
 
     def levels(self, adapter: str) -> list[float]:
         """Those that can be chosen; where level is a dial, those that are worth a look: each gives other tokens."""
         if not self.free:
             return sorted(level for name, level in self.runs if name == adapter)
-        if adapter not in self.adapters() or ADAPTERS[adapter].tokens not in POOLING:
+        if adapter not in self.adapters() or not REDUCERS[adapter].pools:
             return [1.0]
         sides = {}
         for level in USUAL_LEVELS:
-            sides.setdefault(num_visual_tokens(replace(self.experiment, adapter=adapter, level=level), 1), level)
+            sides.setdefault(num_visual_tokens(at_level(with_reducer(self.experiment, adapter), level), 1), level)
         return sorted(sides.values())
 
     def most_frames(self) -> int:
@@ -130,7 +128,7 @@ class Offer:
             )
         levels = self.levels(setting.adapter)
         check_level(setting.level)
-        any_level = self.free and ADAPTERS[setting.adapter].tokens in POOLING
+        any_level = self.free and REDUCERS[setting.adapter].pools
         if not any_level and setting.level not in levels:
             raise UserError(
                 f"{self.name} was not trained with adapter '{setting.adapter}' at level {level_text(setting.level)}: "
@@ -147,8 +145,8 @@ class Offer:
         found = self.runs.get((setting.adapter, setting.level)) or next(iter(self.runs.values()))
         experiment, folder = found
         if self.free:
-            experiment = at_level(with_adapter(experiment, setting.adapter), setting.level)
-        return replace(experiment, num_frames=setting.frames), folder
+            experiment = at_level(with_reducer(experiment, setting.adapter), setting.level)
+        return with_settings(experiment, {"sampling.num_frames": setting.frames}), folder
 
 
 def offers_of(runs: Iterable[tuple[Experiment, Path]]) -> dict[str, Offer]:
@@ -159,7 +157,7 @@ def offers_of(runs: Iterable[tuple[Experiment, Path]]) -> dict[str, Offer]:
     by_model: dict[str, dict[tuple[str, float], tuple[Experiment, Path]]] = {}
     for experiment, folder in runs:
         by_model.setdefault(_model(experiment), {}).setdefault(
-            (experiment.adapter, experiment.level), (experiment, folder)
+            (experiment.reducer.name, experiment.level), (experiment, folder)
         )
     if not by_model:
         raise UserError("there is no model to talk to: name a run folder, or train one with `videogpt-plus sweep toy`")

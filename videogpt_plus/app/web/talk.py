@@ -229,9 +229,9 @@ class Session:
         return seen
 
     def _key(self, experiment: Experiment, source: Source | None) -> object:
-        """What the encoders' output depends on: adapters and levels share it, projectors do, too."""
-        streams = tuple((name, replace(stream, projector="")) for name, stream in experiment.streams)
-        return source, streams, experiment.num_frames, experiment.finetune.image_aspect_ratio
+        """What the encoders' output depends on: reducers and levels share it, projectors do, too."""
+        branches = tuple((name, replace(branch, projector="")) for name, branch in experiment.branches)
+        return source, branches, experiment.sampling
 
     def _forget(self, source: Source) -> None:
         with self._lock:

@@ -13,17 +13,15 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.encoders import clip
 from videogpt_plus.encoders.clip import preprocessor
 
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
-__all__ = ["SAMPLING", "SCALES_BY_PILLOW", "ClassTower", "divided", "load", "preprocessor"]
+__all__ = ["SCALES_BY_PILLOW", "ClassTower", "divided", "load", "preprocessor"]
 
-#: From the first frame to the last, evenly; a short clip repeats some.
-SAMPLING = "linspace"
 SCALES_BY_PILLOW = True
 
 
@@ -52,6 +50,6 @@ def divided(grid: Float[Tensor, "... t 1 n d"]) -> tuple[Float[Tensor, "... t 1 
     return grid[..., :1, :], patches.unflatten(-2, (side, side))
 
 
-def load(stream: Stream) -> ClassTower:
+def load(stream: Branch) -> ClassTower:
     """From a Hugging Face folder of a whole CLIP or of its vision tower. UserError: as in `clip.load`."""
     return ClassTower(clip.load_model(stream))

@@ -1,7 +1,7 @@
-"""Cinego as one of the house's models: CLIP's tokens with the class token, an adapter on them, and one linear layer
-from what the adapter leaves to the language model.
+"""Cinego as one of the house's models: CLIP's tokens with the class token, a reducer on them, and one linear layer
+from what the reducer leaves to the language model.
 
-Unlike the house's other families the adapter stands before the projection, as its authors have it: the summary reads
+Unlike the house's other families the reducer stands before the projection, as its authors have it: the summary reads
 CLIP's features. `concat` and `frame_mean` are the same in either order.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,9 +30,8 @@ from videogpt_plus.io.model_folders import values_of
 from videogpt_plus.io.tensors import State, check_fit, load_exactly
 from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.models.shared_llm import check_one_set, check_without_lora, frozen, has_lora, only_stream
-from videogpt_plus.reducers import build_adapter
-from videogpt_plus.reducers.per_frame import PerFrame
-from videogpt_plus.reducers.summary import VideoSummary
+from videogpt_plus.reducers import build_reducer
+from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import UserError, Visual
 
 
@@ -47,11 +47,11 @@ class Cinego(DualEncoderVLM):
         tokenizer: PreTrainedTokenizerFast,
         encoders: Mapping[str, GridEncoder],
         projectors: Mapping[str, nn.Module],
-        adapters: Mapping[str, nn.Module],
+        reducers: Mapping[str, nn.Module],
         num_frames: int,
     ):
-        super().__init__(llm, tokenizer, encoders, projectors, adapters)
-        #: As many equal frames is a picture to the summary, for which one is not the same as several.
+        super().__init__(llm, tokenizer, encoders, projectors, reducers)
+        #: As many equal frames is a picture to a reducer that learns, for which one is not the same as several.
         self.num_frames = num_frames
 
     @property
@@ -68,28 +68,30 @@ class Cinego(DualEncoderVLM):
     def tokens_of(self, grids: Sequence[Grids]) -> list[Float[Tensor, "n d"]]:
         """Each visual's tokens: its grid reduced, then projected. Equal shapes go together."""
         name = self.stream
-        projector, adapter = self.projectors[name], self.adapters[name]
+        projector = self.projectors[name]
         alike: dict[torch.Size, list[int]] = defaultdict(list)
         for i, grid in enumerate(grids):
             alike[grid[name].shape].append(i)
         tokens: dict[int, Tensor] = {}
         for members in alike.values():
             stacked = torch.stack([grids[i][name] for i in members]).to(self.device, projector.weight.dtype)
-            tokens |= zip(members, projector(self.reduced(adapter, stacked)), strict=True)
+            tokens |= zip(members, projector(self.reduced(stacked)), strict=True)
         return [tokens[i] for i in range(len(grids))]
 
-    def reduced(self, adapter: nn.Module, grid: Float[Tensor, "b t 1 n d"]) -> Float[Tensor, "b m d"]:
-        """What an adapter leaves of CLIP's tokens.
+    def reduced(self, grid: Float[Tensor, "b t 1 n d"]) -> Float[Tensor, "b m d"]:
+        """What the reducer leaves of CLIP's tokens.
 
         One that pools squares gets the patches, and the class token stands before what it leaves of each frame.
         """
-        if isinstance(adapter, VideoSummary) and grid.shape[1] == 1:
+        reduce = self.reducers[self.stream]
+        if reduce.reducer.learns and grid.shape[1] == 1:
             grid = grid.expand(-1, self.num_frames, -1, -1, -1)
-        if not isinstance(adapter, PerFrame):
-            return adapter(grid)
+        if not reduce.reducer.pools:
+            return reduce(grid)
         alone, patches = divided(grid)
-        beside = type(adapter)(1)(alone)[:, :, None]  # "b t 1 d", of as many frames as the adapter leaves
-        pooled = adapter(patches).unflatten(1, (beside.shape[1], -1))
+        whole = build_reducer(replace(reduce.reducer, level=1))
+        beside = whole(alone)[:, :, None]  # "b t 1 d", of as many frames as the reducer leaves
+        pooled = reduce(patches).unflatten(1, (beside.shape[1], -1))
         return torch.cat([beside, pooled], dim=2).flatten(1, 2)
 
     def forward(
@@ -115,9 +117,7 @@ class Cinego(DualEncoderVLM):
     # -------------------------------------------------------------------------------------------- weights
     def checkpoint_state(self) -> State:
         """All that its authors keep in a file: everything but the tower, under their names."""
-        summary = self.adapters[self.stream]
-        own = summary if isinstance(summary, VideoSummary) else None
-        return weights.whole_state(self.causal, self.projectors[self.stream], own)
+        return weights.whole_state(self.causal, self.projectors[self.stream], self.reducers[self.stream])
 
     def load_checkpoint(self, path: str | Path, lm_only: bool = False) -> None:
         """Takes the tensors of a file of the same sizes; of an `lm_` file with `lm_only`, the visual parts stay.
@@ -133,7 +133,7 @@ class Cinego(DualEncoderVLM):
     def take(self, state: State, source: str | Path) -> None:
         """`load_checkpoint` of tensors under our names, which were read from `source`."""
         own = self.checkpoint_state()
-        if not isinstance(self.adapters[self.stream], VideoSummary):
+        if not self.reducers[self.stream].reducer.learns:
             state = {key: value for key, value in state.items() if not key.startswith(weights.SUMMARY)}
         shapes = [
             f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
@@ -143,15 +143,15 @@ class Cinego(DualEncoderVLM):
         check_fit(source, own.keys() - state.keys(), state.keys() - own.keys(), shapes)
         self.causal.load_state_dict(weights.lm_part(state))
         self.projectors[self.stream].load_state_dict(weights.part_of(state, weights.PROJECTION))
-        self.adapters[self.stream].load_state_dict(weights.part_of(state, weights.SUMMARY))
+        self.reducers[self.stream].load_state_dict(weights.part_of(state, weights.SUMMARY))
 
     def train_only(self, stage: Literal["pretrain", "sft"]) -> list[str]:
         """Lets only the parameters of a stage learn; their names as `checkpoint_state` has them, sorted.
 
-        "pretrain": projection, adapter and the last layer of the language model. "sft": all but the tower.
+        "pretrain": projection, reducer and the last layer of the language model. "sft": all but the tower.
         """
         self.requires_grad_(False)
-        for part in (self.projectors, self.adapters):
+        for part in (self.projectors, self.reducers):
             part.requires_grad_(True)
         (self.causal.layers[-1] if stage == "pretrain" else self.causal).requires_grad_(True)
         return sorted(name for name, parameter in self._named() if parameter.requires_grad)
@@ -159,7 +159,7 @@ class Cinego(DualEncoderVLM):
     def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter but the tower's under its name in a file, the tied one once."""
         parts = (("", self.causal), (weights.PROJECTION, self.projectors[self.stream]))
-        for prefix, part in (*parts, (weights.SUMMARY, self.adapters[self.stream])):
+        for prefix, part in (*parts, (weights.SUMMARY, self.reducers[self.stream])):
             for name, parameter in part.named_parameters():
                 yield f"{prefix}{name}", parameter
 
@@ -187,7 +187,7 @@ def load(
     encoders = encoders or {name: load_encoder(stream, device, dtype)}
     model = assemble(experiment, llm, load_tokenizer(path.parent), encoders, state)
     load_exactly(model.projectors[name], weights.part_of(state, weights.PROJECTION), f"of the projection in {path}")
-    _load_adapter(model.adapters[name], state, path)
+    _load_reducer(model.reducers[name], state, path)
     if run_dir is not None and has_lora(run_dir):
         model.load_lora(run_dir, merge=True)
     return model.to(device).eval()
@@ -200,7 +200,7 @@ def assemble(
     encoders: Mapping[str, GridEncoder],
     state: State | None = None,
 ) -> Cinego:
-    """The experiment's model with random projection and adapter around a language model.
+    """The experiment's model with random projection and reducer around a language model.
 
     The summary has the branches and layers of `state`, where that is given. UserError: the tokenizer has more entries
     than the language model, or the weights have another number of queries than the experiment says.
@@ -216,7 +216,7 @@ def assemble(
         tokenizer,
         encoders,
         {name: nn.Linear(stream.width, llm.size.width)},
-        {name: _adapter(experiment, state or {}, experiment.llm)},
+        {name: _reducer(experiment, state or {}, experiment.llm)},
         experiment.num_frames,
     )
 
@@ -227,7 +227,7 @@ def load_beside(
     dtype: torch.dtype,
     encoder_dtype: torch.dtype,
 ) -> list[Cinego]:
-    """See `models.load_models`: runs of one set of weights share all but the adapter."""
+    """See `models.load_models`: runs of one set of weights share all but the reducer."""
     check_one_set(runs)
     check_without_lora(runs)
     (first, folder), *others = runs
@@ -238,30 +238,32 @@ def load_beside(
     for experiment, _ in others:
         path = weights.locate(experiment.llm)
         state = weights.read(path)
-        adapter = _adapter(experiment, state, path)
-        _load_adapter(adapter, state, path)
-        adapters = {name: adapter.to(device)}
-        models.append(Cinego(base.llm, base.tokenizer, encoders, base.projectors, adapters, experiment.num_frames))
+        reducer = _reducer(experiment, state, path)
+        _load_reducer(reducer, state, path)
+        reducers = {name: reducer.to(device)}
+        models.append(Cinego(base.llm, base.tokenizer, encoders, base.projectors, reducers, experiment.num_frames))
     return frozen(models)
 
 
-def _adapter(experiment: Experiment, state: State, source: str | Path) -> nn.Module:
-    ((_, stream),) = experiment.streams
-    settings = weights.summary_of(state, experiment.summary)
-    adapter = build_adapter(experiment.adapter, experiment.level, stream.width, settings)
-    found = weights.part_of(state, weights.SUMMARY).get("query_s")
-    if isinstance(adapter, VideoSummary) and found is not None and found.shape[1] != adapter.queries:
-        raise UserError(
-            f"{source} was trained with {found.shape[1]} queries, {experiment.name} asks for {adapter.queries}: their "
-            "number is learned; ask it at level 1 with the number that it was trained with, or train another one"
-        )
-    return adapter
+def _reducer(experiment: Experiment, state: State, source: str | Path) -> nn.Module:
+    ((_, branch),) = experiment.branches
+    config = experiment.reducer
+    if isinstance(config, Summary):
+        config = weights.summary_of(state, config)
+        found = weights.part_of(state, weights.SUMMARY).get("query_s")
+        if found is not None and found.shape[1] != config.num_queries:
+            raise UserError(
+                f"{source} was trained with {found.shape[1]} queries, {experiment.name} asks for {config.num_queries}: "
+                "their number is learned; ask it at level 1 with the number that it was trained with, or train another "
+                "one"
+            )
+    return build_reducer(config, branch.width)
 
 
-def _load_adapter(adapter: nn.Module, state: State, path: Path) -> None:
-    """Of a file with a summary, whose experiment has another adapter, the summary is left out."""
-    if isinstance(adapter, VideoSummary):
-        load_exactly(adapter, weights.part_of(state, weights.SUMMARY), f"of the summary in {path}")
+def _load_reducer(reducer: nn.Module, state: State, path: Path) -> None:
+    """Of a file with a summary, whose experiment has a reducer that learns nothing, the summary is left out."""
+    if reducer.reducer.learns:
+        load_exactly(reducer, weights.part_of(state, weights.SUMMARY), f"of the summary in {path}")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:

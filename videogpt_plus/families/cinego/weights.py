@@ -19,7 +19,7 @@ import torch
 from videogpt_plus.families.cinego.lm import LAYOUTS, Experts, MiniMind, RopeLayout, Size
 from videogpt_plus.io.files import read_object, require, write_bytes, write_json
 from videogpt_plus.io.tensors import State, load_exactly, read_tensors
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:

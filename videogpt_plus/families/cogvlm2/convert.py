@@ -119,7 +119,7 @@ def _of_ours(folder: Path, family: str) -> list[Stored]:
     if has_lora(folder):
         raise UserError(f"{folder} has a LoRA adapter, which the published layout has no place for: merge it first")
     file = require(folder / FINISHED, "the run's projector")
-    prefix = f"{projector_key(experiment.streams[0][0])}."
+    prefix = f"{projector_key(experiment.branches[0][0])}."
     stored = [Stored(file, key, weights.PREFIX + key.removeprefix(prefix)) for key in keys_of(file)]
     for part in (weights.LLM, weights.TOWER):
         stored += stored_in(require(folder / part, "a part of the run"))
@@ -188,7 +188,7 @@ def _write_ours(
         write_json(folder / part / "config.json", with_dtype(config, dtype))
     copy_beside(source, folder / weights.LLM)
     experiment = _experiment(family, target, config)
-    prefix = f"{projector_key(experiment.streams[0][0])}."
+    prefix = f"{projector_key(experiment.branches[0][0])}."
     save_experiment(folder, experiment)
     rest, cast = [one for one in stored if one not in {*llm, *tower}], _cast(dtype)
     with opened() as read:
@@ -202,10 +202,10 @@ def _experiment(family: str, target: Path, config: dict[str, Any]) -> Experiment
     from videogpt_plus.families.cogvlm2.weights import LLM, TOWER
 
     size, base = size_of(config), get_experiment(family)
-    ((name, stream),) = base.streams
+    ((name, stream),) = base.branches
     grid = size.patches // 2
     stream = replace(stream, weights=str(target / TOWER), pixels=size.image_size, grid=grid, width=size.hidden_size)
-    return replace(base, llm=str(target / LLM), streams=((name, stream),))
+    return replace(base, llm=str(target / LLM), branches=((name, stream),))
 
 
 def _cast(dtype: str | None) -> Change:

@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_matching, values_of
 from videogpt_plus.io.tensors import load_exactly
@@ -134,7 +134,7 @@ class Eva2(nn.Module):
         return rearrange(grid, "(b t) d h w -> b t h w d", b=b)
 
 
-def load(stream: Stream) -> Eva2:
+def load(stream: Branch) -> Eva2:
     """The tower from a published CogVLM2 folder, or from one that `convert` wrote; of whole weights it reads its own.
 
     UserError: files are missing or no tower's, or have other sizes than the stream.
@@ -145,7 +145,7 @@ def load(stream: Stream) -> Eva2:
     return tower
 
 
-def outline(stream: Stream) -> Eva2:
+def outline(stream: Branch) -> Eva2:
     """The tower on "meta": its config is all that is read. UserError: as for `load`."""
     file = require(Path(stream.weights) / "config.json", "CogVLM2's config")
     config = read_object(file, "download it again")

@@ -10,16 +10,18 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
+from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
 from videogpt_plus.families.cogvlm2.eva2 import load, normalised
 from videogpt_plus.types import Clip
 
-__all__ = ["SCALES_BY_PILLOW", "load", "preprocessor"]
+__all__ = ["PADDING", "SCALES_BY_PILLOW", "load", "preprocessor"]
 
 SCALES_BY_PILLOW = True
+PADDING = CLIP_MEAN_COLOUR
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """Pillow's bicubic to `pixels` x `pixels`, then CLIP's mean and deviation."""
     return partial(_preprocess, stream.pixels)
 

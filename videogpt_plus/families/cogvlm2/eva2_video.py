@@ -10,18 +10,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.encoders.scaling import HUGE, bilinear_part
 from videogpt_plus.families.cogvlm2.eva2 import load, normalised
 from videogpt_plus.types import Clip
 
-__all__ = ["SAMPLING", "load", "preprocessor"]
-
-#: One frame a second, so that a frame's number, which the template "cogvlm2_chat_indexed" writes, is its time.
-SAMPLING = "each_second"
+__all__ = ["load", "preprocessor"]
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """CLIP's mean and deviation first; then bilinear to a short side of `pixels`, and the middle square."""
     return partial(_preprocess, stream.pixels)
 

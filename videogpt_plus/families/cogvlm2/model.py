@@ -1,4 +1,4 @@
-"""CogVLM2 as one of the house's models: the tower is its encoder, its projector takes every patch, the adapter pools
+"""CogVLM2 as one of the house's models: the tower is its encoder, its projector takes every patch, the reducer pools
 each frame, and boi and eoi stand around what is left of it.
 
 The published weights are level 1. Any other level is the same weights with fewer tokens, and needs no training.
@@ -29,7 +29,7 @@ from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids, load_tokeni
 from videogpt_plus.models.generation import Reading
 from videogpt_plus.models.settle import Settled
 from videogpt_plus.models.shared_llm import check_one_set, frozen, has_lora, only_stream
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.splice import VisualTokens, splice
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
@@ -118,7 +118,7 @@ class CogVLM2(DualEncoderVLM):
     def frame_tokens(self, frame: Visual) -> int:
         """Tokens of a frame that is given as a grid, with boi and eoi."""
         _, h, w, _ = frame.grids[self.stream].shape
-        return self.adapters[self.stream].num_tokens(1, h, w) + 2
+        return self.reducers[self.stream].reducer.num_tokens(1, h, w) + 2
 
     def add_lora(self, lora: Lora) -> None:
         """Wraps the LLM in a fresh, trainable LoRA, with q, k and v apart."""
@@ -176,7 +176,7 @@ def load(
     """
     name, stream = only_stream(experiment, streams)
     experiment = weights.own_parts(experiment, run_dir)
-    stream = dict(experiment.streams)[name]
+    stream = dict(experiment.branches)[name]
     meta = torch.device(device).type == "meta"
     llm = weights.load_llm(experiment, dtype, rope_precision, meta)
     model = CogVLM2(
@@ -184,7 +184,7 @@ def load(
         load_tokenizer(experiment.llm, run_dir),
         encoders or {name: load_encoder(stream, device, dtype)},
         {name: weights.build_projector(stream, llm.config)},
-        {name: build_adapter(experiment.adapter, experiment.level)},
+        {name: build_reducer(experiment.reducer)},
     )
     if run_dir is not None and weights.has_projectors(run_dir):
         model.load_projectors(run_dir)
@@ -203,7 +203,7 @@ def load_beside(
     encoder_dtype: torch.dtype,
     settled: Settled | None = None,
 ) -> list[CogVLM2]:
-    """See `models.load_models`: runs of one set of weights at several levels share all but adapter and LoRA."""
+    """See `models.load_models`: runs of one set of weights at several levels share all but reducer and LoRA."""
     settled = settled or Settled(device, dtype)
     own = [(weights.own_parts(*run), run[1]) for run in runs]
     check_one_set(own)
@@ -220,8 +220,8 @@ def load_beside(
     for number, (experiment, folder) in enumerate(runs):
         if tuned and not has_lora(folder):
             raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
-        adapters = {name: build_adapter(experiment.adapter, experiment.level)}
-        model = CogVLM2(base.llm, base.tokenizer, base.encoders, base.projectors, adapters)
+        reducers = {name: build_reducer(experiment.reducer)}
+        model = CogVLM2(base.llm, base.tokenizer, base.encoders, base.projectors, reducers)
         if tuned:
             model.shared_lora = f"run{number}"
             model.load_lora(folder, merge=False, name=model.shared_lora)

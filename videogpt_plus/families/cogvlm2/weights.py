@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from videogpt_plus.config.experiment import Experiment, Stream
+from videogpt_plus.config.experiment import Branch, Experiment
 from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
 from videogpt_plus.families.cogvlm2.eva2 import PREFIX, is_tower
 from videogpt_plus.families.cogvlm2.projector import GluProjector
@@ -38,8 +38,8 @@ def own_parts(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
     if (folder := Path(run_dir) / LLM).is_dir():
         experiment = replace(experiment, llm=str(folder))
     if (folder := Path(run_dir) / TOWER).is_dir():
-        streams = tuple((name, replace(stream, weights=str(folder))) for name, stream in experiment.streams)
-        experiment = replace(experiment, streams=streams)
+        branches = tuple((name, replace(stream, weights=str(folder))) for name, stream in experiment.branches)
+        experiment = replace(experiment, branches=branches)
     return experiment
 
 
@@ -125,7 +125,7 @@ def same_frequencies(kept: list[torch.Tensor], folder: str | Path) -> torch.Tens
     return kept[0]
 
 
-def build_projector(stream: Stream, config: LlamaConfig) -> GluProjector:
+def build_projector(stream: Branch, config: LlamaConfig) -> GluProjector:
     """The stream's projector, with random weights."""
     if stream.projector != "glu":
         raise UserError(f"unknown projector '{stream.projector}' of CogVLM2; choose from: glu")

@@ -243,7 +243,7 @@ def _write_tokenizer(source: Path, folder: Path) -> None:
 
 def _experiment(target: Path, config: LlavaConfig) -> Experiment:
     """The experiment that the folder `target` will be, of the sizes of its config."""
-    vision, ((name, stream),) = config.vision_config, LLAVA15_7B.streams
+    vision, ((name, stream),) = config.vision_config, LLAVA15_7B.branches
     side = vision.image_size // vision.patch_size
     stream = replace(stream, weights=str(target), pixels=vision.image_size, grid=side, width=vision.hidden_size)
-    return replace(LLAVA15_7B, llm=str(target), streams=((name, stream),))
+    return replace(LLAVA15_7B, llm=str(target), branches=((name, stream),))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from videogpt_plus.config.experiment import Stream
+from videogpt_plus.config.experiment import Branch
 from videogpt_plus.encoders import clip
+from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_matching, values_of
 from videogpt_plus.io.tensors import State
@@ -24,9 +25,8 @@ from videogpt_plus.types import Clip, UserError
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-#: LLaVA was trained on pictures: of a video it sees the frame in the middle, or in the middle of each equal part.
-SAMPLING = "middle"
 SCALES_BY_PILLOW = True
+PADDING = CLIP_MEAN_COLOUR
 #: How a key may begin -> how it begins here. The first that fits counts.
 SPELLINGS = {
     "model.vision_tower.vision_tower.vision_model.": "tower.",  # the original release
@@ -145,7 +145,7 @@ def tower_beside(folder: Path, config: dict[str, Any]) -> Path | None:
     return folder.parent / Path(named).name if isinstance(named, str) else None
 
 
-def load(stream: Stream) -> clip.ClipTower:
+def load(stream: Branch) -> clip.ClipTower:
     """The tower inside a LLaVA folder; of an original release without one, the CLIP that it names, from beside it.
 
     UserError: files are missing, or config or weights have other sizes than the stream.
@@ -159,10 +159,10 @@ def load(stream: Stream) -> clip.ClipTower:
     if beside is None or not beside.is_dir():
         wanted = beside or folder.parent / "clip-vit-large-patch14-336"
         raise UserError(f"weights {folder} hold no vision tower; download openai/{wanted.name} to {wanted}")
-    return clip.load(Stream(**{**stream.__dict__, "weights": str(beside)}))
+    return clip.load(Branch(**{**stream.__dict__, "weights": str(beside)}))
 
 
-def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
+def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:
     """CLIP's processor for any LLaVA-1.5: shortest side to `pixels` (bicubic), centre crop, CLIP's mean and deviation.
 
     A picture that was padded to a square before loses nothing by it.

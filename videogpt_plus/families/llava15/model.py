@@ -32,7 +32,7 @@ from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.settle import Settled
 from videogpt_plus.models.shared_llm import check_one_set, check_without_lora, frozen, has_lora, only_stream
 from videogpt_plus.models.tensor_parallel import check_shares, columns, rows, summed
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.tokenizer import read_tokenizer
 from videogpt_plus.types import UserError
 
@@ -85,7 +85,7 @@ def load(
         load_tokenizer(experiment.llm),
         {name: load_encoder(stream, device, encoder_dtype or dtype)},
         {name: projector},
-        {name: build_adapter(experiment.adapter, experiment.level)},
+        {name: build_reducer(experiment.reducer)},
     )
     if run_dir is not None and has_lora(run_dir):
         model.load_lora(run_dir, merge=True)
@@ -99,16 +99,16 @@ def load_beside(
     encoder_dtype: torch.dtype,
     settled: Settled | None = None,
 ) -> list[Llava]:
-    """See `models.load_models`: runs of one set of weights at several levels share all but the adapter."""
+    """See `models.load_models`: runs of one set of weights at several levels share all but the reducer."""
     settled = settled or Settled(device, dtype)
     check_one_set([(own_weights(*run), run[1]) for run in runs])
     check_without_lora(runs)
     first, folder = runs[0]
     models = [settled.settle(load(first, folder, settled.first, dtype, encoder_dtype=encoder_dtype))]
-    base, ((name, _),) = models[0], first.streams
+    base, ((name, _),) = models[0], first.branches
     for experiment, _ in runs[1:]:
-        adapters = {name: build_adapter(experiment.adapter, experiment.level)}
-        models.append(Llava(base.llm, base.tokenizer, base.encoders, base.projectors, adapters))
+        reducers = {name: build_reducer(experiment.reducer)}
+        models.append(Llava(base.llm, base.tokenizer, base.encoders, base.projectors, reducers))
     return frozen(models)
 
 
@@ -149,8 +149,8 @@ def own_weights(experiment: Experiment, run_dir: str | Path | None) -> Experimen
     """The experiment with the weights that its run folder holds, as one that `convert` wrote does."""
     if run_dir is None or not any((Path(run_dir) / name).exists() for name in WEIGHT_FILES):
         return experiment
-    streams = tuple((name, replace(stream, weights=str(run_dir))) for name, stream in experiment.streams)
-    return replace(experiment, llm=str(run_dir), streams=streams)
+    branches = tuple((name, replace(stream, weights=str(run_dir))) for name, stream in experiment.branches)
+    return replace(experiment, llm=str(run_dir), branches=branches)
 
 
 def build(config: LlavaConfig) -> LlavaForConditionalGeneration:

@@ -20,7 +20,7 @@ from videogpt_plus.clips.picture_files import STILLS, is_still
 from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import load_encoder, sampling
+from videogpt_plus.encoders import load_encoder
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.files import read_object, write_json
 from videogpt_plus.io.fingerprint import of_path
@@ -48,13 +48,13 @@ class Preprocessed(NamedTuple):
 
 def description(experiment: Experiment, store: GridCache) -> dict[str, object]:
     """What a store's entries for this experiment are, in words."""
-    ((_, stream),) = experiment.streams
+    ((_, stream),) = experiment.branches
     return {
         "encoder": stream.encoder,
         "weights": of_path(stream.weights),
         "pixels": stream.pixels,
         "width": stream.width,
-        "sampling": sampling(stream),
+        "sampling": experiment.sampling.rule,
         "frames": experiment.num_frames,
         "dtype": store.dtype,
     }
@@ -92,9 +92,9 @@ def preprocess(
     """
     files = [Path(path) for path in dict.fromkeys(map(str, paths))]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    ((name, stream),) = experiment.streams
+    ((name, stream),) = experiment.branches
     encoder = load_encoder(stream, device, torch.float32)
-    prepare = Preparation(experiment.streams, experiment.num_frames, decoder, store)
+    prepare = Preparation(experiment.branches, experiment.sampling, decoder, store)
     _describe(experiment, store)
     new, kept, failed = 0, 0, {}
     jobs = (Job(path, still="crop" if is_still(path) else None) for path in files)

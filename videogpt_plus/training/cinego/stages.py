@@ -456,7 +456,7 @@ def read_samples(
     pixels = any(not path.endswith(SUFFIX) for row in rows for path in row.media)
     if pixels and source.store:
         check_sidecar(experiment, source.store)
-    prepare = Preparation(experiment.streams, experiment.num_frames, source.decoder, source.store) if pixels else None
+    prepare = Preparation(experiment.branches, experiment.sampling, source.decoder, source.store) if pixels else None
     if recipe.reference:
         queries = num_visual_tokens(experiment, experiment.num_frames)
         samples = [(encode_reference(row, tokenizer, queries, recipe.max_length), row.where) for row in rows]

@@ -1,19 +1,21 @@
-"""Adapters: how many tokens, which ones, and how a new one is added."""
+"""Reducers: how many tokens, which ones, and how a new one is added."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 import torch
 from einops import reduce
 
-from videogpt_plus.config.experiments import CINEGO_512, QWEN_1_5B, at_level, with_adapter
+from videogpt_plus import reducers
+from videogpt_plus.config.experiments import CINEGO_512, QWEN_1_5B, at_level, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.models.projectors import build_projector
-from videogpt_plus.reducers import ADAPTERS, Adapter, build_adapter, pooled_side
-from videogpt_plus.reducers.summary_options import Summary
+from videogpt_plus.reducers import REDUCERS, build_reducer, get_reducer, pooled_side, register
+from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import UserError
 
 LEVELS = [0.5, 1, 1.5, 2, 2.5, 3, 4, 8, 16, 24, 100]
@@ -37,33 +39,32 @@ def test_token_counts_of_sixteen_frames(level, tokens):
 
 #: Those that pool each frame on its own.
 POOLS = ("average", "max", "bilinear")
-#: Those that take any number of frames, some of which may pad; the last two leave as many tokens of all of them.
+#: Those that take all frames at once; the last two leave as many tokens of any number of them.
 WHOLE = ("concat", "frame_mean", "summary")
 
 
 def built(name, level=1.0, width=6, **summary):
     torch.manual_seed(3)
-    return build_adapter(name, level, width, Summary(**{"queries": 7, "heads": 2, "dropout": 0.0, **summary})).eval()
+    options = {"queries": 7, "heads": 2, "dropout": 0.0, **summary} if name == "summary" else {}
+    return build_reducer(get_reducer(name)(level=level, **options), width).eval()
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", REDUCERS)
 @pytest.mark.parametrize("level", LEVELS)
-def test_adapter_makes_as_many_tokens_as_it_and_the_registry_say(name, level):
+def test_reducer_makes_as_many_tokens_as_it_and_the_registry_say(name, level):
     if name == "concat" and level != 1:
         with pytest.raises(UserError, match="'concat' keeps every token, and has no level .*: choose level 1, or"):
             built(name, level)
         return
-    adapter = built(name, level)
-    tokens = adapter(torch.randn(2, 3, 6, 8, 6))
-    count = adapter.num_tokens(3, 6, 8)
-    assert tokens.shape == (2, count, 6)
-    assert ADAPTERS[name].tokens is None or ADAPTERS[name].tokens(level, 3, 6, 8) == count
+    reducer = built(name, level)
+    tokens = reducer(torch.randn(2, 3, 6, 8, 6))
+    assert tokens.shape == (2, reducer.reducer.num_tokens(3, 6, 8), 6)
 
 
 @pytest.mark.parametrize("name", [*POOLS, "concat"])
 def test_level_one_is_the_identity_to_the_last_bit(name):
     grid = torch.randn(2, 3, 6, 6, 5)
-    assert torch.equal(build_adapter(name, 1)(grid), grid.flatten(1, 3))
+    assert torch.equal(built(name, 1)(grid), grid.flatten(1, 3))
 
 
 # ------------------------------------------------------------------------------------------------ all frames at once
@@ -80,62 +81,48 @@ def test_a_summary_knows_the_order_of_frames_by_their_times_alone(branches, laye
 
 def test_the_mean_of_a_repeated_frame_is_the_frame_and_ignores_order():
     grid = torch.randn(2, 4, 3, 3, 6)
-    mean = build_adapter("frame_mean", 1)
+    mean = built("frame_mean", 1)
     torch.testing.assert_close(mean(grid[:, :1].expand(-1, 5, -1, -1, -1)), grid[:, 0].flatten(1, 2))
     torch.testing.assert_close(mean(grid.flip(1)), mean(grid))
-    torch.testing.assert_close(build_adapter("frame_mean", 3)(grid), grid.mean((1, 2, 3))[:, None])
+    torch.testing.assert_close(built("frame_mean", 3)(grid), grid.mean((1, 2, 3))[:, None])
 
 
 def test_a_summary_of_copies_is_not_that_of_one_frame():
     """Queries are among the keys, and weigh less the more frames there are: why a picture has to be repeated."""
-    grid, adapter = torch.randn(1, 1, 3, 3, 6), built("summary")
-    assert (adapter(grid) - adapter(grid.expand(-1, 8, -1, -1, -1))).abs().max() > 1e-3
+    grid, reducer = torch.randn(1, 1, 3, 3, 6), built("summary")
+    assert (reducer(grid) - reducer(grid.expand(-1, 8, -1, -1, -1))).abs().max() > 1e-3
 
 
 def test_concat_goes_frame_by_frame_and_row_by_row():
     grid = torch.arange(2 * 3 * 4).view(1, 2, 3, 4, 1)
-    assert build_adapter("concat", 1)(grid).flatten().tolist() == list(range(24))
-
-
-@pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan")])
-def test_frames_that_the_mask_leaves_out_do_not_count(name, padding):
-    """Whatever stands in them: samples of 2 and 4 frames in one batch are those samples alone."""
-    short, whole, adapter = torch.randn(1, 2, 3, 3, 6), torch.randn(1, 4, 3, 3, 6), built(name, branches="st")
-    padded = torch.cat([short, torch.full((1, 2, 3, 3, 6), padding)], 1)
-    mask = torch.tensor([[True, True, False, False], [True] * 4])
-    both = adapter(torch.cat([padded, whole]), mask)
-    torch.testing.assert_close(both[1:], adapter(whole))
-    alone = adapter(short)
-    torch.testing.assert_close(both[:1, : alone.shape[1]], alone)
-    assert not both[:1, alone.shape[1] :].any()
+    assert built("concat", 1)(grid).flatten().tolist() == list(range(24))
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_gradients_reach_every_token_and_every_weight(name):
-    grid, adapter = torch.randn(1, 3, 2, 2, 6, requires_grad=True), built(name, branches="st", layers=2)
-    adapter(grid).square().sum().backward()
+    grid, reducer = torch.randn(1, 3, 2, 2, 6, requires_grad=True), built(name, branches="st", layers=2)
+    reducer(grid).square().sum().backward()
     assert (grid.grad.abs().sum(-1) > 0).all()
-    assert all(p.grad is not None and p.grad.any() for p in adapter.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in reducer.parameters())
 
 
 def test_uniform_attention_makes_a_summary_the_mean_of_all_it_reads():
-    grid, adapter = torch.randn(1, 3, 2, 2, 6), built("summary")
-    mha = adapter.cross_attn_s[0].mha
+    grid, reducer = torch.randn(1, 3, 2, 2, 6), built("summary")
+    mha = reducer.cross_attn_s[0].mha
     with torch.no_grad():
         mha.in_proj_weight[:12].zero_()
         mha.in_proj_weight[12:] = torch.eye(6)
         mha.in_proj_bias.zero_()
         mha.out_proj.weight.copy_(torch.eye(6))
         mha.out_proj.bias.zero_()
-    read = torch.cat([grid.flatten(1, 3), adapter.query_s], 1).mean(1)
-    torch.testing.assert_close(adapter(grid), read[:, None].expand(-1, 7, -1))
+    read = torch.cat([grid.flatten(1, 3), reducer.query_s], 1).mean(1)
+    torch.testing.assert_close(reducer(grid), read[:, None].expand(-1, 7, -1))
 
 
 @pytest.mark.parametrize(("level", "queries"), [(1, 197), (2, 49), (4, 12), (7, 4), (16, 1), (100, 1)])
 def test_a_level_leaves_a_summary_as_many_queries_as_it_would_leave_a_square(level, queries):
-    adapter = build_adapter("summary", level, 8, Summary(heads=4))
-    assert adapter.query_s.shape == (1, queries, 8)
+    reducer = build_reducer(Summary(level, heads=4), 8)
+    assert reducer.query_s.shape == (1, queries, 8)
     assert num_visual_tokens(at_level(CINEGO_512, level), 8) == queries
 
 
@@ -153,14 +140,14 @@ def test_a_level_leaves_a_summary_as_many_queries_as_it_would_leave_a_square(lev
         ("summary", 1, 0, 0),
     ],
 )
-def test_a_class_token_stands_beside_each_frame_that_an_adapter_leaves(name, level, frames, tokens):
-    experiment = at_level(with_adapter(CINEGO_512, name), level)
+def test_a_class_token_stands_beside_each_frame_that_an_reducer_leaves(name, level, frames, tokens):
+    experiment = at_level(with_reducer(CINEGO_512, name), level)
     assert num_visual_tokens(experiment, frames) == tokens
 
 
-def test_an_adapter_that_learns_needs_a_place_for_its_weights():
+def test_an_reducer_that_learns_needs_a_place_for_its_weights():
     with pytest.raises(UserError, match="'summary' learns, .*: choose from average, max, bilinear, concat, frame_mean"):
-        build_adapter("summary", 1)
+        build_reducer(Summary())
     with pytest.raises(UserError, match="has 5 heads, which do not divide the width 6"):
         built("summary", heads=5)
     with pytest.raises(UserError, match="branches 'ts': choose 's' or 'st'"):
@@ -173,32 +160,32 @@ def test_an_adapter_that_learns_needs_a_place_for_its_weights():
 def test_pooling_reduces_windows_frame_by_frame_and_row_by_row(name, how):
     grid = torch.randn(2, 3, 6, 8, 5)
     expected = reduce(grid, "b t (h y) (w x) d -> b (t h w) d", how, y=2, x=2)
-    torch.testing.assert_close(build_adapter(name, 2)(grid), expected)
+    torch.testing.assert_close(built(name, 2)(grid), expected)
 
 
 def test_bilinear_reads_between_the_four_nearest_patches():
     grid = torch.arange(16.0).view(1, 1, 4, 4, 1)
-    assert build_adapter("bilinear", 2)(grid).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert build_adapter("bilinear", 4)(grid).item() == 7.5
+    assert built("bilinear", 2)(grid).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert built("bilinear", 4)(grid).item() == 7.5
 
 
 @pytest.mark.parametrize("level", [0, -1, float("nan"), float("inf")])
 def test_impossible_levels_are_refused(level):
     with pytest.raises(UserError, match="choose a number above 0"):
-        build_adapter("average", level)
+        built("average", level)
     with pytest.raises(UserError, match="choose a number above 0"):
         pooled_side(16, level)
 
 
-def test_unknown_adapter_names_the_choices():
-    with pytest.raises(UserError, match="unknown adapter 'pol'; choose from: average, max, bilinear"):
-        build_adapter("pol", 2)
+def test_unknown_reducer_names_the_choices():
+    with pytest.raises(UserError, match="unknown reducer 'pol'; choose from: average, max, bilinear"):
+        get_reducer("pol")
 
 
-def test_a_new_adapter_is_one_file_and_one_line(tmp_path, monkeypatch):
+def test_a_new_reducer_is_one_file_and_one_line(tmp_path, monkeypatch):
     (tmp_path / "median_pool.py").write_text(
         "from einops import rearrange\n"
-        "from videogpt_plus.reducers.per_frame import PerFrame\n\n"
+        "from videogpt_plus.reducers.reducer import PerFrame\n\n"
         "class MedianPool(PerFrame):\n"
         "    def pool(self, frames, side):\n"
         "        h, w = side\n"
@@ -206,15 +193,16 @@ def test_a_new_adapter_is_one_file_and_one_line(tmp_path, monkeypatch):
         "        return windows.median(-1).values\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(ADAPTERS, "median", Adapter("median_pool:MedianPool"))
+    monkeypatch.setattr(reducers, "REDUCERS", dict(REDUCERS))
+    register("median", import_module("median_pool").MedianPool)
     grid = torch.randn(1, 2, 6, 6, 3)
     expected = grid.view(1, 2, 2, 3, 2, 3, 3).transpose(3, 4).flatten(4, 5).median(4).values
-    assert torch.equal(build_adapter("median", 3)(grid), expected.flatten(1, 3))
+    assert torch.equal(build_reducer(get_reducer("median")(3))(grid), expected.flatten(1, 3))
 
 
 def test_token_counts_need_no_torch():
     code = (
-        "import sys; from videogpt_plus.reducers import num_visual_tokens as n; "
+        "import sys; from videogpt_plus.config.tokens import num_visual_tokens as n; "
         "from videogpt_plus.config.experiments import QWEN_1_5B, at_level; "
         "assert n(at_level(QWEN_1_5B, 2), 16) == 3328; "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
