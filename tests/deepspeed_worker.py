@@ -13,10 +13,12 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+from outside_reducer import Latents
 from train_worker import die, second_call, tiny_mixtures
 
 from videogpt_plus.app import cli
 from videogpt_plus.config import experiments, mixtures
+from videogpt_plus.reducers import register
 from videogpt_plus.training import data, loop
 from videogpt_plus.types import UserError
 
@@ -34,6 +36,7 @@ def failing_in_the_third_step(encode: Callable[..., data.Encoded]) -> Callable[.
 
 
 def main(root: Path, command: list[str]) -> None:
+    register("latents", Latents)
     experiments.EXPERIMENTS.update(pickle.loads((root / "experiments.pickle").read_bytes()))
     mixtures.MIXTURES.update(tiny_mixtures(root))
     if "--dies" in command:

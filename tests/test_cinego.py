@@ -26,7 +26,7 @@ from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, mlp_width
 from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
 from videogpt_plus.models.loading import load_model, load_models
-from videogpt_plus.reducers.average import AveragePool
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
@@ -320,7 +320,7 @@ def test_a_class_token_stands_before_what_pooling_leaves_of_its_frame(experiment
     grid = clip(3).grids["video"]
     model = fresh(wanted)
     (tokens,) = model.tokens_of([{"video": grid}])
-    frames = [torch.cat([frame[0, :1], AveragePool(level)(frame[0, 1:].view(1, 1, 2, 2, 32))[0]]) for frame in grid]
+    frames = [torch.cat([frame[0, :1], Average(level).reduce(frame[0, 1:].view(1, 1, 2, 2, 32))[0]]) for frame in grid]
     torch.testing.assert_close(tokens, model.projectors["video"](torch.cat(frames)))
     assert len(tokens) == num_visual_tokens(wanted, 3) == 3 * (5 if level == 1 else 2)
 

@@ -11,7 +11,8 @@ import pytest
 
 from videogpt_plus.app import cli
 from videogpt_plus.app.commands.common import named_runs, own_runs
-from videogpt_plus.config.experiments import EXPERIMENTS
+from videogpt_plus.config.experiment_file import named_or_filed
+from videogpt_plus.config.experiments import EXPERIMENTS, get_experiment
 from videogpt_plus.types import UserError
 
 
@@ -98,8 +99,11 @@ def test_a_dry_run_prints_trainings_behind_their_launcher_and_the_rest_without(c
     commands, plain = dry_run(capsys, *given), dry_run(capsys)
     assert len(plain) == 6 and all(command.startswith("videogpt-plus ") for command in plain)
     for behind, bare in zip(commands[:3], plain[:3], strict=True):  # two pre-trainings and the fine-tuning
-        arguments = bare.removeprefix("videogpt-plus ")
-        assert behind == f"torchrun --nproc_per_node 8 -m videogpt_plus {arguments} --deepspeed zero2.json"
+        kind, name, *rest = bare.removeprefix("videogpt-plus ").split()
+        file = f"results/qwen1_5b/experiments/{name}.json"  # a name would not say what was changed
+        words = " ".join([kind, file, *rest])
+        assert behind == f"torchrun --nproc_per_node 8 -m videogpt_plus {words} --deepspeed zero2.json"
+        assert named_or_filed(file) == get_experiment(name)
     assert commands[3:] == plain[3:]
     assert dry_run(capsys, *given, "--cell", "2") == commands[2:3]
     assert dry_run(capsys, "--deepspeed", "zero2.json")[0] == f"{plain[0]} --deepspeed zero2.json"

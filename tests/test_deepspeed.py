@@ -19,9 +19,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tiny_experiment
+from outside_reducer import Latents
 from safetensors.torch import load_file
 from train_worker import tiny_mixtures, tiny_training, write_samples
 
+from videogpt_plus import reducers
 from videogpt_plus.app.sweep import jobs
 from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment, with_settings
@@ -53,6 +55,7 @@ def root(tmp_path_factory) -> Path:
     experiments = {
         "tiny": six_steps,
         "once": with_settings(six_steps, {"source.finetune": replace(six_steps.training, num_train_epochs=1)}),
+        "latents": replace(six_steps, reducer=Latents(latents=10)),
         "bf16": with_settings(six_steps, {"source.finetune": replace(six_steps.training, bf16=True)}),
     }
     write_samples(root)
@@ -192,6 +195,21 @@ def test_zero_3_in_bf16_saves_what_the_optimizer_steps(root, plain, tmp_path):
             assert tensor.dtype == torch.float32 and not torch.equal(tensor, tensor.bfloat16().float()), key
     for one, other in zip(steps_of(tmp_path / "run"), steps_of(plain["finetune"]), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=5e-3)  # bf16 has three digits
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("zero", [ZERO2, ZERO3], ids=["zero2", "zero3"])
+def test_a_users_own_reducer_learns_as_in_one_process(zero, root, plain, tmp_path, monkeypatch):
+    """Two of every eight samples are text alone, so that processes have other numbers of visuals to reduce."""
+    monkeypatch.setattr(reducers, "REDUCERS", dict(reducers.REDUCERS))
+    reducers.register("latents", Latents)
+    for name, files in tiny_mixtures(root).items():
+        monkeypatch.setitem(mixtures.MIXTURES, name, files)
+    own = at_level(pickle.loads((root / "experiments.pickle").read_bytes())["latents"], 4)
+    stages.finetune(own, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
+    call(*finetuning(root, plain, tmp_path / "both", zero, "latents"))
+    assert "mm_adapter.latent" in load_file(tmp_path / "both" / "projectors.safetensors")
+    assert_same_training(tmp_path / "both", tmp_path / "alone")
 
 
 @needs_deepspeed

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import adaptive_max_pool2d
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.reducers.average import AveragePool
+from videogpt_plus.reducers.average import Average
 from videogpt_plus.text.chat import encode_conversation, encode_prompt
 from videogpt_plus.types import IGNORE
 
@@ -165,7 +165,7 @@ def test_one_wrong_logit_in_half_precision_is_a_failed_row(tmp_path):
 
 def test_a_model_that_computes_something_else_fails(tmp_path, monkeypatch):
     some(tmp_path, *SHORT)
-    monkeypatch.setattr(AveragePool, "pool", lambda self, frames, side: adaptive_max_pool2d(frames, side))
+    monkeypatch.setattr(Average, "pool", lambda self, frames, side: adaptive_max_pool2d(frames, side))
     rows = check_folder(tmp_path, None, lambda row: None)
     failed = {row.quantity for row in rows if row.failed}
     assert failed >= {"merged visual tokens", "inputs_embeds", "logits", "scores of greedy steps"}

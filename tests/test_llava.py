@@ -398,7 +398,7 @@ def test_a_clip_is_seen_by_its_middle_frame(recordings, tmp_path):
     seen = read_clip(tmp_path / "clip.mp4", 1, sampling="middle")
     assert torch.equal(seen.frames[0], whole.frames[20])
     assert read_clip(tmp_path / "clip.mp4", 1, 1.0, 2.0, sampling="middle").seconds == (1.5,)
-    assert recordings.prepare.sampling == "middle"
+    assert recordings.prepare.sampling.rule == "middle"
     frames = tmp_path / "frames"
     frames.mkdir()
     for i in range(9):
@@ -412,7 +412,7 @@ def test_several_frames_are_pictures_one_behind_the_other(recordings, model, tmp
     from videogpt_plus.clips.prefetch import Preparation
 
     render_mp4(tmp_path / "clip.mp4", coded_frames(40), 20)
-    visual = Preparation(recordings.experiment("hub").branches, Sampling(3))(tmp_path / "clip.mp4")
+    visual = Preparation(recordings.experiment("hub").branches, Sampling(3, "middle"))(tmp_path / "clip.mp4")
     ids = chat.encode_prompt(model.tokenizer, "What?", [visual.placeholders], "llava_v1")
     (tokens,) = model.tokens_of(model.encode([visual]))
     assert ids.count(PLACEHOLDER) == 3 and len(tokens) == 3 * 16

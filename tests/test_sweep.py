@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from videogpt_plus.app import cli
 from videogpt_plus.app.sweep import cells as sweep
 from videogpt_plus.config import experiments
 from videogpt_plus.config.experiment import with_settings
+from videogpt_plus.config.experiment_file import load_experiment, save_experiment
+from videogpt_plus.config.experiments import at_level
+from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.toy.open_questions import ensure_open_questions
 
 
@@ -334,3 +338,23 @@ def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp
     for name in ("tiny_pool2", "tiny_pool16"):
         file = f"results/tiny/{name}/adapter_model.safetensors"
         assert (tmp_path / file).read_bytes() == (straight / file).read_bytes()
+
+
+def test_what_is_changed_in_an_experiment_survives_a_launcher(tmp_path, tiny_experiment, monkeypatch, capfd):
+    """The launched processes know the experiment by its file alone: no name says its frames or its learning rate."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(experiments.EXPERIMENTS, "tiny", tiny_experiment)
+    prepare(tmp_path, tiny_experiment)
+    changes = {"sampling.num_frames": 3, "source.finetune.learning_rate": 3e-3, "source.finetune.max_steps": 1}
+    changes |= {f"source.pretrain.{name}.max_steps": 1 for name in ("image", "video")}
+    own = with_settings(experiments.EXPERIMENTS["tiny"], {**changes, "name": "mine", "source.finetune.warmup_ratio": 0})
+    save_experiment(tmp_path, own)
+    launcher = shlex.join([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"])
+    given = ["--levels", "16", "--controls", "--limit", "1", "--launcher", launcher]
+    cli.main(["sweep", str(tmp_path / "experiment.json"), *given])
+    run = Path("results/mine/mine_pool16")
+    assert load_experiment(run) == at_level(own, 16)
+    _, step = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
+    assert step["lr"] == pytest.approx(3e-3)
+    answers = [json.loads(line) for line in (run / "answers/answers.jsonl").read_text().splitlines()]
+    assert {answer["visual_tokens"] for answer in answers} == {num_visual_tokens(at_level(own, 16), 3)}

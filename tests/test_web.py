@@ -17,7 +17,6 @@ from videogpt_plus.app.web import drawing
 from videogpt_plus.app.web.clips import Source, check_file, folder_clips, look, toy_clips
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, check_room, offers_of
 from videogpt_plus.app.web.talk import Session
-from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import (
     COGVLM2_VIDEO,
@@ -128,7 +127,7 @@ def test_offered_levels_of_published_weights_all_differ_in_tokens():
 
 
 def test_an_adapter_that_learned_keeps_its_level():
-    learned = with_settings(with_reducer(TOY_CINEGO, "summary"), {})
+    learned = TOY_CINEGO
     (offer,) = offers_of([(learned, Path("run"))]).values()
     assert not offer.free
     assert offer.adapters() == ["summary"]

@@ -304,7 +304,7 @@ def summary(recordings: Recordings, sheet: Sheet) -> None:
             if times != "1":
                 # The model repeats a picture by itself.
                 model.num_frames = int(times)
-                ours = model.reduced(adapter, recordings.features(int(frames))[:, :, None])
+                ours = model.reduced(recordings.features(int(frames))[:, :, None])
                 sheet.close(f"{variant}: a picture counts as {times} frames", ours, sheet[key])
         for key in (key for key in sheet.tensors if key.startswith(f"{variant}.attn_s_T")):
             tokens = recordings.features(int(key.rpartition("T")[2])).flatten(1, 2)
@@ -558,7 +558,7 @@ def features(recordings: Recordings, sheet: Sheet) -> None:
         stored = torch.from_numpy(np.load(fixtures / name))
         sheet.exact(f"{name}: shape", list(stored.shape), facts["shape"])
         experiment, file = recordings.experiment("s"), fixtures / "media" / facts["source"]
-        prepare = Preparation(experiment.branches, facts["shape"][0])
+        prepare = Preparation(experiment.branches, replace(experiment.sampling, num_frames=facts["shape"][0]))
         live = prepare(file, still="crop" if file.suffix in (".png", ".jpg") else None)
         (grids,) = recordings.model("s").encode([live])
         ours = grids["video"].expand(len(stored), -1, -1, -1)

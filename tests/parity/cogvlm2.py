@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from videogpt_plus.clips import video
-from videogpt_plus.config.experiment import Branch, Experiment, Prompting, Published
+from videogpt_plus.config.experiment import Branch, Experiment, Prompting, Published, Sampling
 from videogpt_plus.encoders import preprocessor
 from videogpt_plus.families.cogvlm2 import decoder, eva2, rope
 from videogpt_plus.families.cogvlm2.eva2_image import squashed
@@ -116,6 +116,7 @@ class Recordings:
             str(folder),
             ((self.stream, stream),),
             Published(),
+            sampling=Sampling(rule="each_second" if self.stream == "video" else "spread"),
             prompting=Prompting("cogvlm2_chat"),
             family=f"cogvlm2_{self.stream}",
         )

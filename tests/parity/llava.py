@@ -118,7 +118,7 @@ class Recordings:
 
     @cached_property
     def prepare(self) -> Preparation:
-        return Preparation(self.experiment("hub").branches, Sampling(1))
+        return Preparation(self.experiment("hub").branches, Sampling(1, "middle"))
 
     def picture(self, number: int, still: str) -> Visual:
         """A recorded picture, padded to a square or cropped."""

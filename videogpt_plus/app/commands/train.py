@@ -227,6 +227,7 @@ def train(
         dataloader_num_workers: Processes that read clips; 0 reads in the training process.
     """
     from videogpt_plus.config.experiment_file import named_or_filed
+    from videogpt_plus.config.experiments import base_of
 
     chosen = named_or_filed(experiment)
     chosen.check_finetuned()
@@ -237,10 +238,8 @@ def train(
             raise UserError(f"--projectors takes STREAM=FOLDER, such as image=results/pretrain/image, not '{start}'")
         _check_stream(chosen, stream)
         if not Path(folder).exists():
-            raise UserError(
-                f"no pre-trained projector at {folder}: make it with "
-                f"`videogpt-plus pretrain {shlex.quote(experiment)} {stream} --output-dir {shlex.quote(folder)}`"
-            )
+            words = ["pretrain", base_of(experiment), stream, "--output-dir", folder]
+            raise UserError(f"no pre-trained projector at {folder}: make it with `videogpt-plus {shlex.join(words)}`")
         starts[stream] = folder
     folder = output_dir or Path("results") / chosen.name
     _check_training(chosen, starts, folder, deepspeed, dataloader_num_workers, loader_config)
