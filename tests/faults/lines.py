@@ -43,6 +43,7 @@ WORDS = [
     (["report", LONG], "File name too long"),
     (["tokens", "\udcff"], "unknown experiment"),
     (["\udcff"], "unknown command"),
+    (["web", "--host", "\udcff"], "it is taken, or no address of this machine"),
     (["answer", "run[1]"], "no trained run under results/ fits 'run[1]'"),
     (["answer", "/x/*"], "no trained run under results/ fits '/x/*'"),
     (["answer", "**x"], "no trained run under results/ fits '**x'"),

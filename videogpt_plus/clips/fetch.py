@@ -29,20 +29,11 @@ TYPES = frozenset({
 SECONDS, BYTES, PIXELS, REDIRECTS = 20.0, 20 * 2**20, 50_000_000, 5
 PORTS = {"http": 80, "https": 443}
 MOVED = (301, 302, 303, 307, 308)
-#: Never public, whatever they may lead to: networks that `ipaddress` takes for global ones, and addresses with an IPv4
-#: one inside that a gateway goes on to. Which address that gateway makes of them is not known here.
-INSIDE = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "fec0::/10",  # site-local, before there was fc00::/7
-            "::/96",  # IPv4-compatible
-            "64:ff9b::/96",  # NAT64
-            "64:ff9b:1::/48",  # NAT64 inside a network
-            "192.88.99.0/24",  # gateways from IPv4 to 6to4
-        ),
-    )
-)
+#: Where IPv6 addresses of the public internet are. Outside are those of sites and of networks over others, and those
+#: with an IPv4 one inside that a gateway goes on to (::a.b.c.d, ::ffff:0:a.b.c.d, NAT64): which one is not known here.
+GLOBAL = ipaddress.ip_network("2000::/3")
+#: Never public, though `ipaddress` takes them for global ones: gateways from IPv4 to 6to4, and documentation.
+INSIDE = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "3fff::/20")))
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -206,8 +197,11 @@ def is_public(address: str) -> bool:
     own: Address = ipaddress.ip_address(address.partition("%")[0])
     if any(own in network for network in INSIDE if network.version == own.version):
         return False
-    if isinstance(own, ipaddress.IPv6Address) and (inner := _inner(own)):
-        return all(is_public(str(one)) for one in inner)
+    if isinstance(own, ipaddress.IPv6Address):
+        if inner := _inner(own):
+            return all(is_public(str(one)) for one in inner)
+        if own not in GLOBAL:
+            return False
     return own.is_global and not own.is_multicast
 
 

@@ -44,7 +44,7 @@ def check_address(host: str, port: int | None) -> None:
     try:
         with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, TypeError) as error:  # a name that is no UTF-8 is a TypeError
         place = host if port is None else f"{host}:{port}"
         raise UserError(
             f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"

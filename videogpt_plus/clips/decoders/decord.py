@@ -2,7 +2,8 @@
 
 It seeks wrongly in MPEG-TS, in files without stamps, behind hidden frames and to key frames that others overtake, and
 says nothing. So it is asked only where it was found to be right (MP4 and Matroska, without jumps where frames overtake
-key frames), and only after it counts the same frames at the same times. It stops where it would repeat a frame in
+key frames), and only after it counts the same frames at the same times. Colours of fewer rows than the picture has it
+scales up in another way, but for the most common kind. It stops where it would repeat a frame in
 place of one that is damaged; it does not stop at damage within a picture, as PyAV does.
 """
 
@@ -24,6 +25,7 @@ from videogpt_plus.types import Clip, unreadable
 
 if TYPE_CHECKING:
     import decord
+    from av import VideoFrame
     from av.container import InputContainer
     from av.video.stream import VideoStream
     from jaxtyping import UInt8
@@ -46,6 +48,9 @@ def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     matrix = matrix_of(first)
     if (turn := turn_by(matrix)) is None:
         raise unreadable(path, f"it is to be turned by {degrees_of(matrix)} degrees, and decord does not", THEN)
+    if not _has_common_colours(first):
+        what = f"its {first.width} x {first.height} pixels are {first.format.name}, which decord gives other colours"
+        raise unreadable(path, what, THEN)
     # It turns by the matrix of an MP4 and by the tag of a Matroska file, and never mirrors.
     own_degrees = degrees_of(matrix) if in_mp4 else int(tag) if tag in ("90", "180", "270") else 0
     places = [bisect_left(timeline.stamps, stamp) for stamp in stamps]
@@ -92,6 +97,15 @@ def _check_file(path: Path, container: InputContainer, stream: VideoStream, time
     alike = [s for s in container.streams.video if s.codec_context is not None and _size(s) == _size(stream)]
     if len(alike) > 1:
         raise unreadable(path, "it has several video streams of one size, and decord cannot be told which", THEN)
+
+
+def _has_common_colours(frame: VideoFrame) -> bool:
+    """Whether decord gives a frame the colours that FFmpeg gives it today."""
+    pixels, height, width = frame.format, frame.height, frame.width
+    shares = height / pixels.chroma_height(height), width / pixels.chroma_width(width)
+    if pixels.components[0].bits > 8 and (pixels.is_rgb or shares == (2, 2)):
+        return False
+    return shares in ((1, 1), (1, 2), (2, 2))
 
 
 def _size(stream: VideoStream) -> int:
