@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Counts up when the same clip and weights give other grids: sampling, preprocessing or an encoder has changed.
-VERSION = 2
+VERSION = 3
 #: What grids are kept in -> bytes a value.
 DTYPES = {"bfloat16": 2, "float32": 4, "int8": 1}
 #: Behind the stream's name: the scale of each of its channels, in an int8 entry.
