@@ -214,7 +214,7 @@ def test_a_new_adapter_is_one_file_and_one_line(tmp_path, monkeypatch):
 
 def test_token_counts_need_no_torch():
     code = (
-        "import sys; from videogpt_plus.reducers import num_visual_tokens as n; "
+        "import sys; from videogpt_plus.config.tokens import num_visual_tokens as n; "
         "from videogpt_plus.config.experiments import QWEN_1_5B, at_level; "
         "assert n(at_level(QWEN_1_5B, 2), 16) == 3328; "
         "assert not {'torch', 'transformers'} & sys.modules.keys()"

@@ -629,7 +629,7 @@ def test_a_reply_without_an_end_is_not_kept(tmp_path):
 CLIENT = """
 import sys, time
 sys.path[:0] = [{repo!r}, {tests!r}]
-from videogpt_plus import cli
+from videogpt_plus.app import cli
 import videogpt_plus.app.commands.judge as command
 from test_judge import *
 class Server: url = {url!r}
