@@ -35,7 +35,7 @@ def safe(value: Any) -> Any:
 
 
 def _first_seen(text: str) -> str:
-    """The first sign that is no space, control sign, mark or anything else without a width of its own, in plain form."""
+    """The first sign, in plain form, that is no space, control sign, mark or anything else that is not seen."""
     signs = (sign for sign in text if category(sign)[0] not in "ZCM" and sign not in UNSEEN)
     return normalize("NFKC", next(signs, " "))
 
