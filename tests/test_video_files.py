@@ -39,7 +39,9 @@ from faults.videos import (
     with_dropped,
     with_long_header,
     with_long_words,
+    with_noise,
     with_title,
+    without_lengths,
 )
 
 from videogpt_plus.clips.decoders import DECODERS, load_decoder
@@ -192,6 +194,27 @@ def test_a_header_that_is_too_long_is_believed_only_of_a_file_that_ends_too_earl
     all_as_shown(with_long_header(1, tmp_path))
     with pytest.raises(ClipError, match="of 25.0 s are in it"):
         read_clip(with_long_header(2 / 3, tmp_path), 8)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2, 0.7, 1.2, 12])
+def test_a_matroska_that_is_damaged_between_its_frames_is_no_shorter_clip(tmp_path, seconds):
+    """FFmpeg goes on at the next cluster, or ends where there is none."""
+    path = with_noise(seconds, tmp_path)
+    assert len(shown(path)) < 300
+    with pytest.raises(ClipError, match=r"the file is damaged, no element begins at byte [\d,]+; download it again"):
+        read_clip(path, 8)
+
+
+def test_a_matroska_need_not_say_how_long_its_parts_are(tmp_path):
+    all_as_shown(without_lengths(tmp_path))
+
+
+def test_a_matroska_that_lost_its_last_bytes_is_not_called_damaged(tmp_path):
+    path = with_long_header(1, tmp_path)
+    for end in range(path.stat().st_size - 1, path.stat().st_size - 400, -7):
+        os.truncate(path, end)
+        with pytest.raises(ClipError, match="of 25.0 s are in it"):
+            read_clip(path, 8)
 
 
 def test_palettes_that_change_in_an_avi(tmp_path):

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 from eval.report.cells import Cell, over_seeds, runs_of
 from eval.report.parts import MEAN, Test
@@ -18,8 +18,10 @@ CSV_COLUMNS = [
     "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes",
 ]  # fmt: skip
 
-#: A spreadsheet runs a cell that begins so, unless it is a number.
+#: A spreadsheet runs a cell that begins so, unless it is a number; some of them leave out what is not seen before it.
 RUN = ("=", "+", "-", "@", "\t", "\r", "\n")
+#: Signs that are not seen, though Unicode calls them letters or symbols: fillers of Hangul, and an empty Braille cell.
+UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -27,9 +29,15 @@ def safe(value: Any) -> Any:
     """The value for a cell: floats with 6 digits; a text that a spreadsheet would run has an apostrophe before it."""
     if isinstance(value, float):
         return round(value, 6)
-    if isinstance(value, str) and normalize("NFKC", value[:1]) in RUN and not NUMBER.fullmatch(value):
+    if isinstance(value, str) and not NUMBER.fullmatch(value) and (value[:1] in RUN or _first_seen(value) in RUN):
         return f"'{value}"
     return value
+
+
+def _first_seen(text: str) -> str:
+    """The first sign, in plain form, that is no space, control sign, mark or anything else that is not seen."""
+    signs = (sign for sign in text if category(sign)[0] not in "ZCM" and sign not in UNSEEN)
+    return normalize("NFKC", next(signs, " "))
 
 
 def stacked(files: Sequence[tuple[str | None, str]]) -> str:

@@ -96,7 +96,8 @@ def sample_indices(
     if start is not None or end is not None:
         bounds = (start or 0, total / fps + 1 if end is None else end)
         begin, stop = sorted(max(0, int(bound)) for bound in bounds)
-        first, last = int(begin * fps), int(min((stop if stop > begin else begin + 1) * fps, total - 1))
+        stop = max(stop, begin + 1)
+        first, last = int(min(begin * fps, total)), int(min(stop * fps, total - 1))  # a product may be infinite
     each_second = range(first, last + 1, max(1, round(fps)))
     if len(each_second) > num_frames:
         return [each_second[i] for i in np.linspace(0, len(each_second) - 1, num_frames).astype(int)]
@@ -200,8 +201,8 @@ def folder_indices(
 
 
 def _files_between(total: int, start: float | None, end: float | None, fps: float) -> range:
-    first = 0 if start is None else max(0, int(start * fps))
-    last = total - 1 if end is None else min(int(end * fps), total - 1)
+    first = 0 if start is None else int(min(max(start * fps, 0), total))
+    last = total - 1 if end is None else int(min(max(end * fps, -1), total - 1))
     return range(first, last + 1)
 
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from videogpt_plus.app.commands.common import find_run
+from videogpt_plus.app.usage import later
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
 
@@ -437,9 +438,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "eval": evaluate,
 }
-# tyro runs the chosen one while it makes the argument.
-_Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=made)] for name, made in COMMANDS.items()))
+_Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=later(made))] for name, made in COMMANDS.items()))
 
 
 def cinego(command: OmitSubcommandPrefixes[OmitArgPrefixes[_Chosen]]) -> None:
     """A video LLM from nothing: its tokenizer, its language model, both trainings, a demo of it all, its answers."""
+    command()
