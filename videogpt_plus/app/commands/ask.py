@@ -312,21 +312,18 @@ def _predict(
     generation_config: GenerationConfig,
     load_config: LoadConfig,
 ) -> None:
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.clips.picture_files import header, is_still
-    from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.models.tensor_parallel import agreed, processes, world
 
     with processes(), _picture(image) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
-        ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
-        still = ratio if image and is_still(path) else None
-        if image and still is None and tell:
+        if image and not is_still(path) and tell:
             tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")
-        answerer = load_answerer(
+        answerer = inference.load(
             {run: folder}, EvalConfig(**asdict(load_config)), tell=tell, longest=generation_config.max_new_tokens
         )
-        visual = answerer.prepare(path, still=still)
+        visual = answerer.see(path) if image else answerer.prepare(path)
         if generation_config.seed is None and generation_config.temperature > 0:
             generation_config = replace(
                 generation_config, seed=agreed(randrange(2**63))

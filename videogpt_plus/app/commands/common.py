@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import arg
 
-from eval.tasks.task import CONTROLS
 from videogpt_plus.app.commands.checks import check_answered
-from videogpt_plus.types import UserError
+from videogpt_plus.types import CONTROLS, UserError
 
 if TYPE_CHECKING:
     from videogpt_plus.config.experiment import Experiment

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from eval.tasks.task import CONTROLS
 from videogpt_plus.app.commands.checks import check_asking, check_feeding, check_margin, check_workers
 from videogpt_plus.app.commands.common import Control, benchmark_stated, prepare_benchmark, prepare_toy, take_published
 from videogpt_plus.app.commands.judge import NOBODY, Answers, MaybeJudge, judge_answers, key_of
 from videogpt_plus.config.experiments import choices
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOADER, EvalConfig, LoaderConfig
-from videogpt_plus.types import UserError
+from videogpt_plus.types import CONTROLS, UserError
 
 if TYPE_CHECKING:
     from videogpt_plus.app.sweep.cells import Asked, Cell

@@ -55,10 +55,10 @@ def web(
         folder = Path(scratch)
         sources += toy_clips(folder / "toy") if toy else []
         offers = offers_of(_named(runs) if runs else _everything(folder / "runs"))
-        from eval.answers.runs import load_answerer
+        from videogpt_plus import inference
         from videogpt_plus.app.web.models import Talk
 
-        with served(Talk(offers, load_answerer, loaded), sources, folder, limits, host, port, names) as url:
+        with served(Talk(offers, inference.load, loaded), sources, folder, limits, host, port, names) as url:
             if host not in LOOPBACK:
                 print(
                     f"{host} is no loopback address: whoever can reach this machine can use the page", file=sys.stderr
