@@ -16,7 +16,7 @@ from eval.answers.runs import header_of
 from eval.report.sweep import report_sweep
 from eval.tasks.benchmarks import check_own_name, copy_of, examples
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import answers_of, benchmark_stated
+from videogpt_plus.app.questions import answers_of, benchmark_stated
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import TOY, at_level, with_seed
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig

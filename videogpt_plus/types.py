@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int, UInt8
@@ -24,6 +24,7 @@ CONTROLS: dict[str, str] = {
     "one_frame": "one frame, repeated to the full number of frames",
     "shuffled": "all frames, in a random order that is fixed for each question",
 }
+Control = Literal["blind", "one_frame", "shuffled"]
 
 #: Stands in `input_ids` where one frame of a visual goes; `merge.splice` replaces whole runs of it.
 PLACEHOLDER = -200

@@ -14,23 +14,17 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.checks import check_asking, check_loading, check_margin, check_questions
-from videogpt_plus.app.commands.common import (
-    Control,
+from videogpt_plus.app.checks import check_asking, check_loading, check_margin, check_questions
+from videogpt_plus.app.questions import (
     answered_benchmark,
     answers_of,
     benchmark_folder,
     benchmark_stated,
-    find_run,
-    named_runs,
-    own_runs,
-    run_to_ask,
-    wanted_run,
-    wanted_runs,
     which_answers,
 )
+from videogpt_plus.app.runs import find_run, named_runs, own_runs, run_to_ask, wanted_run, wanted_runs
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
-from videogpt_plus.types import ClipError, UserError, unreadable
+from videogpt_plus.types import ClipError, Control, UserError, unreadable
 
 #: What a task's scores keep of each question, for paired tests.
 PAIRED_PARTS = ("correct", "videos")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from videogpt_plus.app.commands.common import find_run
+from videogpt_plus.app.runs import find_run
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
 

@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.common import named_runs, prepare_twin, take_published
+from videogpt_plus.app.made import prepare_twin
+from videogpt_plus.app.runs import named_runs, take_published
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.types import UserError
