@@ -19,7 +19,7 @@ LEVELS = [
     ["clips"],
     ["models"],
     ["families"],
-    ["training"],
+    ["training", "inference"],
     ["toy", "convert", "hub", "eval"],
     ["app"],
     ["__main__"],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import named_runs, own_runs
+from videogpt_plus.app.runs import named_runs, own_runs
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.types import UserError
 

@@ -12,12 +12,12 @@ import torch
 from clips import coded_frames, render_mp4
 from PIL import Image
 
-from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app import cli
 from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.inference import Member, VideoLLM
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.loading import load_model

@@ -514,12 +514,12 @@ def test_the_command_ends_with_1_if_anything_is_missing_and_0_if_not(root, capsy
 
 @pytest.mark.parametrize("how", [[".cache/toy/bench"], ["mvbench", "--root", ".cache/toy/bench"]])
 def test_the_toy_is_rendered_where_it_is_asked_for_and_not_there(how, root, tmp_path, monkeypatch, capsys):
-    def render(experiment):
+    def render(experiment, listener):
         shutil.copytree(root, experiment.benchmark_root)
         print("MADE")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("videogpt_plus.app.commands.common.prepare_toy", render)
+    monkeypatch.setattr("videogpt_plus.app.made.prepare_toy", render)
     code, out = run(capsys, *how, "--decode", "none", "--json")
     assert code == 0 and json.loads(out)["total"]["present"] == 12, "and the output is JSON alone"
     assert "MADE" not in run(capsys, *how, "--decode", "none")[1], "once is enough"

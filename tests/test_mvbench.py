@@ -10,8 +10,9 @@ import pytest
 from faults.entries import BAD_QUESTIONS, BAD_TABLES, GOOD, NAMES, bench
 
 from eval.tasks.mvbench import MVBENCH, annotation_of, load_benchmark, open_benchmark, read_task
-from eval.tasks.task import Example, check_control, fingerprint, seed_of
-from videogpt_plus.types import UserError
+from eval.tasks.task import Example, fingerprint
+from videogpt_plus.inference import seed_of
+from videogpt_plus.types import UserError, check_control
 
 PROMPTS = Path(__file__).parent / "golden" / "mvbench_prompts.json"
 

@@ -12,9 +12,9 @@ import pytest
 from eval.answers.answer import Target, answer_all
 from eval.answers.score import score, scores_path
 from eval.statistics.stats import wilson
-from eval.tasks.task import Example, Reply
+from eval.tasks.task import Example
 from videogpt_plus.app.commands.ask import _detectable
-from videogpt_plus.types import ClipError, UserError
+from videogpt_plus.types import ClipError, Reply, UserError
 
 HEADER = {"experiment": "toy_pool4"}
 OPTIONS = ("red", "green", "blue", "white")

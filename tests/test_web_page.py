@@ -45,7 +45,7 @@ MARKUP = "![x](http://elsewhere.invalid/a.png) <img src='http://elsewhere.invali
 def serving(folder: Path, visitors: Path):
     """The address of a page with the packaged toy at levels 2 and 8; a question that begins with "count" gets slow
     numbers without end, "markup" gets MARKUP."""
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.app.web.models import Talk
     from videogpt_plus.app.web.server import served
 
@@ -61,7 +61,7 @@ def serving(folder: Path, visitors: Path):
                 yield from super().stream(setting, question, visual, past, generation_config)
 
     runs = [copied_run(folder / "runs", level) for level in (2, 8)]
-    models = Slow(offers_of((load_experiment(run), run) for run in runs), load_answerer)
+    models = Slow(offers_of((load_experiment(run), run) for run in runs), inference.load)
     with served(models, toy_clips(folder / "clips"), visitors, Limits(megabytes=2), sweep_every=1) as url:
         yield url
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 from eval.tasks.open_questions import OpenExample
 from eval.tasks.options import reference_verdict
-from eval.tasks.task import Answerer, Example, Question, Reply, check_control, fingerprint
+from eval.tasks.task import Answerer, Example, fingerprint
 from videogpt_plus.io.files import read_object, write_bytes
 from videogpt_plus.io.jsonl_log import append, claim, cut_torn_line, meta_path, open_locked, read_lines, wrong_field
-from videogpt_plus.types import ClipError, UserError
+from videogpt_plus.types import ClipError, Question, Reply, UserError, check_control
 
 #: What a meta file says of places: the benchmark's, where it is not the usual one, and the grid store's.
 TOLD = ("root", "store")

@@ -17,12 +17,12 @@ from typing import Any
 from eval.answers.answer import TOLD, are_among, read_meta
 from eval.answers.naming import OWN, answers_folder, asked_name, limit_of, options_of
 from eval.tasks.benchmarks import BENCHMARKS, is_own, kind_of
-from eval.tasks.task import CONTROLS, Example
+from eval.tasks.task import Example
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.options import DEFAULT_EVAL
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.jsonl_log import meta_path
-from videogpt_plus.types import UserError
+from videogpt_plus.types import CONTROLS, UserError
 
 #: The files of a run whose fingerprints its answers keep as `weights`, in that order.
 WEIGHTS = ("adapter_model.safetensors", "projectors.safetensors")

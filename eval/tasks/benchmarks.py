@@ -16,8 +16,8 @@ from typing import Any, Literal
 from eval.tasks.binary_labels import load_rwf2000
 from eval.tasks.mvbench import load_benchmark
 from eval.tasks.open_questions import CLIP_FOLDERS, OpenExample, load_vcgbench, load_vcgbench_diverse, load_zero_shot
-from eval.tasks.task import CONTROLS, Example, Task, fingerprint
-from videogpt_plus.types import UserError
+from eval.tasks.task import Example, Task, fingerprint
+from videogpt_plus.types import CONTROLS, UserError
 
 #: What a judge is asked about the answers of a task.
 Aspects = Mapping[str, tuple[str, ...]]

@@ -76,7 +76,7 @@ def kill_answers(tiny: Tiny, root: Path, count: int, questions: int) -> Iterator
     Each kill comes at a random moment after a few more answers.
     """
     context, moments = get_context("forkserver"), random.Random(0)
-    context.set_forkserver_preload(["videogpt_plus.app.cli", "eval.answers.runs", "eval.answers.video_llm", "peft"])
+    context.set_forkserver_preload(["videogpt_plus.app.cli", "eval.answers.runs", "videogpt_plus.inference", "peft"])
     straight, killed = copied(tiny, root / "straight"), None
     refused(answer_words(straight))
     for number in range(count):

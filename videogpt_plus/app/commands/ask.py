@@ -14,23 +14,17 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.checks import check_asking, check_loading, check_margin, check_questions
-from videogpt_plus.app.commands.common import (
-    Control,
+from videogpt_plus.app.checks import check_asking, check_loading, check_margin, check_questions
+from videogpt_plus.app.questions import (
     answered_benchmark,
     answers_of,
     benchmark_folder,
     benchmark_stated,
-    find_run,
-    named_runs,
-    own_runs,
-    run_to_ask,
-    wanted_run,
-    wanted_runs,
     which_answers,
 )
+from videogpt_plus.app.runs import find_run, named_runs, own_runs, run_to_ask, wanted_run, wanted_runs
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
-from videogpt_plus.types import ClipError, UserError, unreadable
+from videogpt_plus.types import ClipError, Control, UserError, unreadable
 
 #: What a task's scores keep of each question, for paired tests.
 PAIRED_PARTS = ("correct", "videos")
@@ -312,21 +306,18 @@ def _predict(
     generation_config: GenerationConfig,
     load_config: LoadConfig,
 ) -> None:
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.clips.picture_files import header, is_still
-    from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.models.tensor_parallel import agreed, processes, world
 
     with processes(), _picture(image) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
-        ratio = load_experiment(folder).finetune.image_aspect_ratio  # as in training
-        still = ratio if image and is_still(path) else None
-        if image and still is None and tell:
+        if image and not is_still(path) and tell:
             tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")
-        answerer = load_answerer(
+        answerer = inference.load(
             {run: folder}, EvalConfig(**asdict(load_config)), tell=tell, longest=generation_config.max_new_tokens
         )
-        visual = answerer.prepare(path, still=still)
+        visual = answerer.see(path) if image else answerer.prepare(path)
         if generation_config.seed is None and generation_config.temperature > 0:
             generation_config = replace(
                 generation_config, seed=agreed(randrange(2**63))

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from videogpt_plus.app.commands.common import find_run
+from videogpt_plus.app.runs import find_run
 from videogpt_plus.app.usage import later
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
@@ -289,7 +289,7 @@ def evaluate(
     questions = _questions(prompt, prompts)
     files = [media] if media.is_file() else media_files(media)
     folder = find_run(run)  # before seconds of imports
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.config.options import EvalConfig
     from videogpt_plus.io.fingerprint import of_path
@@ -297,7 +297,7 @@ def evaluate(
 
     wanted = [_key(path, question) for path in files for question in questions]
     experiment = load_experiment(folder)
-    answerer = load_answerer({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
+    answerer = inference.load({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
     if output is None:
         lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, generation_config, {})}
         _exit_without_answers(lines[key] for key in wanted)
@@ -351,7 +351,6 @@ def _replies(
     known: dict,
 ):
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
-    from videogpt_plus.clips.picture_files import is_still
     from videogpt_plus.types import ClipError
 
     for path in files:
@@ -359,8 +358,7 @@ def _replies(
         if not left:
             continue
         try:
-            still = experiment.finetune.image_aspect_ratio if is_still(path) else None
-            visual = answerer.prepare(path, still=still)
+            visual = answerer.see(path)
         except ClipError as error:
             print(f"{path}: {error}", file=sys.stderr)
             for question in left:

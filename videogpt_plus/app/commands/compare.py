@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from eval.report.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
-from videogpt_plus.app.commands.checks import check_margin
-from videogpt_plus.app.commands.common import answers_of, find_run
+from videogpt_plus.app.checks import check_margin
+from videogpt_plus.app.questions import answers_of
+from videogpt_plus.app.runs import find_run
 from videogpt_plus.types import UserError
 
 #: What is said where only the clips that one run could not read make two runs equivalent, or not.

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from videogpt_plus.app.commands.common import Name, prepare_benchmark
+from videogpt_plus.app.made import prepare_benchmark
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from eval.tasks.check import Expectation, Report
 
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
 #: Findings of one task and kind that are printed; --json has all.
 SHOWN = 5
 HEADINGS = {

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from videogpt_plus.app.commands.common import Name, find_run
+from videogpt_plus.app.runs import find_run
 from videogpt_plus.config.experiments import choices
 from videogpt_plus.types import UserError
 
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
 #: What is counted of a name that holds no level.
 LEVELS = (1, 2, 4, 8, 16, 24)
 

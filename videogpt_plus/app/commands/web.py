@@ -11,7 +11,8 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.common import named_runs, prepare_twin, take_published
+from videogpt_plus.app.made import prepare_twin
+from videogpt_plus.app.runs import named_runs, take_published
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.types import UserError
@@ -55,10 +56,10 @@ def web(
         folder = Path(scratch)
         sources += toy_clips(folder / "toy") if toy else []
         offers = offers_of(_named(runs) if runs else _everything(folder / "runs"))
-        from eval.answers.runs import load_answerer
+        from videogpt_plus import inference
         from videogpt_plus.app.web.models import Talk
 
-        with served(Talk(offers, load_answerer, loaded), sources, folder, limits, host, port, names) as url:
+        with served(Talk(offers, inference.load, loaded), sources, folder, limits, host, port, names) as url:
             if host not in LOOPBACK:
                 print(
                     f"{host} is no loopback address: whoever can reach this machine can use the page", file=sys.stderr

@@ -6,19 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app.web.settings import Offer, Setting
-from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.options import GenerationConfig
-from videogpt_plus.flops import sizes_of
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.reducers import build_adapter
+from videogpt_plus.inference import VideoLLM
 from videogpt_plus.types import Visual
 
 
@@ -59,13 +53,11 @@ class Talk:
 
     def positions(self, setting: Setting) -> int | None:
         """Tokens that the language model was made for, where its config says."""
-        config = self._member(setting).model.causal.config
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(config, "max_position_embeddings", None)
+        return self._as_set(setting).reads
 
     def encode(self, setting: Setting, visual: Visual) -> Visual:
         """The visual with its encoders' grids, on the CPU, in the place of pixels."""
-        (grids,) = self._member(setting).model.encode([visual])
+        (grids,) = self._as_set(setting).encode([visual])
         return Visual({}, visual.placeholders, {name: grid.cpu() for name, grid in grids.items()})
 
     def stream(
@@ -77,16 +69,11 @@ class Talk:
         generation_config: GenerationConfig,
     ) -> Iterator[str]:
         """The reply in pieces, as `VideoLLM.stream` gives them."""
-        llm = self._loaded[setting.model]
-        alone = VideoLLM({setting.model: self._member(setting)}, llm.eval_config)
-        return alone.stream(question, visual, past, generation_config)
+        return self._as_set(setting).stream(question, visual, past, generation_config)
 
     def key_values(self, setting: Setting, tokens: int) -> int | None:
         """Bytes of the keys and values of so many tokens, where the sizes are known."""
-        model, experiment = self._member(setting)
-        sizes = sizes_of(experiment)
-        width = next(model.causal.parameters()).element_size()
-        return sizes.llm.key_value_bytes(tokens, width) if sizes else None
+        return self._as_set(setting).key_value_bytes(tokens)
 
     def memory(self) -> tuple[int, str]:
         """Bytes in use: on a GPU the most since the turn began, else what the process has now."""
@@ -96,17 +83,7 @@ class Talk:
 
         return Process().memory_info().rss, "process"
 
-    def _member(self, setting: Setting) -> Member:
+    def _as_set(self, setting: Setting) -> VideoLLM:
         """A loaded model as the setting has it."""
-        offer = self.offers[setting.model]
-        experiment, folder = offer.run(setting)
-        model = self._loaded[setting.model].members[str(folder)].model
-        return Member(with_adapter(model, experiment) if offer.free else model, experiment)
-
-
-def with_adapter(model: DualEncoderVLM, experiment: Experiment) -> DualEncoderVLM:
-    """The same weights behind another adapter that has none, as `experiment` names it; `model` stays as it is."""
-    other = copy(model)
-    adapters = {name: build_adapter(experiment.adapter, experiment.level) for name in model.adapters}
-    other._modules = {**model._modules, "adapters": nn.ModuleDict(adapters).eval()}
-    return other
+        experiment, folder = self.offers[setting.model].run(setting)
+        return self._loaded[setting.model].only(str(folder), experiment, setting.model)

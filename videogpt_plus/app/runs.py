@@ -1,174 +1,46 @@
-"""What several commands need: names of runs, folders of answers, the toy's data."""
+"""Runs that a user names: found by folder, name or pattern, and made where that takes no training."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tyro.conf import arg
-
-from eval.tasks.task import CONTROLS
-from videogpt_plus.app.commands.checks import check_answered
+from videogpt_plus.app.listener import SILENT, Listener
+from videogpt_plus.app.made import prepare_twin, say_random
+from videogpt_plus.app.screen import TERMINAL
+from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from videogpt_plus.config.experiment import Experiment
-
-Name = Annotated[str, arg(metavar="EXPERIMENT")]
-Control = Literal[tuple(CONTROLS)]
+    from videogpt_plus.inference import VideoLLM
 
 
-def prepare_toy(experiment) -> None:
-    """Render the toy's clips where the experiment reads them and they are not there, and write a twin's weights."""
-    from videogpt_plus.config.experiments import TOY, is_random
+def load(*runs: str | Path, listener: Listener = SILENT, **how: Any) -> VideoLLM:
+    """The models of these runs, which are asked together: run folders, or names as on the command line.
 
-    if experiment.finetune.data == "TOY_RWF":
-        prepare_toy_rwf()
-    elif experiment.benchmark_root == TOY.benchmark_root:
-        from videogpt_plus.app.screen import progress
-        from videogpt_plus.toy.render import ensure_toy_data
-
-        with progress("render toy clips") as advance:
-            ensure_toy_data(Path(TOY.benchmark_root).parent, progress=advance)
-    if is_random(experiment):
-        prepare_twin(experiment.llm)
-        say_random(experiment.name)
-
-
-def prepare_toy_rwf() -> None:
-    """Render the toy's RWF-2000 where it is not there."""
-    from videogpt_plus.app.screen import progress
-    from videogpt_plus.config.mixtures import get_mixture
-    from videogpt_plus.toy.rwf2000 import ensure_rwf2000
-
-    with progress("render the toy's RWF-2000") as advance:
-        ensure_rwf2000(Path(get_mixture("TOY_RWF")[0][0]).parent, progress=advance)
-
-
-def prepare_twin(folder: str) -> None:
-    """Write the random weights of a family's tiny twin where this is its folder and they are not there."""
-    from videogpt_plus.config.experiments import TOY_FAMILIES
-
-    if folder.startswith(f"{TOY_FAMILIES}/"):
-        from videogpt_plus.toy.families import ensure_family
-
-        ensure_family(folder)
-
-
-def say_random(name: str) -> None:
-    print(f"{name}: its weights are random, so what it answers means nothing; it shows that it runs", file=sys.stderr)
-
-
-def benchmark_folder(task: str, run: Path, chosen: Path | None) -> Path:
-    """Where the benchmark lies: the folder that was chosen, its usual one, or the one that the run's experiment names.
-
-    The toy's are rendered there if they are not.
+    `how` are fields of `EvalConfig`: load("toy_pool2", "toy_pool8", batch_size=8). UserError: there is no such run,
+    or they do not see clips in the same way.
     """
-    from eval.tasks.benchmarks import root_of
-    from videogpt_plus.config.experiment_file import load_experiment
+    from videogpt_plus import inference
 
-    root = root_of(task, load_experiment(run).benchmark_root, chosen)
-    prepare_benchmark(root)
-    return root
-
-
-def answered_benchmark(task: str, run: Path, chosen: Path | None, path: Path, asked: Sequence[str]) -> Path:
-    """`benchmark_folder`, of which the run's answers lie at `path`. UserError: there are none, and no toy's either."""
-    from eval.tasks.benchmarks import root_of
-    from videogpt_plus.config.experiment_file import load_experiment
-
-    check_answered(path, root_of(task, load_experiment(run).benchmark_root, chosen), asked)
-    return benchmark_folder(task, run, chosen)
-
-
-def prepare_benchmark(root: Path) -> None:
-    """Render the toy's clips, or write its open questions or labels, where one of its benchmarks is meant and not
-    there.
-    """
-    from eval.tasks.benchmarks import BENCHMARKS
-    from videogpt_plus.config.experiments import TOY
-
-    if str(root) == BENCHMARKS["toy_open"].root:
-        prepare_open_toy(root.parent)
-    elif str(root) == BENCHMARKS["toy_rwf2000"].root:
-        prepare_toy_rwf()
-    elif str(root) == TOY.benchmark_root and not root.exists():
-        prepare_toy(TOY)
-
-
-def benchmark_stated(text: str, place: Path | None = None) -> tuple[str, Path | None]:
-    """Name and place of NAME=PLACE, or the name with the `place` that was given apart.
-
-    A name that no benchmark has is that of one of the user's own, in MVBench's layout. UserError: there is no such
-    benchmark, no place, or two of them.
-    """
-    from eval.tasks.benchmarks import BENCHMARKS, check_own_name, get_benchmark
-    from eval.tasks.mvbench import open_benchmark
-
-    name, equals, stated = text.partition("=")
-    if not equals:
-        get_benchmark(name)
-        return name, place
-    if not stated:
-        raise UserError(f"'{text}' names no folder: write {name}=FOLDER, or {name} alone for its usual place")
-    if place is not None:
-        raise UserError(f"'{text}' says where the benchmark lies, and so does --benchmark {place}: leave one out")
-    if name not in BENCHMARKS:
-        check_own_name(name)
-        try:
-            open_benchmark(stated)
-        except UserError as error:
-            known = ", ".join(BENCHMARKS)
-            raise UserError(f"'{name}' is none of {known}, and as one of your own it has {error}") from error
-    return name, Path(stated)
-
-
-def prepare_open_toy(data: Path) -> None:
-    """Render the toy's clips below `data`, and write the open questions about them, where they are not there."""
-    from videogpt_plus.app.screen import progress
-    from videogpt_plus.toy.open_questions import ensure_open_questions
-    from videogpt_plus.toy.render import ensure_toy_data
-
-    with progress("render toy clips") as advance:
-        ensure_toy_data(data, progress=advance)
-    ensure_open_questions(data)
-
-
-def answers_of(
-    run: Path, control: str | None, limit: int | None, task: str = "mvbench", benchmark: Path | None = None
-) -> Path:
-    """The run's answers.jsonl to a benchmark, which lies in its usual place unless `benchmark` says where."""
-    from eval.answers.naming import answers_folder
-    from eval.tasks.benchmarks import copy_of
-    from videogpt_plus.config.experiment_file import load_experiment
-
-    copy = copy_of(task, load_experiment(run).benchmark_root, benchmark) if benchmark else ""
-    return answers_folder(run, control, limit, task, copy) / "answers.jsonl"
-
-
-def which_answers(task: str, control: str | None, limit: int | None, benchmark: Path | None) -> list[str]:
-    """The options of `answer` that mean the same answers."""
-    from eval.answers.naming import options_of
-    from eval.tasks.benchmarks import is_own
-
-    return options_of(task, control, limit, benchmark, is_own(task))
+    wanted = wanted_runs([str(run) for run in runs])
+    folders = {one.name: one.made(listener=listener) for one in wanted}
+    return inference.load(folders, EvalConfig(**how), tell=listener.say)
 
 
 def find_runs(run: str, take: bool = True) -> list[Path]:
-    """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/.
-
-    A folder that is called like this, as `run[1]` is, comes before what its name would fit as a pattern.
-    """
+    """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/."""
     return [one.made(take) for one in _fitting(run)]
 
 
 def _fitting(run: str) -> list[Wanted]:
+    """A folder that is called like this, as `run[1]` is, comes before what its name would fit as a pattern."""
     if not set(run) & set("*?[") or os.path.isdir(run):
         return [wanted_run(run)]
     trained = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
@@ -200,7 +72,7 @@ class Wanted(NamedTuple):
     #: Whether it is one of published weights, which may have to be taken first.
     is_published: bool
 
-    def made(self, take: bool = True) -> Path:
+    def made(self, take: bool = True, listener: Listener = TERMINAL) -> Path:
         """Its folder; see `find_run`."""
         from videogpt_plus.config.experiments import is_random
 
@@ -212,7 +84,7 @@ class Wanted(NamedTuple):
         if is_random(self.experiment):
             if take:
                 prepare_twin(self.experiment.llm)
-            say_random(self.experiment.name)
+            say_random(self.experiment.name, listener)
         return self.folder
 
 
@@ -246,12 +118,12 @@ def run_to_ask(run: str) -> Iterator[Path]:
                 taken = take_published(experiment, Path(folder))
                 if is_random(experiment):
                     say_random(experiment.name)
-                print(f"{run}: {experiment.llm}", file=sys.stderr)
+                TERMINAL.warn(f"{run}: {experiment.llm}")
                 yield taken
             return
     folder = find_run(run)
     if not Path(run).is_dir():
-        print(f"{run}: {folder}", file=sys.stderr)  # the packaged one, or one that was trained here
+        TERMINAL.warn(f"{run}: {folder}")  # the packaged one, or one that was trained here
     yield folder
 
 
@@ -290,7 +162,7 @@ def _found(run: str) -> tuple[Path, Experiment | None]:
     return found[0], None
 
 
-def _training(name: str, experiment) -> str:
+def _training(name: str, experiment: Experiment) -> str:
     """The command that trains the run called `name`."""
     from videogpt_plus.config.experiments import EXPERIMENTS, base_of, level_text
 
@@ -345,11 +217,11 @@ def _copied(folder: Path) -> Path:
     target = Path("results") / folder.name
     with new_folder(target) as scratch:
         copytree(folder, scratch, dirs_exist_ok=True)
-    print(f"{target}: copied from the package")
+    TERMINAL.say(f"{target}: copied from the package")
     return target
 
 
-def take_published(experiment, folder: Path) -> Path:
+def take_published(experiment: Experiment, folder: Path) -> Path:
     """Makes `folder` the run of weights that are asked as they were published, at the experiment's level.
 
     UserError: it holds another run, or something else.
