@@ -18,6 +18,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -328,20 +329,19 @@ def _asker(
 
 def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | _Lexical) -> list[Judgement]:
     """`one` of every item, as many at a time as `ask` allows. The first error stops the others and is raised."""
-    with ThreadPoolExecutor(ask.workers) as pool:
-        try:
-            futures = [pool.submit(one, item) for item in items]
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
-            if not errors:
-                return [future.result() for future in futures]
-            error = next((e for e in errors if not isinstance(e, Stopped)), errors[0])
-            pool.shutdown(wait=False, cancel_futures=True)
-            wait([future for future in futures if future.running()], timeout=ask.grace(error))
-            raise error
-        finally:  # after Ctrl-C as well, no further call goes out, and none is waited for
-            ask.close()
-            pool.shutdown(wait=True, cancel_futures=True)
+    with ThreadPoolExecutor(ask.workers) as pool, ExitStack() as at_the_end:
+        # After Ctrl-C as well, no further call goes out, and none is waited for.
+        at_the_end.callback(pool.shutdown, wait=True, cancel_futures=True)
+        at_the_end.callback(ask.close)
+        futures = [pool.submit(one, item) for item in items]
+        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
+        if not errors:
+            return [future.result() for future in futures]
+        error = next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in futures if future.running()], timeout=ask.grace(error))
+        raise error
 
 
 def _line(item: Item, judgement: Judgement, judge_config: JudgeConfig) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
+from videogpt_plus.io.errors import translated
 from videogpt_plus.types import UserError
 
 #: What a prompt may name, by aspect; the official scripts call them the same.
@@ -106,10 +107,10 @@ def _official(folder: Path, names: tuple[str, ...], allowed: tuple[str, ...]) ->
 
 def read_script(path: Path, allowed: tuple[str, ...]) -> Prompt:
     """The one chat that an evaluation script sends, its variables turned into $names. Nothing of it is run."""
-    try:
+    then = "download the official script again"
+    kinds = (OSError, ValueError, SyntaxError, RecursionError, MemoryError)
+    with translated(*kinds, to=lambda error: UserError(f"{path} cannot be read as Python ({error}); {then}")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as Python ({error}); download the official script again") from error
     calls = [
         (keyword.value, {k.arg: k.value for k in node.keywords})
         for node in ast.walk(tree)

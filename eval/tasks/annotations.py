@@ -7,21 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videogpt_plus.io import files
 from videogpt_plus.io.entries import json_of, names_a_file
 from videogpt_plus.types import UserError
 
 
 def read_json(path: Path) -> Any:
-    """The file's value. Raises UserError."""
-    try:
-        return json_of(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); build or download it again") from error
-    except (ValueError, RecursionError) as error:
-        what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
-        raise UserError(f"{path}: {what}; build or download it again") from error
+    """The file's value. UserError: it cannot be read."""
+    return files.read_json(path, "build or download the benchmark again", json_of, "utf-8-sig")
 
 
 def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:

@@ -10,6 +10,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from eval.tasks.annotations import clip_of, read_json, shown, text_of
 from eval.tasks.task import Example, Task
 from videogpt_plus.clips.names import with_ending
 from videogpt_plus.io.entries import names_a_file, seconds_of
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError
 
 KINDS = ("video", "gif", "frames")
@@ -162,21 +164,19 @@ def read_task(benchmark: Benchmark, name: str) -> Reading:
     root, _, rows = benchmark
     row, path = benchmark.tasks[name], annotation_of(benchmark.root, name)
     questions, problems, seen = [], [], Counter[str]()
-    try:
-        entries = _entries(path)
-    except UserError as error:
+    entries = attempted(partial(_entries, path), UserError)
+    if isinstance(entries, UserError):
         named = "" if name in MVBENCH or path.exists() else f", or correct the name '{name}' in {rows}"
-        return Reading((), (f"{error}{named}",))
+        return Reading((), (f"{entries}{named}",))
     if row.questions not in (None, len(entries)):
         problems.append(
             f"{path}: {len(entries)} questions, {row.questions} expected; download it again, "
             f"or state the number as 'questions' of '{name}' in {rows}"
         )
     for i, entry in enumerate(entries):
-        try:
-            example = _example(root, name, row, entry, where=f"{path}, entry {i}")
-        except UserError as error:
-            problems.append(str(error))
+        example = attempted(partial(_example, root, name, row, entry, where=f"{path}, entry {i}"), UserError)
+        if isinstance(example, UserError):
+            problems.append(str(example))
             continue
         questions.append(replace(example, occurrence=seen[example.key]))
         seen[example.key] += 1

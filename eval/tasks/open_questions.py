@@ -15,6 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -226,12 +227,9 @@ def _rank(name: str) -> tuple[int, str]:
 def _listed(folder: Path) -> dict[str, list[str]]:
     """The folder's entries by their names without ending, in small letters; none of one that cannot be listed."""
     found: dict[str, list[str]] = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except (OSError, ValueError):  # a clip in it says why when it is read
-        names = []
-    for name in names:
-        found.setdefault(_bare(name).lower(), []).append(name)
+    with suppress(OSError, ValueError):  # a clip in it says why when it is read
+        for name in sorted(os.listdir(folder)):
+            found.setdefault(_bare(name).lower(), []).append(name)
     return found
 
 

@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -41,6 +41,7 @@ from videogpt_plus.config.experiment import Stream
 from videogpt_plus.encoders.scaling import is_huge, small_square
 from videogpt_plus.io import time_limit
 from videogpt_plus.io.entries import reading
+from videogpt_plus.io.errors import attempted, translated
 from videogpt_plus.io.processes import end_with_parent
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
@@ -148,11 +149,9 @@ class Preparation:
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
         if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
             return None
-        try:
-            with reading(path):
-                return self.store.key(path, start, end, still, self.settings)
-        except ClipError:  # reading it will say what is wrong
-            return None
+        with suppress(ClipError), reading(path):  # reading it will say what is wrong
+            return self.store.key(path, start, end, still, self.settings)
+        return None
 
 
 def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
@@ -222,15 +221,13 @@ class Prefetcher:
             yield from (_done(partial(time_limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
             return
         left, waiting = iter(jobs), deque[Future[Prefetched]]()
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(lambda: [future.cancel() for future in waiting])
             while True:
                 waiting.extend(self._threads.submit(self._ask, job) for job in islice(left, self.ahead - len(waiting)))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
     def _begin(self) -> None:
         """Starts a process before there is something to do for it: the first one takes seconds."""
@@ -240,21 +237,19 @@ class Prefetcher:
         self._idle.put(worker)
 
     def _ask(self, job: Job) -> Prefetched:
-        worker = self._idle.get()
-        try:
+        with ExitStack() as at_the_end:
+            worker = self._idle.get()
+            at_the_end.callback(self._idle.put, worker)
             return worker.ask(job, self.seconds)
-        finally:
-            self._idle.put(worker)
 
 
 def _done(prepare: Callable[..., Visual], job: Job) -> Prefetched:
-    began = time.perf_counter()
-    try:
+    def prepared() -> Visual:
         with reading(job.path):
-            outcome = prepare(*job)
-    except ClipError as error:
-        outcome = error
-    return Prefetched(outcome, time.perf_counter() - began)
+            return prepare(*job)
+
+    began = time.perf_counter()
+    return Prefetched(attempted(prepared, ClipError), time.perf_counter() - began)
 
 
 def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
@@ -292,14 +287,16 @@ class _Worker:
         """Has a process that is ready. UserError: it ended before."""
         if self.process is not None:
             return
-        try:
-            self._start()
-            self.connection.recv_bytes()
-        except (EOFError, OSError) as error:
-            raise UserError(
+
+        def told(error: Exception) -> UserError:
+            return UserError(
                 f"a process that reads clips ended when it began ({self.end() or error}): see above, "
                 "or read clips in this process with 0 workers"
-            ) from error
+            )
+
+        with translated(EOFError, OSError, to=told):
+            self._start()
+            self.connection.recv_bytes()
 
     def _start(self) -> None:
         with self.lock:
@@ -317,18 +314,20 @@ class _Worker:
 
     def ask(self, job: Job, seconds: float | None) -> Prefetched:
         """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
-        for last in (False, True):  # memory may have run out for another's sake: a healthy clip is read the next time
+        for _ in range(2):  # memory may have run out for another's sake: a healthy clip is read the next time
             self.start()
-            try:
-                self.connection.send_bytes(pickle.dumps(job))
-                if self.connection.poll(seconds):
-                    return _received(self.connection)
-                break
-            except (EOFError, OSError):
-                ended = self.end()
-                if last:
-                    what = f"its decoder brought the process down twice ({ended})"
-                    return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
+            done = attempted(partial(self._sent, job, seconds), EOFError, OSError)
+            if not isinstance(done, Exception):
+                return done
+            ended = self.end()
+        what = f"its decoder brought the process down twice ({ended})"
+        return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
+
+    def _sent(self, job: Job, seconds: float | None) -> Prefetched:
+        """What the process made of the job, or that it had to be ended. EOFError, OSError: it ended by itself."""
+        self.connection.send_bytes(pickle.dumps(job))
+        if self.connection.poll(seconds):
+            return _received(self.connection)
         self.process.kill()
         self.end()
         return Prefetched(time_limit.too_long(job.path, seconds), seconds)
@@ -366,12 +365,12 @@ def _serve(connection: Connection, pickled: bytes) -> None:
         connection.send_bytes(b"ready")
         while True:
             job = pickle.loads(connection.recv_bytes())
-            try:
-                done = _done(prepare, job)
-            except UserError as error:
-                done = Prefetched(error, 0.0)
-            except Exception:
-                done = Prefetched(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
+            done = attempted(partial(_done, prepare, job), Exception)
+            if isinstance(done, UserError):
+                done = Prefetched(done, 0.0)
+            elif isinstance(done, Exception):
+                trace = "".join(traceback.format_exception(done))
+                done = Prefetched(RuntimeError(f"{job.path} could not be prepared:\n{trace}"), 0.0)
             _send(connection, done)
 
 

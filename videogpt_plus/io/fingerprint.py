@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.io.files import located, read_object, sweep_parts, write_json
 from videogpt_plus.types import UserError
 
@@ -76,13 +77,12 @@ def _read_cache() -> dict[str, list]:
     """By path, `_state` and hash of large files; a damaged cache is said on stderr, and made again."""
     if not CACHE.is_file():
         return {}
-    try:
-        known = read_object(CACHE, "it is made again")
-    except UserError as error:
-        print(error, file=sys.stderr)
+    known = attempted(lambda: read_object(CACHE, "it is made again"), UserError)
+    if isinstance(known, UserError):
+        print(known, file=sys.stderr)
         CACHE.unlink(missing_ok=True)
         return {}
-    return {name: value for name, value in known.items() if _is_entry(value)}  # earlier versions kept others
+    return {name: value for name, value in known.items() if _is_entry(value)}
 
 
 def _is_entry(value: object) -> bool:

@@ -6,17 +6,17 @@ a folder that holds something else, and no `made.json`, is left as it is.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from videogpt_plus.io.files import is_alive, read_object, write_json, writing
+from videogpt_plus.io.errors import attempted
+from videogpt_plus.io.files import is_alive, locked, read_object, write_json, writing
 from videogpt_plus.types import UserError
 
 MADE = "made.json"
@@ -40,7 +40,7 @@ def making(root: Path, wanted: object, names: Sequence[str], shared: bool = Fals
         root.parent.mkdir(parents=True, exist_ok=True)
         lock = root.with_name(f"{root.name}.lock").open("a")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
+        locked(lock, wait=True)
         if _made_from(root) == wanted:
             yield None
             return
@@ -57,12 +57,12 @@ def _made_from(root: Path, quiet: bool = False) -> object:
     """What `root` was made from; None where it was not, or nobody knows, which is said on stderr unless `quiet`."""
     if not (root / MADE).is_file():
         return None
-    try:
-        return read_object(root / MADE, "what it tells of is made again")
-    except UserError as error:
-        if not quiet:
-            print(error, file=sys.stderr)
-        return None
+    made = attempted(lambda: read_object(root / MADE, "what it tells of is made again"), UserError)
+    if not isinstance(made, UserError):
+        return made
+    if not quiet:
+        print(made, file=sys.stderr)
+    return None
 
 
 def _check_ours(root: Path, names: Sequence[str] | None) -> None:
@@ -107,10 +107,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         if left.is_dir() and pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with writing(part):
-            part.mkdir(parents=True)
-            yield part
-            os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with ExitStack() as undo, writing(part):
+        undo.callback(shutil.rmtree, part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, target)

@@ -7,11 +7,12 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from videogpt_plus.io.files import PART, sweep_parts, write_bytes, writing
+from videogpt_plus.io.errors import translated
+from videogpt_plus.io.files import PART, locked, sweep_parts, write_bytes, writing
 from videogpt_plus.types import UserError
 
 #: Seconds in which what a killed training left behind ends, such as data workers, which hold its lock, too.
@@ -66,20 +67,16 @@ def alone_in(folder: Path) -> Iterator[None]:
                     "wait for it, or end it and run the same command again"
                 )
             time.sleep(0.1)
-        try:
+        with ExitStack() as at_the_end:
+            # Data workers hold the file, too, so that closing it here would not unlock it.
+            at_the_end.callback(fcntl.flock, file, fcntl.LOCK_UN)
             sweep_parts(folder)
             yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: data workers have the file, too
 
 
 def _locked(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: nothing keeps others out there
-        pass
+    with suppress(OSError):  # a file system without locks: nothing keeps others out there
+        return locked(file)
     return True
 
 
@@ -88,10 +85,9 @@ def taught(run: Path) -> str | None:
     path = run / QUESTION
     if not path.is_file():
         return None
-    try:
+    then = "copy it again, or remove it"
+    with translated(UnicodeDecodeError, to=lambda error: UserError(f"{path} is not UTF-8 ({error}); {then}")):
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); copy it again, or remove it") from error
 
 
 class Log:
@@ -110,9 +106,7 @@ class Log:
                     f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
                     "choose another one"
                 )
-            # Which annotations it was is not said in logs of earlier versions.
-            known = {"annotations": header.get("annotations"), **lines[0]}
-            if told := difference(known, header):
+            if told := difference(lines[0], header):
                 raise UserError(
                     f"{self.path.parent} holds a training that began otherwise ({told}): "
                     "remove the folder or choose another one"

@@ -8,15 +8,17 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
+from videogpt_plus.io.errors import translated
+from videogpt_plus.io.files import require, write_bytes
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-from videogpt_plus.io.files import require, write_bytes
 
 State = dict[str, "Tensor"]
 
@@ -33,15 +35,7 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
     from safetensors.torch import load_file
 
     path = require(path, "weight file")
-    try:
-        if _begins(path, b"GGUF"):
-            raise UserError(
-                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
-            )
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
-    except (
+    with translated(
         SafetensorError,
         pickle.UnpicklingError,
         ArithmeticError,
@@ -51,14 +45,16 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
         OSError,
         RuntimeError,
         TypeError,
-        ValueError,
-    ) as error:  # what else torch.load raises depends on which bytes are damaged
-        if wants := re.search(r"GLOBAL (\S+)", str(error)):
+        ValueError,  # what torch.load raises depends on which bytes are damaged
+        to=partial(unreadable, path),
+    ):
+        if _begins(path, b"GGUF"):
             raise UserError(
-                f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
-                "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
-            ) from error
-        raise unreadable(path, error) from error
+                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
+            )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     if isinstance(state, dict):
         state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -72,10 +68,15 @@ def _begins(path: Path, magic: bytes) -> bool:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
+    """The UserError of a weight file that cannot be read, with what its reader said."""
+    if wants := re.search(r"GLOBAL (\S+)", str(error)):
+        return UserError(
+            f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
+            "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
+        )
     # torch advises to read the pickle without protection; its last words say what is wrong with it.
     told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
-    reason = told.strip().split("\n")[0]
-    return UserError(f"cannot read weights {path}: {reason}; copy or download the file again")
+    return UserError(f"cannot read weights {path}: {told.strip().splitlines()[0]}; copy or download the file again")
 
 
 def without_prefixes(state: State, prefixes: Iterable[str]) -> State:

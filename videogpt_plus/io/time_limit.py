@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from videogpt_plus.types import ClipError, unreadable
@@ -29,24 +29,20 @@ def within(seconds: float | None, path: str | Path, call: Callable[..., T], *giv
     """
     if seconds is None or _ended_from_outside.is_set():
         return call(*given, **named)
-    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    done: Future[T] = Future()
 
     def work() -> None:
         try:
-            done.put((call(*given, **named), None))
+            done.set_result(call(*given, **named))
         except BaseException as error:  # whatever it is, it is raised where the call was made
-            done.put((None, error))
+            done.set_exception(error)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    try:
-        result, error = done.get(timeout=seconds)
-    except Empty:
-        raise too_long(path, seconds) from None
+    if not wait([done], seconds).done:
+        raise too_long(path, seconds)
     thread.join()  # a process that is forked next inherits no thread
-    if error is not None:
-        raise error
-    return result
+    return done.result()
 
 
 def too_long(path: str | Path, seconds: float) -> ClipError:

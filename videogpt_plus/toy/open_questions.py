@@ -8,6 +8,7 @@ What a right answer names is known by construction: every entry states it as `fa
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from videogpt_plus.io.files import write_json
@@ -82,7 +83,6 @@ def _video(job: Job) -> str:
 
 
 def _holds(path: Path, entries: list[dict]) -> bool:
-    try:
+    with suppress(ValueError):  # damaged, and written again
         return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == entries
-    except ValueError:  # damaged, and written again
-        return False
+    return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +14,7 @@ from videogpt_plus.clips.cache import size_text
 from videogpt_plus.clips.picture_files import STILLS, UNREAD, form_of, header, is_still, not_read
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.io.errors import translated
 from videogpt_plus.types import ClipError, UserError, Visual, unreadable
 
 if TYPE_CHECKING:
@@ -66,16 +67,14 @@ def check_file(path: Path, name: str, limits: Limits) -> Source:
         raise unreadable(name, f"its {size_text(size)} are over the limit of {limits.megabytes} MB", "cut it shorter")
     if size == 0:
         raise unreadable(name, "the file is empty", "choose another")
-    try:
+    with _told_as(name, path):
         (_check_picture if _is_picture(path) else _check_video)(path, limits)
-    except ClipError as error:
-        raise told_as(error, path, name) from error
     return Source(name, path)
 
 
-def told_as(error: UserError, path: Path, name: str) -> ClipError:
-    """The error with the clip's name where its path on the server stood."""
-    return ClipError(str(error).replace(str(path), name))
+def _told_as(name: str, path: Path) -> AbstractContextManager[None]:
+    """A context whose ClipErrors say the clip's name instead of its path on the server."""
+    return translated(ClipError, to=lambda error: ClipError(str(error).replace(str(path), name)))
 
 
 def _is_picture(path: Path) -> bool:
@@ -159,11 +158,9 @@ def modules_to_look(experiments: Iterable[Experiment]) -> set[str]:
 def look(source: Source, experiment: Experiment) -> Look:
     """Decodes a clip as the experiment samples it. ClipError."""
     prepare = preparation(experiment)
-    try:
+    with _told_as(source.name, source.path):
         still = experiment.finetune.image_aspect_ratio if is_still(source.path) else None
         clip = prepare.read(source.path, still=still)
-    except ClipError as error:
-        raise told_as(error, source.path, source.name) from error
     visual = prepare.visual(clip, still)
     pictures = {name: _seen(pixels, prepare.preprocessors[name]) for name, pixels in visual.pixels.items()}
     return Look(visual, pictures, clip.seconds)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from videogpt_plus.app.web import drawing
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,10 @@ def told(handler: Callable[..., list[Any]], parts: int) -> Callable[..., list[An
 
     @wraps(handler)
     def safe(*given: Any, **named: Any) -> list[Any]:
-        try:
-            return handler(*given, **named)
-        except Exception as error:  # a page goes on whatever becomes of one click
-            return [drawing.message(said(error), "error"), *[gr.skip()] * (parts - 1)]
+        shown = attempted(partial(handler, *given, **named), Exception)  # a page goes on whatever becomes of one click
+        if isinstance(shown, Exception):
+            return [drawing.message(said(shown), "error"), *[gr.skip()] * (parts - 1)]
+        return shown
 
     return safe
 

@@ -10,11 +10,13 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from videogpt_plus.app.web.uploads import Uploads
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -196,10 +198,9 @@ def _header(scope: Scope, name: str) -> str:
 
 
 def _netloc(origin: str) -> str:
-    try:
+    with suppress(ValueError):
         return urlsplit(origin).netloc
-    except ValueError:
-        return ""
+    return ""
 
 
 def _name(host: str) -> str:
@@ -208,11 +209,7 @@ def _name(host: str) -> str:
 
 
 def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return not isinstance(attempted(partial(ipaddress.ip_address, name), ValueError), ValueError)
 
 
 def _is_page(headers: Sequence[tuple[bytes, bytes]]) -> bool:
