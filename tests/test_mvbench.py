@@ -49,7 +49,7 @@ def test_a_published_folder_is_read_without_a_tasks_file(tmp_path):
     with pytest.raises(UserError, match="fine_grained_pose.json: 1 questions, 200 expected"):
         load_benchmark(tmp_path)
     (tmp_path / "json" / "fine_grained_pose.json").unlink()
-    with pytest.raises(UserError, match="fine_grained_pose.json: there is no such file"):
+    with pytest.raises(UserError, match="fine_grained_pose.json: No such file or directory"):
         load_benchmark(tmp_path)
 
 
