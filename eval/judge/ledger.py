@@ -6,9 +6,6 @@ were asked before (`answers_first20`) or whose folder was moved aside (`answers.
 
 judged.jsonl        lines {key, aspect, score, verdict, unscored, reply, model, sent, tokens_in, ..., date}
 judged.meta.json    who judges and how all of it was asked: another judge, or another way, has a ledger of its own
-
-A ledger of before it was written down how the judge was asked has no `left_out` there. It is read and scored as it is;
-no judgement is added to it and none is taken from it.
 """
 
 from __future__ import annotations
@@ -31,7 +28,6 @@ from eval.judge.header import (
     asked_of,
     claim,
     is_of,
-    is_old,
     judge_of,
     ledgers_beside,
     left_out_by,
@@ -162,27 +158,15 @@ def estimate(judge_config: JudgeConfig, judge: Judge, items: Sequence[Item], don
     )
 
 
-def ledger_path(
-    answers_path: str | Path, judge: Judge, again: bool, items: Sequence[Item] = (), retry_unscored: bool = False
-) -> Path:
-    """The ledger beside the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`.
-
-    One of before it was written down how the judge was asked serves as long as nothing of `items` is left to judge.
-    """
+def ledger_path(answers_path: str | Path, judge: Judge, again: bool) -> Path:
+    """The ledger next to the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`."""
     path = Path(answers_path).with_name("judged.jsonl")
     if not again or not path.exists() or not meta_path(path).exists():
         return path
     for one in (path, *sorted(path.parent.glob("judged_*.jsonl"))):
-        meta = meta_of(one)
-        if is_of(meta, judge) and not (is_old(meta, judge) and _lacks(one, judge, items, retry_unscored)):
+        if is_of(meta_of(one), judge):
             return one
     return path.with_name(f"judged_{judge.slug}.jsonl")
-
-
-def _lacks(ledger: Path, judge: Judge, items: Sequence[Item], retry_unscored: bool) -> bool:
-    """Whether something of these items is left to judge."""
-    lines = lines_left(ledger, judge, retry_unscored)
-    return any(item.key is not None and item.key not in lines for item in items)
 
 
 def read_judged(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -249,7 +233,7 @@ def judge_all(
             raise UserError(f"{meta_path(path)} is missing: nothing says who judged {path}; move the ledger away")
         done, own = lines_left(path, judge, retry_unscored), read_judged(path)
         left = [item for name, item in unique.items() if name not in done]
-        asked = claim(path, judge, len(left))
+        asked = claim(path, judge)
         append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         if not left:  # nobody is called, and no key is needed
             return _done(judge_config, path, unique, [], torn)

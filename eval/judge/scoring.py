@@ -85,9 +85,8 @@ def _hash(answers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def is_of_answers(scores: Mapping[str, Any], answers_path: str | Path) -> bool:
-    """Whether scores are of the answers that are there now. Those of before hold a hash of the file's bytes."""
-    found = scores.get("answers")
-    return found == _hash(read_answers(answers_path)) or found == fingerprint.of_path(answers_path)
+    """Whether scores are of the answers that are there now."""
+    return scores.get("answers") == _hash(read_answers(answers_path))
 
 
 def _judge(judge: Judge, used: Sequence[Mapping[str, Any]], ledger: str | Path) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def _job(judge_config: JudgeConfig, one: Answers, retry_unscored: bool, again: b
     root = answered_benchmark(one.task, one.run, one.benchmark, path, asked)
     examples = examples_of(root, one.limit, one.task)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
-    where = ledger.ledger_path(path, who, again, items, retry_unscored)
+    where = ledger.ledger_path(path, who, again)
     expected = ledger.estimate(judge_config, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (one.task, one.control) if part)
     return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
