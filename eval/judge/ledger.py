@@ -10,8 +10,6 @@ judged.meta.json    who judges and how all of it was asked: another judge, or an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -39,6 +37,7 @@ from eval.judge.options import LeftOut
 from eval.judge.prompts import PAIRED, VERDICTS
 from eval.tasks.benchmarks import Benchmark
 from eval.tasks.open_questions import OpenExample
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.io.jsonl_log import append, cut_torn_line, meta_path, open_locked, read_lines
 from videogpt_plus.types import UserError
 
@@ -136,7 +135,7 @@ def _key(judge: Judge, aspect: str, asked: Sequence[OpenExample], fields: Mappin
         return None
     prompt = judge.prompts[aspect].hash if judge.prompts else [RULE, *asked[0].facts]
     content = [judge.model, prompt, aspect, sorted(fields.items())]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    return of_value(content, 32)
 
 
 def estimate(judge_config: JudgeConfig, judge: Judge, items: Sequence[Item], done: Mapping[str, Any]) -> Estimate:

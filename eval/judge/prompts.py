@@ -6,8 +6,6 @@ The official wording is read as a syntax tree; nothing of those files is run.
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from string import Template
 from typing import Literal
 
 from videogpt_plus.io.errors import translated
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import UserError
 
 #: What a prompt may name, by aspect; the official scripts call them the same.
@@ -58,7 +57,7 @@ class Prompt:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits of all that the judge is told."""
-        return hashlib.sha256(json.dumps([self.system, self.user, self.temperature]).encode()).hexdigest()[:16]
+        return of_value([self.system, self.user, self.temperature])
 
     def messages(self, fields: Mapping[str, str]) -> list[dict[str, str]]:
         """The chat's messages with the names filled in."""
@@ -91,7 +90,7 @@ def official_prompts(folder: str | Path, files: str, aspects: Iterable[str]) -> 
 def combined_hash(prompts: Mapping[str, Prompt]) -> str:
     """16 hexadecimal digits of all prompts of a benchmark."""
     hashes = sorted((aspect, prompt.hash) for aspect, prompt in prompts.items())
-    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
+    return of_value(hashes)
 
 
 def _official(folder: Path, names: tuple[str, ...], allowed: tuple[str, ...]) -> Prompt:

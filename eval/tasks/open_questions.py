@@ -10,8 +10,6 @@ its error, as everywhere in this house.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +21,7 @@ from typing import Any, ClassVar
 
 from eval.tasks.annotations import clip_of, read_json, shown, text_of
 from eval.tasks.task import Task
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import UserError
 
 #: Endings of clips, in the order in which they are tried.
@@ -67,7 +66,7 @@ class OpenExample:
     def key(self) -> str:
         """16 hexadecimal digits that name the question by its content: task, video, question and which of equals."""
         content = [self.task, self.video, self.start, self.end, self.question, self.part, self.again]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return of_value(content)
 
     @property
     def clip(self) -> str:

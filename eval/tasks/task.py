@@ -6,8 +6,6 @@ report
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
 from eval.tasks.options import parse_option
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import ClipError, UserError
 
 #: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
@@ -63,7 +62,7 @@ class Example:
         A repetition is told from the first by its number.
         """
         content = [self.task, self.video, self.start, self.end, self.question]
-        return _digest([*content, self.occurrence] if self.occurrence else content)[:16]
+        return of_value([*content, self.occurrence] if self.occurrence else content)
 
     @property
     def clip(self) -> str:
@@ -110,10 +109,6 @@ class Task:
     group: str
     # In the order of the annotation: `Example`, or what an Answerer takes for one.
     questions: tuple[Example, ...]
-
-    @property
-    def expected_examples(self) -> int:
-        return len(self.questions)
 
     def examples(self) -> Sequence[Example]:
         """Every question, in the order of the annotation."""
@@ -165,7 +160,7 @@ def check_control(control: str | None) -> None:
 
 
 def seed_of(example: Example) -> int:
-    """What a control draws by, even over questions and fixed for each.
+    """The seed of a control: one per question.
 
     `one_frame` repeats the frame of this number, modulo the clip's frames; `shuffled` draws its order.
     """
@@ -177,8 +172,4 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
     The clips' bytes stay outside: a repaired file must not forbid `retry_errors` in the same folder.
     """
-    return _digest(sorted([e.key, *e.candidates, e.answer] for e in examples))[:16]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return of_value(sorted([e.key, *e.candidates, e.answer] for e in examples))

@@ -24,9 +24,9 @@ SETTLED = 3 * 10**9
 HASH = re.compile(r"[0-9a-f]{16}")
 
 
-def of_value(value: object) -> str:
-    """16 hexadecimal digits of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def of_value(value: object, digits: int = 16) -> str:
+    """So many hexadecimal digits of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def for_files(name: str) -> str:
