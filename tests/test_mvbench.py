@@ -160,7 +160,7 @@ def test_a_file_of_rows_anywhere_names_the_benchmarks_folder(tmp_path):
         ({"Action Antonym": {"folder": 3}}, "'folder' must be a text; found 3"),
         (
             {"Action Antonymy": {"folder": "v"}},
-            "no such file; .*correct the name 'Action Antonymy' in .*rows.json",
+            "No such file or directory; .*correct the name 'Action Antonymy' in .*rows.json",
         ),
     ],
 )

@@ -21,17 +21,7 @@ from typing import Any, NamedTuple
 from eval.answers.answer import read_answers
 from eval.answers.places import check_complete, check_place
 from eval.judge.endpoint import Budget, Endpoint, JudgeConfig, Judgement, NoConnection, Stopped
-from eval.judge.header import (
-    Judge,
-    asked_of,
-    claim,
-    is_of,
-    judge_of,
-    ledgers_beside,
-    left_out_by,
-    meta_of,
-    write_meta,
-)
+from eval.judge.header import Judge, asked_of, claim, is_of, judge_of, ledgers_beside, left_out_by, meta_of, write_meta
 from eval.judge.lexical import LEXICAL, RULE, lexical
 from eval.judge.options import LeftOut
 from eval.judge.prompts import PAIRED, VERDICTS

@@ -17,6 +17,16 @@ def read_json(path: Path) -> Any:
     return files.read_json(path, "build or download the benchmark again", json_of, "utf-8-sig")
 
 
+def read_list(path: Path) -> list[Any]:
+    """The entries of a file of questions. UserError: it holds none."""
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(
+            f"{path}: expected a list of questions; found {shown(entries)}; build or download the benchmark again"
+        )
+    return entries
+
+
 def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
     """The field as text; a number is written out, as the reference's prompt does. Raises UserError."""
     value = entry.get(name)

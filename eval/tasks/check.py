@@ -19,7 +19,7 @@ from eval.tasks.mvbench import MVBENCH, TaskFolder, open_benchmark, read_task
 from eval.tasks.open_questions import OpenExample
 from eval.tasks.probe import Probe, View, probe_all
 from eval.tasks.task import Example
-from videogpt_plus.clips.names import without_ending
+from videogpt_plus.clips.names import VIDEOS, without_ending
 from videogpt_plus.clips.picture_files import STILLS
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.errors import attempted
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 #: How many clips are decoded: some of each task, every one, none.
 DECODE = ("sampled", "all", "none")
-#: Endings that a clip of the same name may have.
-MEDIA = (".mp4", ".webm", ".avi", ".mkv", ".mov", ".gif", ".m4v", ".mpg", ".mpeg", ".flv", ".ogv", ".wmv", ".ts")
 #: An end of a question's bounds may pass the clip's by this many seconds: the sampling rule cuts to whole seconds.
 SLACK = 1.0
 
@@ -367,10 +365,9 @@ def _size(path: Path) -> int:
 
 
 def _is_clip(path: Path) -> bool:
-    return path.suffix.lower() in MEDIA or os.path.isdir(path)
+    return path.suffix.lower() in VIDEOS or os.path.isdir(path)
 
 
 def _bare(name: str) -> str:
-    """The name without a media file's ending and without case."""
-    low = name.lower()
-    return next((low.removesuffix(ending) for ending in MEDIA if low.endswith(ending)), low)
+    """The name without a video's ending and without case."""
+    return without_ending(name, VIDEOS).lower()

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.tasks.annotations import clip_of, read_json, shown, text_of
+from eval.tasks.annotations import clip_of, read_json, read_list, shown, text_of
 from eval.tasks.task import Example, Task
 from videogpt_plus.clips.names import with_ending
 from videogpt_plus.io.entries import names_a_file, seconds_of
@@ -164,7 +164,7 @@ def read_task(benchmark: Benchmark, name: str) -> Reading:
     root, _, rows = benchmark
     row, path = benchmark.tasks[name], annotation_of(benchmark.root, name)
     questions, problems, seen = [], [], Counter[str]()
-    entries = attempted(partial(_entries, path), UserError)
+    entries = attempted(partial(read_list, path), UserError)
     if isinstance(entries, UserError):
         named = "" if name in MVBENCH or path.exists() else f", or correct the name '{name}' in {rows}"
         return Reading((), (f"{entries}{named}",))
@@ -201,15 +201,6 @@ def _row(path: Path, name: str, entry: Any) -> TaskFolder:
         what, found = ("folder", row.folder) if not row.folder else ("suffix", row.suffix)
         raise UserError(f"{path}, task '{name}': '{what}' must be like video/clips and .mp4; found {shown(found)}")
     return row
-
-
-def _entries(path: Path) -> list[Any]:
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise UserError(
-            f"{path}: expected a list of questions; found {shown(entries)}; build or download the benchmark again"
-        )
-    return entries
 
 
 def _load_task(benchmark: Benchmark, name: str) -> Task:

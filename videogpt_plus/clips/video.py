@@ -22,6 +22,7 @@ from einops import rearrange
 from videogpt_plus.clips.decoders import load_decoder
 from videogpt_plus.clips.decoders.source import check_regular
 from videogpt_plus.clips.decoders.timeline import Timeline
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, Header, form_of, header, not_read
 from videogpt_plus.clips.pictures import read_picture, read_pictures
 from videogpt_plus.types import Clip, ClipError, unreadable
@@ -29,8 +30,6 @@ from videogpt_plus.types import Clip, ClipError, unreadable
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-#: What counts as a video by its name; what is in it is checked when it is opened.
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
 
 #: (timeline, at most so many frames, start, end in seconds) -> stamps; empty for none.
 Sampling = Callable[[Timeline, int, float | None, float | None], list[int]]

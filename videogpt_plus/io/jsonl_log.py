@@ -112,11 +112,7 @@ def meta_path(path: str | Path) -> Path:
 
 
 def claim(
-    path: Path,
-    header: dict[str, Any],
-    what: str,
-    read: Mapping[str, Any] | None = None,
-    told: Collection[str] = (),
+    path: Path, header: dict[str, Any], what: str, read: Mapping[str, Any] | None = None, told: Collection[str] = ()
 ) -> None:
     """Keeps `header` beside the file, or raises UserError where its lines have another one.
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus.app.web.settings import Limits
 from videogpt_plus.clips.cache import size_text
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD, form_of, header, is_still, not_read
-from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.io.errors import translated
 from videogpt_plus.types import ClipError, UserError, Visual, unreadable

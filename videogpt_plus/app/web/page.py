@@ -19,8 +19,8 @@ from videogpt_plus.app.web.room import Room
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, contrast, level_of
 from videogpt_plus.app.web.talk import Models, Progress, Session
 from videogpt_plus.app.web.uploads import Uploads
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD
-from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.options import GREEDY, GenerationConfig

@@ -72,13 +72,7 @@ def panel(name: str, setting: Setting, offers: Mapping[str, Offer], visible: boo
                 elem_id=f"level-{name}",
             )
             frames = gr.Slider(
-                1,
-                offer.most_frames(),
-                setting.frames,
-                step=1,
-                label="Frames",
-                min_width=150,
-                elem_id=f"frames-{name}",
+                1, offer.most_frames(), setting.frames, step=1, label="Frames", min_width=150, elem_id=f"frames-{name}"
             )
         with gr.Row(elem_classes="body"):
             with gr.Column(min_width=300, elem_classes="seen"):
