@@ -282,7 +282,7 @@ def test_a_benchmark_that_is_not_there_is_named(refused):
         Path("bench/json/clip.json").unlink()
         assert "clip.json: No such file or directory; build or download" in refused("answer", RUN)
         Path("bench/json/clip.json").mkdir()
-        assert "clip.json: cannot be read (Is a directory); build or download" in refused("answer", RUN)
+        assert "clip.json: Is a directory; build or download" in refused("answer", RUN)
     assert "no benchmark at" in refused("answer", RUN, "--benchmark", "train.json")
 
 

@@ -26,7 +26,7 @@ def scores_path(answers_path: str | Path) -> Path:
 
 
 def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence[str] | None = None) -> dict[str, Any]:
-    """Scores of a finished run, written beside the answers (`scores_path`) and returned.
+    """Scores of a finished run, written next to the answers (`scores_path`) and returned.
 
     `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
     n_unparsed, n_videos, right, accuracy over all n with its interval by clips (ci_low, ci_high),
@@ -93,7 +93,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
 
 
 def _to_first_token(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The median, which a slow first question does not move. Answers of older runs do not say it."""
+    """The median, which a slow first question does not move."""
     seconds = [line["seconds_first"] for line in lines if line.get("seconds_first") is not None]
     return {"seconds_to_first_token": median(seconds) if seconds else None}
 

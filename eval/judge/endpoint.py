@@ -38,7 +38,7 @@ LONGEST_WAIT = 900.0
 PATIENCE_AT_FIRST, PATIENCE_LATER = 3.0, 10.0
 #: Judgements in a row without a score; then the server is taken to be no judge.
 GIVE_UP_AFTER = 10
-#: How many times more often a call may be told to wait (429) than it may fail.
+#: How many times more often a call may be asked to wait (429) than it may fail.
 PATIENCE = 5
 #: Statuses of an address that takes no chats.
 NO_SUCH_PLACE = (404, 405, 407, 410, 421, 426)
@@ -48,7 +48,7 @@ WAIT_FOR_FIRST = 5.0
 #: Seconds between two tries to connect.
 BETWEEN_TRIES = 0.5
 _NOTHING = "nothing was recorded for what is left, and the same command asks it again"
-#: What of a judgement is in a server's words.
+#: Fields of a judgement that hold a server's words.
 _SAID = ("unscored", "reply", "model")
 
 
@@ -114,8 +114,8 @@ class _Tally:
 class Endpoint:
     """The judge at the other end; may be called by several threads. `key` is the server's and is written nowhere.
 
-    `prompts` are all that may be asked. `left_out` is what a ledger's earlier calls went without, so that all of it is
-    asked alike; None where there were none. `settled` is told what calls go without as soon as it is known.
+    `prompts` are all that may be asked. `left_out` are the options that a ledger's earlier calls went without, so that
+    all of it is asked alike; None without earlier calls. `settled` gets such options as soon as they are known.
     """
 
     def __init__(

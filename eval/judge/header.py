@@ -1,4 +1,4 @@
-"""Who judges and how all of it is asked: what stands beside a ledger, and keeps unlike judgements apart.
+"""The meta file of a ledger: who judges, and with which options.
 
 judged.meta.json    {judge_model, prompt_hash, wording, token_limit, left_out}: the options that calls go without are
                     known from the first reply on, null before.
@@ -57,14 +57,14 @@ def judge_of(judge_config: JudgeConfig, benchmark: Benchmark) -> Judge:
 
 
 def left_out_by(path: str | Path, judge: Judge) -> LeftOut | None:
-    """The options that the calls of a ledger went without; None where it does not say, or has no reply yet."""
+    """The options that the calls of a ledger went without; None before the first reply."""
     meta = meta_of(Path(path))
     named = meta.get("left_out") if is_of(meta, judge) else None
     return frozenset(named) if named is not None else None
 
 
 def meta_of(ledger: Path) -> dict[str, Any]:
-    """What a ledger says of its judge; {} without a word."""
+    """The meta file of a ledger; {} without one."""
     beside = meta_path(ledger)
     return read_object(beside, f"move it and {ledger} away") if beside.exists() else {}
 
@@ -114,6 +114,6 @@ def _described(header: Mapping[str, Any]) -> str:
 
 
 def write_meta(path: Path, judge: Judge, left_out: LeftOut | None) -> None:
-    """Keeps beside the ledger at `path` who judges, and what its calls go without."""
+    """Writes the meta file of the ledger at `path`: who judges, and which options calls go without."""
     told = {} if judge.model == LEXICAL else {"left_out": None if left_out is None else sorted(left_out)}
     write_json(meta_path(path), judge.header | told)

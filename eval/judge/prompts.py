@@ -1,4 +1,4 @@
-"""What a judge is told: our own wording (prompts.toml), or the official scripts' as it stands in the user's copy.
+"""The judge's prompts: our own (prompts.toml), or those of the official scripts in the user's copy.
 
 The official wording is read as a syntax tree; nothing of those files is run.
 """
@@ -22,7 +22,7 @@ SINGLE = ("question", "answer", "pred")
 PAIR = ("question1", "question2", "answer", "pred1", "pred2")
 #: Aspects that two answers are judged for together.
 PAIRED = ("consistency",)
-#: Aspects that have a yes or no beside the score.
+#: Aspects that have a yes or no in addition to the score.
 VERDICTS = ("answer",)
 #: Official evaluation scripts by the benchmark's files and the aspect: names of one file, the first that is found.
 OFFICIAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -56,7 +56,7 @@ class Prompt:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of all that the judge is told."""
+        """16 hexadecimal digits of the whole prompt."""
         return of_value([self.system, self.user, self.temperature])
 
     def messages(self, fields: Mapping[str, str]) -> list[dict[str, str]]:

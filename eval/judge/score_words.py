@@ -25,7 +25,7 @@ JUDGED = _words(
     "detail context consistency accuracy"
 )
 DETERMINERS = _words("the your that my its their given above")
-#: What may stand between "I give" and the number, beside what is judged.
+#: What may stand between "I give" and the number, in addition to what is judged.
 BETWEEN = _words("a an as of to with only predicted generated solid full total overall")
 SEPARATORS = frozenset(":=-–—→|([{*\"'“”")
 CLOSING = frozenset(")]}|\"'“”")

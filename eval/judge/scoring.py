@@ -1,4 +1,4 @@
-"""From judgements to scores, and which scores may stand in one column. Imports no torch and calls nobody."""
+"""From judgements to scores, and which scores are comparable. Imports no torch and calls no server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def score_judged(
     judge: Judge,
     ledger: str | Path,
 ) -> dict[str, Any]:
-    """Scores of a judged run, written beside its ledger (`scores_of_ledger`) and returned.
+    """Scores of a judged run, written next to its ledger (`scores_of_ledger`) and returned.
 
     `aspects` has, for each aspect: n (with a score), n_expected, n_failed (clips that could not be read: 0 points,
     they stay in n), n_unscored (they lower n), n_videos, mean from 0 to 5 with its interval over clips (ci_low,
@@ -126,7 +126,7 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
         name = f"{item.examples[0].key}/{item.aspect}"
         scores[name] = line["score"]
         if line["score"] is None:
-            # Scores may be published: what the server said beside it, perhaps of its network, stays in the ledger.
+            # Scores may be published: the server's own words, which may name hosts, stay in the ledger.
             unscored[line["unscored"].partition(":")[0]] += 1
             continue
         clips[name] = item.examples[0].clip
@@ -215,7 +215,7 @@ def _asked(judge: Mapping[str, Any]) -> str:
 
 
 def check_alike(named: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises UserError unless all these scores (by the name of what was judged) may stand in one column."""
+    """Raises UserError unless all these scores (by the name of what was judged) are comparable."""
     first, *others = [(name, scores, identity(scores)) for name, scores in named.items()]
     for name, scores, who in others:
         if scores["benchmark"] != first[1]["benchmark"]:
@@ -283,7 +283,7 @@ def _fresh_and_old(answers_path: str | Path) -> tuple[dict[str, dict[str, Any]],
 
 
 def columns_of(scores: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[dict[Path, Mapping[str, Any]]]:
-    """What may stand in one column: all runs for each judge that scored all; where none did, each judge's own runs."""
+    """Comparable scores: all runs for each judge that scored all; where none did, each judge's own runs."""
     judges = dict.fromkeys(identity(one) for several in scores.values() for one in several)
     columns = [
         {run: one for run, several in scores.items() for one in several if identity(one) == who} for who in judges

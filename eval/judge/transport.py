@@ -30,7 +30,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class Stopped(Exception):
-    """Another call found that nothing can go on."""
+    """Another call found that no call can succeed."""
 
 
 class Unreachable(Exception):

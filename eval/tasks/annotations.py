@@ -1,4 +1,4 @@
-"""Reading what a benchmark's author wrote: each thing that is wrong is one line with its file and entry."""
+"""Reading a benchmark's annotations: each error is one line with the file and the entry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def clip_of(folder: Path, video: str) -> Path:
-    """Where the clip `video` of an entry lies; one that names no file is no clip, even where its folder is there."""
+    """The path of the clip `video` of an entry; one that names no file leads to no clip, even if its folder exists."""
     return folder / video if names_a_file(video) else folder / f"{video} (which names no file)"
 
 

@@ -5,7 +5,7 @@
     *_Zero_Shot_QA/    test_q.json test_a.json                                    videos/ | all_test/ | mp4/ ...
 
 A clip is looked for under every usual ending. One that is missing keeps its question: it becomes an answer line with
-its error, as everywhere in this house.
+its error, as everywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OpenExample:
 
     # Name of the task, such as "generic".
     task: str
-    # Where the clip lies: a file or a folder of frames.
+    # A file or a folder of frames.
     path: Path
     # The clip's name as the annotation writes it.
     video: str
@@ -69,7 +69,7 @@ class OpenExample:
 
     @property
     def clip(self) -> str:
-        """What tells the clip from others: one name stands for one file, wherever it lies."""
+        """The clip's name, which is unique in such a benchmark."""
         return self.video
 
     @property

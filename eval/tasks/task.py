@@ -1,4 +1,4 @@
-"""What a benchmark is to the rest of the house: examples out, replies in.
+"""What a benchmark offers: examples out, replies in.
 
 load_benchmark -> Task.examples() -> Answerer.answers(examples, control) -> answers.jsonl -> scores.json ->
 report
@@ -17,7 +17,7 @@ from eval.tasks.options import parse_option
 from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import ClipError, UserError
 
-#: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
+#: What may be withheld from the model, to measure how much it sees and how much it guesses.
 CONTROLS: dict[str, str] = {
     "blind": "no video: the prompt without any visual token",
     "one_frame": "one frame, repeated to the full number of frames",
@@ -31,7 +31,7 @@ class Example:
 
     # Name of the task, as in the table of tasks.
     task: str
-    # Where the clip lies: a file or a folder of frames.
+    # A file or a folder of frames.
     path: Path
     # The clip's name as the annotation writes it.
     video: str
@@ -66,7 +66,7 @@ class Example:
 
     @property
     def clip(self) -> str:
-        """What tells the clip from others of the benchmark; questions about one clip are not independent."""
+        """The clip's unique name in the benchmark; questions about one clip are not independent."""
         return f"{self.folder}/{self.video}" if self.folder else self.video
 
     @property

@@ -42,7 +42,7 @@ VERSION = 3
 DTYPES = {"bfloat16": 2, "float32": 4, "int8": 1}
 #: Behind the stream's name: the scale of each of its channels, in an int8 entry.
 SCALE = ".scale"
-#: Nothing but entries is ever counted or removed, whatever else lies in the folder.
+#: Only files with such names are counted or removed.
 ENTRY = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.safetensors")
 PART = re.compile(rf"\.{ENTRY.pattern}\.\d+\.part")
 #: A part file this old, in seconds, was left by a killed process.
@@ -117,7 +117,7 @@ class GridCache:
             self._measure(stream, grid, kept[stream])
         on_disk = {name: part.cpu().contiguous() for name, part in packed.items()}
         content = save(on_disk, metadata={"key": key, "crc32": str(_crc32(on_disk))})
-        # A power cut may tear it: then the checksum tells, and waiting for the disk would cost more than encoding.
+        # Not flushed, which would cost more than encoding: the checksum finds what a power cut tears.
         write_bytes(self._path(key), content, durable=False)
         self._make_room(len(content))
         return kept

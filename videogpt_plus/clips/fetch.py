@@ -1,4 +1,4 @@
-"""A picture from an http(s) address, for a program that may stand inside a network which others must not reach into.
+"""A picture from an http(s) address, for a program inside a network that others must not reach.
 
 An address is resolved once, every answer must be a public one, and the connection goes to what was checked: a name
 that resolves to something else a moment later changes nothing. Redirects are followed by the same rules, and from https
@@ -63,7 +63,7 @@ def fetch_image(url: str, allow: Collection[str] = (), seconds: float = SECONDS,
         return _refused(url, why, "check the address, or download the picture")
 
     download = _Download(url, frozenset(allow), time.monotonic() + seconds, limit)
-    thread = threading.Thread(target=download.run, daemon=True)  # a resolver cannot be told to hurry
+    thread = threading.Thread(target=download.run, daemon=True)  # name resolution has no time limit
     thread.start()
     thread.join(seconds)
     if thread.is_alive():

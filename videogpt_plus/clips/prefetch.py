@@ -1,4 +1,4 @@
-"""Clips on their way to the model: read or looked up, made ready for the encoders, ahead of the one that is asked.
+"""Clips on their way to the model: read or found in the feature cache, and preprocessed ahead of their use.
 
 `Preparation` is what happens to one clip, for training and answering alike. `Prefetcher` does it ahead of time, in
 processes that can be killed: a clip that hangs or brings its decoder down costs its limit and is a ClipError.
@@ -47,7 +47,7 @@ from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
 #: What a command put its sys.path in order by; a process that it starts does the same.
 PATHS = "videogpt_plus.io.own_eval"
-#: What the server of reading processes imports beside what they need.
+#: A module that the server of reading processes imports first.
 READER_START = "videogpt_plus.clips.reader_start"
 #: CLIP's mean colour in 0..255, cut to int as the reference does.
 CLIP_MEAN_COLOUR = (122, 116, 104)
@@ -174,7 +174,7 @@ def pad_to_square(clip: Clip) -> Clip:
 
 
 class Prefetched(NamedTuple):
-    """What became of a job."""
+    """The result of a job."""
 
     outcome: Visual | ClipError
     #: Spent on reading and preprocessing, where it was done.
@@ -216,7 +216,7 @@ class Prefetcher:
             worker.end()
 
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Prefetched]:
-        """What became of each job, in order. UserError of a job that is no ClipError is raised."""
+        """The result of each job, in order. A UserError that is no ClipError is raised."""
         if not self._workers:
             yield from (_done(partial(time_limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
             return
@@ -232,7 +232,7 @@ class Prefetcher:
     def _begin(self) -> None:
         """Starts a process before there is something to do for it: the first one takes seconds."""
         worker = self._idle.get()
-        with suppress(UserError):  # said again when there is something to do
+        with suppress(UserError):  # raised again when there is something to do
             worker.start()
         self._idle.put(worker)
 
@@ -256,7 +256,7 @@ def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
     context = get_context("forkserver")
     pickled = pickle.dumps(prepare)
-    # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
+    # The server starts with the working folder first in sys.path, which may hold another `eval`: see io/own_eval.py.
     order = [name for name in (PATHS,) if name in sys.modules]
     context.set_forkserver_preload([*order, READER_START, __name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
@@ -308,12 +308,12 @@ class _Worker:
             # resource tracker has to run before, for to start it unblocks again.
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            with theirs:  # then theirs alone: that it ends is told by the end of the connection
+            with theirs:  # closed here: when the process ends, so does the connection
                 process.start()
             self.process = process
 
     def ask(self, job: Job, seconds: float | None) -> Prefetched:
-        """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
+        """The result of the job: a ClipError if the process took too long, or died twice."""
         for _ in range(2):  # memory may have run out for another's sake: a healthy clip is read the next time
             self.start()
             done = attempted(partial(self._sent, job, seconds), EOFError, OSError)
@@ -324,7 +324,7 @@ class _Worker:
         return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
 
     def _sent(self, job: Job, seconds: float | None) -> Prefetched:
-        """What the process made of the job, or that it had to be ended. EOFError, OSError: it ended by itself."""
+        """The result of the job: a ClipError if it took too long. EOFError, OSError: the process died."""
         self.connection.send_bytes(pickle.dumps(job))
         if self.connection.poll(seconds):
             return _received(self.connection)
@@ -358,7 +358,7 @@ def _serve(connection: Connection, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     end_with_parent()  # it is started by a fork server, and is no child of the one that uses it
     time_limit.end_from_outside()
-    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
+    os.environ["OMP_NUM_THREADS"] = "1"  # there are as many processes as cores
     torch.set_num_threads(1)
     prepare = pickle.loads(pickled)
     with suppress(EOFError, OSError):  # of the connection: the parent is gone

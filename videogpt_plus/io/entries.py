@@ -1,4 +1,4 @@
-"""Where the faults of one entry end: what reading it raises becomes one ClipError, and the rest goes on."""
+"""Errors of one entry of a data set: each becomes one ClipError, and the other entries are read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import Any
 from videogpt_plus.io.errors import attempted, in_one_line, translated
 from videogpt_plus.types import ClipError, UserError, unreadable
 
-#: What no entry can cause: the program itself is wrong, and that has to be seen at once. There is no list of what an
-#: entry can cause, for it would never end: PyAV, Pillow, zlib, struct and the tokenizers each raise kinds of their
-#: own, which have nothing in common but Exception. Ctrl-C, exit and the like are no Exception and end the run, too.
+#: Errors that no entry can cause: the program itself is wrong. Errors that an entry can cause cannot be listed: PyAV,
+#: Pillow, zlib, struct and the tokenizers raise types of their own that share nothing but Exception.
 NEVER_AN_ENTRY = (AssertionError, NameError, ImportError, NotImplementedError, StopIteration, StopAsyncIteration)
 
 
@@ -46,7 +45,7 @@ def seconds_of(value: int | float) -> float:
 
 
 def names_a_file(name: str) -> bool:
-    """Whether the path ends in a name: `.`, `a/..` and the like lead to a folder that holds clips and is none."""
+    """Whether the path ends in a name: `.`, `a/..` and the like lead to a folder of clips, not to a clip."""
     return name.rstrip("/").rpartition("/")[2] not in ("", ".", "..")
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and paths inside this package."""
+"""Files that are written completely or not at all, locks, and paths inside this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videogpt_plus.types import UserError
 PART = re.compile(r"\..+\.(\d+)\.part")
 
 
-#: Before a path inside this package: the toy's weights lie there wherever it is installed.
+#: Prefix of a path inside this package, such as the toy's weights.
 PACKAGE = "package:"
 
 

@@ -17,7 +17,7 @@ from videogpt_plus.types import UserError
 
 
 def clip_of(line: Mapping[str, Any]) -> str:
-    """What tells an answer's clip from others; lines of before this was kept name the file alone."""
+    """The clip of an answer: its folder and name, or the file's name alone where no folder was recorded."""
     return line.get("clip", line["video"])
 
 
@@ -44,7 +44,7 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def open_locked(path: Path) -> BinaryIO:
-    """The file at its end, unbuffered and locked: a second process would do the same work again."""
+    """The file, open for appending, unbuffered and locked. UserError: another process writes it."""
     with _disk(path), ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(path.open("ab+", buffering=0))
@@ -114,10 +114,10 @@ def meta_path(path: str | Path) -> Path:
 def claim(
     path: Path, header: dict[str, Any], what: str, read: Mapping[str, Any] | None = None, told: Collection[str] = ()
 ) -> None:
-    """Keeps `header` beside the file, or raises UserError where its lines have another one.
+    """Writes `header` to the meta file. UserError: the lines that are there have another header.
 
-    `read` is the header that was found; without it, it is read from the file beside. The names in `told` say where
-    things lie: they may differ, and the new ones are kept.
+    `read` is the header that was found; without it, it is read from the meta file. Fields named in `told` are
+    locations: they may differ, and the new ones are written.
     """
     header = json.loads(json.dumps(header))
     found = dict(header)

@@ -35,8 +35,8 @@ class _Watched(io.TextIOWrapper):
 def written_out() -> Iterator[None]:
     """Within it a command prints, and at its end all is written.
 
-    A pipe that nobody reads any more ends the command without a word, as it ends Unix tools; a disk that is full, or
-    an output that is closed, with one line and exit code 2.
+    A closed pipe ends the command silently, as it ends Unix tools; a full disk or a closed output with one line and
+    exit code 2.
     """
     watch()
     try:

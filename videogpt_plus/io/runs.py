@@ -1,4 +1,4 @@
-"""A run folder while it is filled: its lock, its log, and what says that it is finished."""
+"""A run folder while it is trained: its lock, its log, and the files that say that it is finished."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUESTION = "question.txt"
 
 
 def check_own(folder: Path) -> None:
-    """UserError: something lies in `folder`, and neither a training nor a sweep says that it is theirs."""
+    """UserError: `folder` holds something, and is neither a training's nor a sweep's."""
     if (folder / "experiment.json").exists() or (folder / CELL).exists():
         return
     if names := sorted(path.name for path in folder.iterdir() if not PART.fullmatch(path.name)):
@@ -97,7 +97,7 @@ class Log:
         self.path = path
 
     def start(self, header: dict, step: int) -> None:
-        """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
+        """Writes the header; to resume after `step`, checks that it is the same and removes later steps."""
         kept = [header]
         if step:
             lines = self._read()
@@ -115,7 +115,7 @@ class Log:
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def _read(self) -> list[dict]:
-        """The whole lines; what a kill left of the last one is none."""
+        """The complete lines."""
         found = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             with suppress(ValueError, RecursionError):
@@ -129,7 +129,7 @@ class Log:
 
 
 def difference(then: dict, now: dict) -> str:
-    """What of `now` was otherwise `then`, in words, by the innermost keys; empty if nothing was."""
+    """The values of `now` that were different `then`, in words, by their innermost keys; "" if none was."""
     return "; ".join(f"{key}: {old!r:.80} there, {new!r:.80} now" for key, old, new in _changes("", then, now))
 
 

@@ -1,4 +1,4 @@
-"""Tensors of published folders, not read yet: listed, compared and written anew, with one shard in memory at most."""
+"""Tensors of published folders: listed, compared and rewritten, with at most one shard in memory."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 2**30
-#: What is copied beside weights.
+#: Files that are copied with the weights.
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "tokenizer.model")
-#: Parts of keys that bitsandbytes writes beside packed weights.
+#: Parts of the keys that bitsandbytes adds to packed weights.
 PACKED = (".absmax", ".quant_map", ".quant_state", ".SCB", ".weight_format")
 
-#: A tensor's name and what stands in its file -> what is written.
+#: A tensor's name and the tensor of its file -> the tensor that is written.
 Change = Callable[[str, "Tensor"], "Tensor"]
 
 
@@ -32,7 +32,7 @@ class Stored(NamedTuple):
 
     file: Path
     key: str
-    #: What it is called beside its file.
+    #: Its name outside of its file.
     name: str
 
 
@@ -118,7 +118,7 @@ def opened() -> Iterator[Callable[[Stored], Tensor]]:
 
 
 def to_dtype(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
-    """The tensor in a dtype; None leaves it as it is. UserError: a finite value is none there."""
+    """The tensor in a dtype; None leaves it as it is. UserError: a finite value becomes infinite."""
     import torch
 
     if dtype is None or tensor.dtype == getattr(torch, dtype):
@@ -134,7 +134,7 @@ def to_dtype(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
 def differing(left: Sequence[Stored], right: Sequence[Stored], change: Change, shared: Change) -> Differing:
     """What is not bit for bit the same on both sides.
 
-    Read a tensor at a time, the left one's after `change`, and both after `shared`: what of them is compared.
+    Tensors are read one at a time: the left one after `change`, and both after `shared`.
     """
     import torch
 

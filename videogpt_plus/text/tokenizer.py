@@ -1,4 +1,4 @@
-"""Reading a tokenizer of transformers from a folder: its data, and never code that lies beside it."""
+"""Reading a transformers tokenizer from a folder: its data, and never the code in that folder."""
 
 from __future__ import annotations
 

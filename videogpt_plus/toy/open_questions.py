@@ -38,7 +38,7 @@ OTHER_WORDS = {
 
 
 def ensure_open_questions(root: Path, recipe: Recipe = DEFAULT) -> bool:
-    """Writes the open questions about the test clips at `root` unless they stand there; True when they were written.
+    """Writes the open questions about the test clips at `root` unless they are there; True when they were written.
 
     The clips are those of `ensure_toy_data` with the same recipe.
     """

@@ -48,9 +48,9 @@ class _Fault(NamedTuple):
 
 
 class Readers:
-    """At most `at_once` processes that read; whoever comes when `waiting` others wait is told so.
+    """At most `at_once` processes that read; with `waiting` others in line a call is refused.
 
-    `modules` are what they need beside PRELOADED.
+    `modules` are imported in addition to PRELOADED.
     """
 
     def __init__(self, at_once: int = AT_ONCE, waiting: int = WAITING, modules: Collection[str] = ()):
@@ -73,7 +73,7 @@ class Readers:
         """Begins what processes are forked from, which takes seconds; nothing is waited for."""
 
         def begin() -> None:
-            with suppress(UserError):  # said again when there is a file to read
+            with suppress(UserError):  # raised again when there is a file to read
                 self(int, name="nothing", seconds=120)
 
         threading.Thread(target=begin, daemon=True).start()
@@ -118,7 +118,7 @@ def _serve(connection: Connection, work: Callable[..., object], given: tuple, na
 
 
 def _done(work: Callable[..., object], given: tuple, name: str) -> object:
-    done = attempted(partial(work, *given), Exception)  # whatever a file does is told to one visitor and ends nothing
+    done = attempted(partial(work, *given), Exception)  # whatever a file does concerns one visitor
     if not isinstance(done, Exception) or isinstance(done, UserError):
         return done
     if isinstance(done, MemoryError) or "can't allocate memory" in str(done):

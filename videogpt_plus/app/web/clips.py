@@ -114,7 +114,7 @@ def _check_minutes(path: Path, seconds: float, limits: Limits) -> None:
 
 
 def folder_clips(folder: Path) -> list[Source]:
-    """The videos and pictures below a folder, by their paths in it. UserError: it is none, or holds none."""
+    """The videos and pictures below a folder, by their paths in it. UserError: no such folder, or no clip in it."""
     if not folder.is_dir():
         raise UserError(f"no folder of clips: {folder} does not exist; name one with --clips")
     found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS | STILLS and p.is_file())

@@ -1,4 +1,4 @@
-"""What a visitor is told where something goes wrong; the page goes on."""
+"""Messages to a visitor when something goes wrong; the page keeps working."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def told(handler: Callable[..., list[Any]], parts: int) -> Callable[..., list[Any]]:
-    """The handler of a click whose outputs begin with the message: what goes wrong is told there, `parts` in all."""
+    """The handler of a click, whose first of `parts` outputs is the message: errors are shown there."""
     import gradio as gr
 
     @wraps(handler)
     def safe(*given: Any, **named: Any) -> list[Any]:
-        shown = attempted(partial(handler, *given, **named), Exception)  # a page goes on whatever becomes of one click
+        shown = attempted(partial(handler, *given, **named), Exception)  # the page keeps working after a failed click
         if isinstance(shown, Exception):
             return [drawing.message(said(shown), "error"), *[gr.skip()] * (parts - 1)]
         return shown
@@ -29,7 +29,7 @@ def told(handler: Callable[..., list[Any]], parts: int) -> Callable[..., list[An
 
 
 def said(error: Exception) -> str:
-    """What a visitor is told; of a fault that is not theirs the log says more."""
+    """The message to a visitor; errors of the program are written to the log."""
     if isinstance(error, UserError):
         return str(error)
     log.error("a visitor's request failed", exc_info=error)

@@ -1,4 +1,4 @@
-"""What stands before Gradio: which requests reach it, how large they may be, and what its answers may name.
+"""Middleware before Gradio: which requests reach it, how large they may be, and which hosts its answers may name.
 
 ASGI middleware; written here because Gradio's page is not ours to edit.
 """
@@ -22,7 +22,7 @@ from videogpt_plus.types import UserError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: What the browser is told to refuse: anything from another host, whatever a model may write.
+#: The browser loads nothing from another host, whatever a model may write.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "

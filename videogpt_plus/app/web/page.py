@@ -100,7 +100,7 @@ class Page:
                     send = gr.Button("Ask", variant="primary", elem_id="send", min_width=88, scale=0)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=88, scale=0)
                     clear = gr.Button("Start over", elem_id="clear", min_width=120, scale=0)
-                with gr.Accordion("How words are chosen", open=False, elem_id="choosing"), gr.Row():
+                with gr.Accordion("Sampling", open=False, elem_id="choosing"), gr.Row():
                     temperature = gr.Slider(
                         0, 2, 0, step=0.05, label="Temperature: 0 takes the likeliest word", elem_id="temperature"
                     )
@@ -140,7 +140,7 @@ class Page:
                 [*answered, send],
                 show_progress="hidden",
                 api_visibility="private",
-                concurrency_limit=None,  # how many may wait is said by `line`, in words
+                concurrency_limit=None,  # `line` says how many may wait
                 trigger_mode="once",
             )
             answer.then(lambda: gr.update(interactive=True), None, send, **everywhere)
@@ -156,7 +156,7 @@ class Page:
         if path is None:
             return [gr.skip()] * (4 + _SHOWN * len(SIDES))
         uploaded = Path(path)
-        # Whatever a file does is told to one visitor and ends nothing.
+        # Whatever a file does concerns one visitor.
         shown = attempted(partial(self._show_upload, session, uploaded), Exception)
         if isinstance(shown, Exception):
             return [_wrong(shown), None, gr.skip(), gr.skip(), *self._still_drawn(session)]
@@ -283,7 +283,7 @@ class Page:
                 if session.sides[name] is not sides[name]:  # cleared, or turned to another setting
                     return
                 yield [gr.skip(), gr.skip(), *self._answered(session, name, None, None)]
-            except Exception as error:  # a page goes on whatever becomes of one question
+            except Exception as error:  # the page keeps working after a failed question
                 yield [_wrong(error), question, *self._answered(session, name, None, None)]
                 return
 
@@ -292,7 +292,7 @@ class Page:
         session.stop()
 
     def clear(self, session: Session) -> list[Any]:
-        """Begins both conversations anew."""
+        """Starts both conversations over."""
         session.clear()
         return ["", *self._drawn(session)]
 
@@ -320,7 +320,7 @@ class Page:
         return self.read(clips.look, source, experiment, name=source.name, seconds=self.limits.seconds)
 
     def _still_drawn(self, session: Session) -> list[Any]:
-        """What is shown goes on being shown; nothing changes where it cannot be drawn any more."""
+        """All sides, drawn again; unchanged where they cannot be drawn any more."""
         import gradio as gr
 
         with suppress(UserError):

@@ -1,4 +1,4 @@
-"""Room that several visitors share: whoever finds too little of it is told so."""
+"""A limit that several visitors share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from videogpt_plus.types import UserError
 
 
 class Room:
-    """At most `most` of something; `full` says in words that so much of it is in use."""
+    """At most `most` of something; `full(used)` is the message of the UserError when too little is free."""
 
     def __init__(self, most: float, full: Callable[[float], str]):
         self.most, self.used = most, 0.0

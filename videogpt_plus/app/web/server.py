@@ -1,4 +1,4 @@
-"""The page on a port: what Gradio is told, and what it is kept from."""
+"""The page on a port: Gradio's settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STYLE = Path(__file__).with_name("page.css")
 
 @contextmanager
 def _private(folder: Path) -> Iterator[None]:
-    """Gradio's files go below `folder`, and it calls nobody; both are told to it by the environment."""
+    """A context whose environment has Gradio write below `folder` and send nothing anywhere."""
     told = {
         "GRADIO_TEMP_DIR": str(folder / INCOMING),
         "GRADIO_ANALYTICS_ENABLED": "False",

@@ -1,4 +1,4 @@
-"""What the page can be set to. Trained weights answer at the level they were trained at, published ones at any."""
+"""Settings of the page. Trained weights answer at the level they were trained at, published ones at any level."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def check_room(experiment: Experiment, frames: int, positions: int | None) -> No
 
 
 def contrast(offer: Offer) -> Setting | None:
-    """The setting of the same model that leaves the fewest tokens, to stand beside its default; None: no other."""
+    """The setting of the same model with the fewest tokens, to compare with its default; None if it is the only one."""
     begin = offer.default()
     level = offer.levels(begin.adapter)[-1]
     return replace(begin, level=level) if level != begin.level else None

@@ -1,4 +1,4 @@
-"""Files that visitors bring: where they lie, for how long, and how much of the disk all of them may take."""
+"""Uploaded files: their folders, how long they are kept, and how much of the disk they may take."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from videogpt_plus.types import UserError
 
 log = logging.getLogger(__name__)
 
-#: Where files arrive below the page's folder, and where those lie that are shown.
+#: Folders below the page's own: of files that arrive, and of files that are shown.
 INCOMING, VISITORS = "incoming", "visitors"
-#: Seconds that a file may lie there untouched.
+#: Seconds that an unused file is kept.
 KEPT = {INCOMING: 600.0, VISITORS: 24 * 3600.0}
 #: Seconds between two sweeps.
 EVERY = 20.0
@@ -86,7 +86,7 @@ class Uploads:
 
     @contextmanager
     def swept(self, every: float = EVERY) -> Iterator[None]:
-        """While it lasts the folder is swept again and again, whether or not anybody uses the page."""
+        """A context in which the folder is swept again and again."""
         ended = threading.Event()
 
         def go_on() -> None:

@@ -1,4 +1,4 @@
-"""Decoders of video files. A new one is one file beside this one and one line below.
+"""Decoders of video files. A new one is one new file in this folder and one line below.
 
 A decoder's file offers one function:
     read(path, choose) -> Clip of the frames whose stamps, in order, `choose(timeline)` names.

@@ -1,4 +1,4 @@
-"""decord 0.6: the decoder of the reference. Its time stamps are told, but not always those of the frames it gives.
+"""decord 0.6: the decoder of the reference. The time stamps that it reports are not always those of its frames.
 
 It seeks wrongly in MPEG-TS, in files without stamps, behind hidden frames and to key frames that others overtake, and
 says nothing. So it is asked only where it was found to be right (MP4 and Matroska, without jumps where frames overtake
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 CONTAINERS = ("mp4", "matroska")
-#: Frames in memory at once, beside those that are asked for, where all are gone through.
+#: Frames in memory at once, in addition to those that are asked for, where all are read.
 RUN = 4
 THEN = "take --decoder pyav"
 
@@ -57,8 +57,7 @@ def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     places = [bisect_left(timeline.stamps, stamp) for stamp in stamps]
     kinds = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
     with translated(*kinds, to=lambda error: unreadable(path, f"decord stops at it ({reason(error)})", THEN)):
-        # As a part of all frames, for whole numbers are taken as a count, which begins at 2. The size is that of
-        # the pictures, for to one of a header it would scale them.
+        # The size is that of the pictures: decord would scale them to the size in the header.
         size = {"width": first.width, "height": first.height}
         reader = decord.VideoReader(f"file:{path}", num_threads=1, fault_tol=1e-9, **(size if not own_degrees else {}))
         told = reader.get_frame_timestamp(range(len(reader)))[:, 0]

@@ -26,13 +26,13 @@ EXTRAS = {"h264": "6", "hevc": "39-40"}
 
 
 class Mode(Enum):
-    """How a decoder takes what it does not understand."""
+    """How a decoder treats errors in the data."""
 
-    #: It is an error.
+    #: They are raised.
     STRICT = "strict"
-    #: It is patched up, as players do it, and the frame says so.
+    #: They are concealed, as players do, and the frame says so.
     LENIENT = "lenient"
-    #: Strict, and without the units of EXTRAS, where an error may stand that is none of the pictures.
+    #: Strict, and without the units of EXTRAS, whose errors do not concern the pictures.
     BARE = "bare"
 
 
@@ -75,7 +75,7 @@ def opened(path: Path, mode: Mode = Mode.STRICT, **options: str) -> Iterator[tup
 
 
 def told(path: Path) -> AbstractContextManager[None]:
-    """A context in which what FFmpeg says of a file becomes its ClipError."""
+    """A context in which FFmpeg's errors become ClipErrors of the file."""
     import av
 
     return translated(av.FFmpegError, UnicodeError, to=lambda error: damaged(path, reason(error)))
