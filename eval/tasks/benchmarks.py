@@ -136,7 +136,9 @@ def copy_of(name: str, own: str | Path, chosen: str | Path | None) -> str:
     """
     if chosen is None or is_own(name) or place_of(chosen) == place_of(root_of(name, own)):
         return ""
-    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in _title(place_of(chosen)))[:40].strip("-.")
+    place = place_of(chosen)
+    title = place.stem if place.is_file() else place.name
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in title)[:40].strip("-.")
     plain = plain.replace(".old-", "-old-")  # what was moved aside is called so
     return f"{plain or 'copy'}-{fingerprint(examples(name, chosen))[:8]}"
 
@@ -145,10 +147,6 @@ def place_of(root: str | Path) -> Path:
     """The real path of a benchmark's folder, also where its `tasks.json` is named."""
     place = Path(os.path.realpath(root))
     return place.parent if place.name == "tasks.json" and place.is_file() else place
-
-
-def _title(place: Path) -> str:
-    return place.stem if place.is_file() else place.name
 
 
 def examples(name: str, root: str | Path, limit: int | None = None) -> list[Example] | list[OpenExample]:

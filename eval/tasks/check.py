@@ -101,7 +101,8 @@ class Report:
     @property
     def complete(self) -> bool:
         """Whether every question that is expected can be asked, as far as it was looked at."""
-        return all(task.askable >= task.expected and not _faults(task) for task in self.tasks)
+        wrong = any(finding.kind == "annotation" for task in self.tasks for finding in task.findings)
+        return not wrong and all(task.askable >= task.expected for task in self.tasks)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, with the sums of the tasks' counts under `total`."""
@@ -219,7 +220,7 @@ class _Search:
         self.lost = {v for v in self.turned if os.path.isdir(v.path)}
         self.fits = {e.path: shelf.beside(e.path) for e in absent}
         self.meant = {path: str(found[0]) if len(found) == 1 else None for path, found in self.fits.items()}
-        repeated = [e for e in questions if _repetition(e)]
+        repeated = [e for e in questions if (e.occurrence if isinstance(e, Example) else e.again)]
         self.report = TaskReport(
             section.name,
             str(section.folder),
@@ -346,14 +347,6 @@ def _mean_rate(clips: Mapping[Any, int], rates: Mapping[Any, Sequence[float]]) -
     means = {task: sum(taken) / len(taken) for task, taken in rates.items() if taken}
     total = sum(clips[task] for task in means)
     return sum(mean * clips[task] for task, mean in means.items()) / total if total else None
-
-
-def _faults(task: TaskReport) -> bool:
-    return any(finding.kind == "annotation" for finding in task.findings)
-
-
-def _repetition(example: Example | OpenExample) -> int:
-    return example.occurrence if isinstance(example, Example) else example.again
 
 
 def _size(path: Path) -> int:

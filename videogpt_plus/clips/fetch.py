@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
@@ -189,6 +190,11 @@ def _target(parts: SplitResult) -> str:
     """What is asked for at the host, of ASCII letters alone."""
     query = f"?{parts.query}" if parts.query else ""
     return quote(f"{parts.path or '/'}{query}", safe="/?:@!$&'()*+,;=%~-._")
+
+
+def is_address(name: str) -> bool:
+    """Whether a host's name is an IP address."""
+    return not isinstance(attempted(partial(ipaddress.ip_address, name), ValueError), ValueError)
 
 
 def is_public(address: str) -> bool:

@@ -58,7 +58,8 @@ def _of_file(path: Path) -> str:
     began, found = time.time_ns(), _hash(path)
     # A file that is changing, or changed so lately that its times might not tell of another change, is read again.
     if _state(path) == state and max(state[3:]) < began - SETTLED:
-        _remember(name, [*state, found])
+        sweep_parts(CACHE.parent)
+        write_json(CACHE, {**_read_cache(), name: [*state, found]})
     return found
 
 
@@ -90,8 +91,3 @@ def _is_entry(value: object) -> bool:
         return False
     *numbers, found = value
     return all(type(n) is int for n in numbers) and isinstance(found, str) and HASH.fullmatch(found) is not None
-
-
-def _remember(name: str, entry: list) -> None:
-    sweep_parts(CACHE.parent)
-    write_json(CACHE, {**_read_cache(), name: entry})

@@ -6,17 +6,15 @@ ASGI middleware; written here because Gradio's page is not ours to edit.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from videogpt_plus.app.web.uploads import Uploads
-from videogpt_plus.io.errors import attempted
+from videogpt_plus.clips import fetch
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -112,7 +110,7 @@ class Guard:
 
     def _is_meant(self, host: str) -> bool:
         name = _name(host)
-        return name in self.names or (self.addresses and _is_address(name))
+        return name in self.names or (self.addresses and fetch.is_address(name))
 
     def _is_foreign(self, scope: Scope) -> bool:
         """Whether a page of another host asks; to follow a link from there to this one is not foreign."""
@@ -206,10 +204,6 @@ def _netloc(origin: str) -> str:
 def _name(host: str) -> str:
     """A host without its port."""
     return re.sub(r":\d+$", "", host).strip("[]").lower()
-
-
-def _is_address(name: str) -> bool:
-    return not isinstance(attempted(partial(ipaddress.ip_address, name), ValueError), ValueError)
 
 
 def _is_page(headers: Sequence[tuple[bytes, bytes]]) -> bool:
