@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from eval.tasks.open_questions import OpenExample
 from eval.tasks.options import reference_verdict
 from eval.tasks.task import Answerer, Example, Question, Reply, check_control, fingerprint
-from videogpt_plus.io.files import read_object, write_bytes
+from videogpt_plus.io.files import read_object
 from videogpt_plus.io.jsonl_log import append, claim, cut_torn_line, meta_path, open_locked, read_lines, wrong_field
 from videogpt_plus.types import ClipError, UserError
 
@@ -194,11 +194,6 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     if told := wrong_field(value, META_FIELDS, ("control",)):
         raise UserError(f"{meta} says not what answers depend on ({told}); {then}")
     return value
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """`write_bytes` of the text in UTF-8."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _line(

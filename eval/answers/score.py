@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.answers.answer import SCORED, read_answers, read_meta, write_atomically
+from eval.answers.answer import SCORED, read_answers, read_meta
 from eval.answers.places import check_complete, check_place, without_places
 from eval.statistics.stats import share
 from eval.tasks.binary_labels import LabelExample, label_scores
 from eval.tasks.options import reference_verdict
 from eval.tasks.task import Example
+from videogpt_plus.io.files import write_text
 from videogpt_plus.types import UserError
 
 
@@ -52,7 +53,7 @@ def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence
     scores = {**without_places(read_meta(answers_path)), "overall": overall, "tasks": tasks}
     if labelled := [example for example in examples if isinstance(example, LabelExample)]:
         scores["labels"] = label_scores(labelled, answers)
-    write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    write_text(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 

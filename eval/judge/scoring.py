@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answers.answer import read_answers, read_meta, write_atomically
+from eval.answers.answer import read_answers, read_meta
 from eval.answers.places import without_places
 from eval.judge.command import judge_command
 from eval.judge.header import left_out_by
@@ -22,7 +22,7 @@ from eval.statistics.stats import mean_score, share
 from eval.tasks.benchmarks import Benchmark
 from eval.tasks.open_questions import OpenExample
 from videogpt_plus.io import fingerprint
-from videogpt_plus.io.files import read_object
+from videogpt_plus.io.files import read_object, write_text
 from videogpt_plus.types import UserError
 
 #: Aspects that VCGBench-Diverse's further means are over.
@@ -75,7 +75,7 @@ def score_judged(
         "overall": _overall(aspects, [aspect for aspect in by_aspect]),
         "aspects": aspects,
     }
-    write_atomically(scores_of_ledger(ledger), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    write_text(scores_of_ledger(ledger), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 

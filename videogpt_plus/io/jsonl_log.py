@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from videogpt_plus.io.errors import attempted, reason, translated
-from videogpt_plus.io.files import locked, read_object, sweep_parts, write_bytes
+from videogpt_plus.io.files import locked, read_object, sweep_parts, write_text
 from videogpt_plus.types import UserError
 
 
@@ -133,7 +133,7 @@ def claim(
         )
     if not path.stat().st_size or found != header:
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
-        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
+        write_text(meta_path(path), text)
 
 
 def _disk(path: Path) -> AbstractContextManager[None]:

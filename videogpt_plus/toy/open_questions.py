@@ -7,13 +7,14 @@ What a right answer names is known by construction: every entry states it as `fa
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from videogpt_plus.io.files import write_json
+from videogpt_plus.io.errors import attempted
+from videogpt_plus.io.files import read_json, write_json
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import Job, Recipe, folder_name, plan
+from videogpt_plus.types import UserError
 
 #: What the toy is rendered from.
 DEFAULT = Recipe()
@@ -83,6 +84,5 @@ def _video(job: Job) -> str:
 
 
 def _holds(path: Path, entries: list[dict]) -> bool:
-    with suppress(ValueError):  # damaged, and written again
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == entries
-    return False
+    """Whether the file is there, undamaged and from this recipe."""
+    return attempted(partial(read_json, path, "it is written again"), UserError) == entries
