@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from reference_state import split_reference
 from safetensors.torch import save_file
 from torch import Tensor
 
 from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Stream
 from videogpt_plus.config.training import Training
 from videogpt_plus.encoders import load_encoder
-from videogpt_plus.io.run_weights import projector_key, split_reference
+from videogpt_plus.io.run_weights import projector_key
 from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.loading import load_model

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from videogpt_plus.io import tensors
 from videogpt_plus.io.model_folders import TOKENIZER_FILES, weight_files
-from videogpt_plus.io.tensors import check_fit, read_tensors, save_tensors
+from videogpt_plus.io.tensors import read_tensors, save_tensors
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -69,17 +70,7 @@ def check_unpacked(folder: Path, names: Iterable[str]) -> None:
 
 def check_shapes(folder: Path, stored: Sequence[Stored], expected: dict[str, tuple[int, ...]]) -> None:
     """UserError: lists names that are missing or too many, and other shapes, all at once."""
-    shapes = _shapes(stored)
-    check_fit(
-        folder,
-        missing=expected.keys() - shapes.keys(),
-        unexpected=shapes.keys() - expected.keys(),
-        shapes=[
-            f"{name} {shapes[name]} instead of {expected[name]}"
-            for name in expected.keys() & shapes.keys()
-            if shapes[name] != expected[name]
-        ],
-    )
+    tensors.check_shapes(folder, _shapes(stored), expected)
 
 
 def _shapes(stored: Sequence[Stored]) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,18 +107,22 @@ def load_exactly(
     UserError: lists missing and unexpected keys and wrong shapes, all at once.
     """
     state = {key: value for key, value in state.items() if not unused(key)}
-    own = module.state_dict()
-    check_fit(
-        source,
-        missing=own.keys() - state.keys(),
-        unexpected=state.keys() - own.keys(),
-        shapes=[
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own.keys() & state.keys()
-            if state[key].shape != own[key].shape
-        ],
-    )
+    check_shapes(source, shapes_of(state), shapes_of(module.state_dict()))
     module.load_state_dict(state, assign=assign)
+
+
+def shapes_of(state: State) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def check_shapes(
+    source: str | Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """UserError: lists missing and unexpected keys of `source` and wrong shapes, all at once."""
+    both = found.keys() & expected.keys()
+    wrong = [f"{key} {found[key]} instead of {expected[key]}" for key in both if found[key] != expected[key]]
+    check_fit(source, expected.keys() - found.keys(), found.keys() - expected.keys(), wrong)
 
 
 def check_fit(
