@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_state import split_reference
+from parity.reference_state import split_reference
 
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS

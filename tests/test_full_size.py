@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import save_tiny_tokenizer
 from manifest import SIZES, Clip, InternVideo2, Qwen2, Shapes, Size, count, lora, ours, parts, projectors, reference
-from reference_state import split_reference
+from parity.reference_state import split_reference
 from transformers import CLIPConfig, CLIPImageProcessorPil, Qwen2Config
 
 from scripts.random_full_size import SIZES as BUILT

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from reference_state import split_reference
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +24,8 @@ from videogpt_plus.models.loading import load_model
 from videogpt_plus.models.projectors import build_projector
 from videogpt_plus.reducers import build_adapter
 from videogpt_plus.types import PLACEHOLDER, Visual
+
+from .reference_state import split_reference
 
 #: Mean and deviation of each stream's pixels.
 MOMENTS = {
