@@ -27,6 +27,11 @@ def reading(name: str | Path) -> AbstractContextManager[None]:
     return translated(Exception, to=lambda error: error if isinstance(error, passing) else fault(name, error))
 
 
+def named(name: str, path: Path) -> AbstractContextManager[None]:
+    """A context whose ClipErrors say `name` instead of `path`, which is a temporary file or one of the server's."""
+    return translated(ClipError, to=lambda error: ClipError(str(error).replace(str(path), name)))
+
+
 def fault(name: str | Path, error: Exception) -> ClipError:
     """What `error` says of the entry `name`, and what to do."""
     if isinstance(error, MemoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,8 +14,8 @@ from videogpt_plus.clips.cache import size_text
 from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD, form_of, header, is_still, not_read
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.io.errors import translated
-from videogpt_plus.types import ClipError, UserError, Visual, unreadable
+from videogpt_plus.io.entries import named
+from videogpt_plus.types import UserError, Visual, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,14 +67,9 @@ def check_file(path: Path, name: str, limits: Limits) -> Source:
         raise unreadable(name, f"its {size_text(size)} are over the limit of {limits.megabytes} MB", "cut it shorter")
     if size == 0:
         raise unreadable(name, "the file is empty", "choose another")
-    with _told_as(name, path):
+    with named(name, path):
         (_check_picture if _is_picture(path) else _check_video)(path, limits)
     return Source(name, path)
-
-
-def _told_as(name: str, path: Path) -> AbstractContextManager[None]:
-    """A context whose ClipErrors say the clip's name instead of its path on the server."""
-    return translated(ClipError, to=lambda error: ClipError(str(error).replace(str(path), name)))
 
 
 def _is_picture(path: Path) -> bool:
@@ -158,7 +153,7 @@ def modules_to_look(experiments: Iterable[Experiment]) -> set[str]:
 def look(source: Source, experiment: Experiment) -> Look:
     """Decodes a clip as the experiment samples it. ClipError."""
     prepare = preparation(experiment)
-    with _told_as(source.name, source.path):
+    with named(source.name, source.path):
         still = experiment.finetune.image_aspect_ratio if is_still(source.path) else None
         clip = prepare.read(source.path, still=still)
     visual = prepare.visual(clip, still)
