@@ -244,9 +244,9 @@ def test_no_entry_ends_a_run(workers, answers, done, capfd, tmp_path):
 @pytest.mark.parametrize(
     ("questions", "said"),
     [
-        ("", "bench/json/clip.json: is empty; build or download it again"),
-        ("[{", "bench/json/clip.json: is not JSON (Expecting property name"),
-        ("[" * 100_000, "bench/json/clip.json: is not JSON (maximum recursion depth"),
+        ("", "bench/json/clip.json is empty; build or download the benchmark again"),
+        ("[{", "bench/json/clip.json is not JSON (Expecting property name"),
+        ("[" * 100_000, "bench/json/clip.json is not JSON (maximum recursion depth"),
         ([], "bench/json/clip.json: expected a list of questions; found []; build or download"),
         ([question("a.mp4"), {}], "bench/json/clip.json, entry 1: 'video' must be a text"),
         (
@@ -280,9 +280,9 @@ def test_a_field_of_another_type_is_named(field, said, refused):
 def test_a_benchmark_that_is_not_there_is_named(refused):
     with kept("bench/json/clip.json"):
         Path("bench/json/clip.json").unlink()
-        assert "clip.json: there is no such file; build or download" in refused("answer", RUN)
+        assert "clip.json: No such file or directory; build or download" in refused("answer", RUN)
         Path("bench/json/clip.json").mkdir()
-        assert "clip.json: cannot be read (Is a directory); build or download" in refused("answer", RUN)
+        assert "clip.json: Is a directory; build or download" in refused("answer", RUN)
     assert "no benchmark at" in refused("answer", RUN, "--benchmark", "train.json")
 
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from parity.reference_state import split_reference
 
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.io import files
 from videogpt_plus.io.files import write_json
 from videogpt_plus.io.model_folders import read_folder
-from videogpt_plus.io.run_weights import read_projectors, split_reference
+from videogpt_plus.io.run_weights import read_projectors
 from videogpt_plus.io.tensors import load_exactly, read_tensors, save_tensors
 from videogpt_plus.types import UserError
 

@@ -337,6 +337,6 @@ def test_a_fetched_picture_that_is_damaged_is_named_by_its_address(monkeypatch):
 
     url, cut_off = "https://pictures.example/a.jpg", picture("JPEG")[:-40]
     monkeypatch.setattr(fetch, "fetch_image", lambda _: fetch.Picture(cut_off, ".jpg"))
-    with pytest.raises(UserError, match=f"cannot read {url}: the image cannot be read"), _picture(url, True) as path:
+    with pytest.raises(UserError, match=f"cannot read {url}: the image cannot be read"), _picture(url) as path:
         read_picture(path)
     assert not path.exists()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from eval.answers.answer import write_atomically
 from eval.answers.score import score
 from eval.report.cells import (
     are_grouped,
@@ -37,6 +36,7 @@ from eval.report.report import _tests, proof, write_report
 from eval.report.tables import report_tables
 from eval.statistics.stats import detectable, holm
 from eval.tasks.task import Example
+from videogpt_plus.io.files import write_text
 from videogpt_plus.types import UserError
 
 OPTIONS = ("red", "green", "blue", "white")
@@ -90,8 +90,8 @@ def make_cell(
                 "visual_tokens": 0 if control == "blind" else tokens[level],
             })  # fmt: skip
     path = folder / f"{experiment}-{control}" / "answers.jsonl"
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
     shown = 0 if control == "blind" else tokens[level]
     return {
         "experiment": experiment, "adapter": "average", "level": level, "control": control, "visual_tokens": shown,
@@ -383,7 +383,7 @@ def test_seconds_to_the_first_token_are_the_median_of_the_answers_that_say_them(
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line, seconds in zip(lines, (None, 90.0, 0.25, 0.5, None, 0.125, 0.25, 0.25), strict=True):
         line["seconds_first"] = seconds
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     examples = [
         Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
     ]
@@ -588,7 +588,7 @@ def test_seconds_are_those_of_the_questions_that_were_answered(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line, seconds in zip(lines, (99.0, 1.0, 2.0, 3.0, 99.0, 4.0, 4.0, 4.0), strict=True):
         line["seconds"] = seconds
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     examples = [
         Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
     ]

@@ -190,7 +190,7 @@ def test_two_settings_stand_side_by_side(page):
     assert figure(page, "A", "visual tokens") == "416"
     assert figure(page, "B", "encoding") == "kept"  # the other side has encoded the clip
     assert figure(page, "A", "memory").endswith("B")
-    assert figure(page, "A", "keys and values") != figure(page, "B", "keys and values")
+    assert figure(page, "A", "KV cache") != figure(page, "B", "KV cache")
     assert "12×12 patches → 2×2 = 4 tokens" in page.inner_text("#grid-B")
     left, right = (page.locator(f"#panel-{side}").bounding_box() for side in "AB")
     assert left["x"] + left["width"] <= right["x"]

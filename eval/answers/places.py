@@ -1,9 +1,8 @@
-"""Where answers lie and whose they are: a run, a folder and a meta file that have to agree; and the commands for them.
+"""Folders of answers: run, folder and meta file have to agree; and the commands that finish answers.
 
     RUN/answers[_BENCHMARK[_of_COPY]][_CONTROL][_firstN]/answers.jsonl
 
-What the meta file says is what was asked. A folder that was renamed, or copied from another run, is told and not
-believed.
+The meta file says what was asked. A folder that was renamed, or copied from another run, is an error.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ def is_judged(meta: Mapping[str, Any]) -> bool:
 
 
 def without_places(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the answers depend on, without where things lie on this machine."""
+    """The fields of a meta file that answers depend on, without locations on this machine."""
     return {name: value for name, value in meta.items() if name not in TOLD}
 
 
 def check_place(path: str | Path) -> None:
     """Raises OtherAnswers unless the answers are those of their run, asked as the name of their folder says.
 
-    Answers that lie in no run's `answers...` folder are what their meta file says.
+    Answers outside of a run's `answers...` folder are what their meta file says.
     """
     path = Path(path)
     run = path.parent.parent
@@ -121,7 +120,7 @@ def check_complete(
 
 
 def answer_command(path: str | Path, asked: Sequence[str] | None = None) -> str:
-    """The command that answers what is left of these answers, in the way in which the others were asked.
+    """The command that finishes these answers, with the same options.
 
     `asked` is what `options_of` gives. Without it and without a meta file the folder's name says what is meant.
     """

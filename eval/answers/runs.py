@@ -92,7 +92,7 @@ def header_of(
 
 
 def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:
-    """What answers keep of the benchmark: its name, and where it lies if that is not the usual place."""
+    """What the meta file says of the benchmark: its name, and its folder if that is not the usual one."""
     named = {"benchmark": task} if task != OWN else {}
     copy = copy_of(task, own, chosen)
     if not copy and not is_own(task):

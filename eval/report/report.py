@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval.answers.answer import write_atomically
 from eval.report.cells import (
     Cell,
     are_grouped,
@@ -38,7 +37,7 @@ from eval.report.plots_differences import differences
 from eval.report.sanity_checks import proof
 from eval.report.tables import report_tables
 from eval.statistics.stats import holm
-from videogpt_plus.io.files import write_bytes
+from videogpt_plus.io.files import write_bytes, write_text
 from videogpt_plus.types import UserError
 
 __all__ = ["Section", "Table", "proof", "write_report"]
@@ -79,11 +78,11 @@ def write_report(
     for file, content in [item for part in (*parts, more) for item in part.files.items()]:
         write_bytes(out_dir / file, content)
     if parts:
-        write_atomically(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
-        write_atomically(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
-    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
-    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
-    write_atomically(out_dir / "index.html", page(title, stamp, parts, more))
+        write_text(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
+        write_text(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
+    write_text(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
+    write_text(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
+    write_text(out_dir / "index.html", page(title, stamp, parts, more))
     return out_dir / "index.html"
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark is to the rest of the house: examples out, replies in.
+"""What a benchmark offers: examples out, replies in.
 
 load_benchmark -> Task.examples() -> Answerer.answers(examples, control) -> answers.jsonl -> scores.json ->
 report
@@ -24,7 +24,7 @@ class Example:
 
     # Name of the task, as in the table of tasks.
     task: str
-    # Where the clip lies: a file or a folder of frames.
+    # A file or a folder of frames.
     path: Path
     # The clip's name as the annotation writes it.
     video: str
@@ -59,7 +59,7 @@ class Example:
 
     @property
     def clip(self) -> str:
-        """What tells the clip from others of the benchmark; questions about one clip are not independent."""
+        """The clip's unique name in the benchmark; questions about one clip are not independent."""
         return f"{self.folder}/{self.video}" if self.folder else self.video
 
     @property
@@ -102,10 +102,6 @@ class Task:
     group: str
     # In the order of the annotation: `Example`, or what an Answerer takes for one.
     questions: tuple[Example, ...]
-
-    @property
-    def expected_examples(self) -> int:
-        return len(self.questions)
 
     def examples(self) -> Sequence[Example]:
         """Every question, in the order of the annotation."""

@@ -17,13 +17,15 @@ from torch import Tensor
 from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Stream
 from videogpt_plus.config.training import Training
 from videogpt_plus.encoders import load_encoder
-from videogpt_plus.io.run_weights import projector_key, split_reference
+from videogpt_plus.io.run_weights import projector_key
 from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.models.dual_encoder import DualEncoderVLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.models.projectors import build_projector
 from videogpt_plus.reducers import build_adapter
 from videogpt_plus.types import PLACEHOLDER, Visual
+
+from .reference_state import split_reference
 
 #: Mean and deviation of each stream's pixels.
 MOMENTS = {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from videogpt_plus.config.experiment import Experiment, InternVideo2Size, Lora, Stream
 from videogpt_plus.config.training import Training
+from videogpt_plus.io.errors import translated
 from videogpt_plus.io.files import read_object, require, write_json
 from videogpt_plus.reducers.summary_options import Summary
 from videogpt_plus.types import UserError
@@ -62,10 +64,8 @@ def load_experiment(folder: str | Path) -> Experiment:
     }
     value.setdefault("summary", asdict(Summary()))
     experiment = made(Experiment, {key: inner[key](v) if key in inner else v for key, v in value.items()})
-    try:
+    with _naming(path):
         experiment.check_whole()
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
     return experiment
 
 
@@ -90,10 +90,13 @@ def _made(kind: type, value: Any, path: Path) -> Any:
         if not _fits(value[name], hint):
             wanted = getattr(hint, "__name__", None) or str(hint)
             raise UserError(f"{path}: '{name}' must be of type {wanted}, not {value[name]!r:.60}; correct it")
-    try:
+    with _naming(path):
         return kind(**value)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+
+
+def _naming(path: Path) -> AbstractContextManager[None]:
+    """A context whose UserErrors begin with the file's name."""
+    return translated(UserError, to=lambda error: UserError(f"{path}: {error}"))
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -7,7 +7,7 @@ from videogpt_plus.reducers import known, pooled_side, tokens_of_summary
 
 
 def left_of_grid(experiment: Experiment, grid: int) -> str:
-    """What the experiment's adapter leaves of a square grid, in words: `6 x 6`, or `49 queries` where it reads all."""
+    """The tokens of a square grid in words: `6 x 6`, or `49 queries` of a reducer that reads the whole grid."""
     if known(experiment.adapter).tokens is None:
         queries = tokens_of_summary(experiment.summary, experiment.level)
         return f"{queries} queries" if queries > 1 else "1 query"
@@ -25,7 +25,7 @@ def num_visual_tokens(experiment: Experiment, t: int) -> int:
         if count is None:
             pooled += tokens_of_summary(experiment.summary, experiment.level)
         else:
-            # A class token stands beside its frame's grid, and no spatial pooling takes it in.
+            # A class token is no part of its frame's grid, and is not pooled.
             alone = CLASS_TOKENS.get(stream.encoder, 0)
             pooled += count(experiment.level, t, stream.grid, stream.grid) + alone * count(1, t, 1, 1)
     return pooled + t * FRAME_MARKS.get(experiment.family, 0)

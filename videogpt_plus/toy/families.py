@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SEED = 20
-#: What a twin consists of, beside `made.json`.
+#: Files of a twin, in addition to `made.json`.
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 #: Sizes of every twin's language model and tower.
 WIDTH, MLP, LAYERS, HEADS = 64, 128, 2, 4

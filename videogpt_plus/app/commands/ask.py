@@ -24,7 +24,7 @@ from videogpt_plus.app.questions import (
 )
 from videogpt_plus.app.runs import find_run, named_runs, own_runs, run_to_ask, wanted_run, wanted_runs
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
-from videogpt_plus.types import ClipError, Control, UserError, unreadable
+from videogpt_plus.types import Control, UserError, unreadable
 
 #: What a task's scores keep of each question, for paired tests.
 PAIRED_PARTS = ("correct", "videos")
@@ -349,6 +349,7 @@ def _taught(folder: Path) -> str:
 def _picture(image: str) -> Iterator[Path]:
     """The file of `--image`; one that was fetched is gone afterwards. UserError: it is no picture there."""
     from videogpt_plus.clips.fetch import fetch_image, is_url
+    from videogpt_plus.io.entries import named
 
     if not is_url(image):
         yield Path(image)
@@ -357,10 +358,8 @@ def _picture(image: str) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"picture{picture.suffix}"
         path.write_bytes(picture.data)
-        try:
+        with named(image, path):
             yield path
-        except ClipError as error:  # what was asked for has another name
-            raise ClipError(str(error).replace(str(path), image)) from error
 
 
 def _check_image(image: str, url: bool) -> None:

@@ -24,14 +24,14 @@ def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> Non
             'toy_pool*' is every one that fits.
         output: JSON file for the subset, every question's minimal level and all the numbers.
     """
-    from eval.answers.answer import write_atomically
     from eval.statistics.subset import analyse
+    from videogpt_plus.io.files import write_text
 
     if output and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
     made = analyse(*_read(runs))
     if output:
-        write_atomically(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+        write_text(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     _show(made)
     if output:
         print(f"subset: {output}")

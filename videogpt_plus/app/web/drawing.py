@@ -1,4 +1,4 @@
-"""Pictures and figures of the page as HTML. Whatever is drawn stands in the text itself: no file is served for it."""
+"""Pictures and figures of the page as HTML. Pictures are part of the text itself: no file is served."""
 
 from __future__ import annotations
 
@@ -149,9 +149,9 @@ def figures(costs: Costs | None, tokens: int | None) -> str:
     rows = {
         "visual tokens": (f"{tokens:,}" if tokens is not None else "–", "what the language model reads of the clip"),
         "first token": (_seconds(costs and costs.first), "seconds from the question to the first word, features ready"),
-        "encoding": (encoding, "seconds in the encoders; kept: the clip's features were there from before"),
+        "encoding": (encoding, "seconds in the encoders; kept: the features of an earlier question were used"),
         "speed": (_speed(costs), "pieces of text a second behind the first"),
-        "keys and values": (_bytes(costs and costs.key_values), "what the visual tokens take up while it answers"),
+        "KV cache": (_bytes(costs and costs.key_values), "what the visual tokens take up while it answers"),
         "memory": (_bytes(costs and costs.memory), f"most of {costs.device if costs else 'device'} memory meanwhile"),
     }
     cells = "".join(

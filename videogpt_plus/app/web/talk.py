@@ -1,4 +1,4 @@
-"""One visitor's conversations, and what the page wants of a model. Nothing here is shared between visitors."""
+"""One visitor's conversations, and what the page needs of a model. Nothing here is shared between visitors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Models(Protocol):
         """The reply in pieces; closing the iterator stops the model."""
 
     def key_values(self, setting: Setting, tokens: int) -> int | None:
-        """Bytes of the keys and values of so many tokens, where the sizes are known."""
+        """Bytes of the KV cache of so many tokens, where the sizes are known."""
 
     def memory(self) -> tuple[int, str]:
         """Bytes that are in use now, at most since the turn began where the device tells; and of which device."""
@@ -68,7 +68,7 @@ class Costs:
 
     # Seconds in the encoders.
     encode: float
-    # Whether the clip's features were there from before.
+    # Whether the clip's features were kept from an earlier question.
     kept: bool
     # Seconds from the question, features ready, to the first piece of text; None before it.
     first: float | None = None
@@ -76,7 +76,7 @@ class Costs:
     total: float = 0.0
     # Pieces of text.
     pieces: int = 0
-    # Bytes of the visual tokens' keys and values.
+    # Bytes of the visual tokens' KV cache.
     key_values: int | None = None
     # Most bytes in use while it answered.
     memory: int | None = None
@@ -106,7 +106,7 @@ class Side:
 
 
 class Session:
-    """A visitor's clip, conversations and files. Copies are fresh ones: each visitor of a page begins anew.
+    """A visitor's clip, conversations and files. A copy is a new, empty session: one for each visitor.
 
     Files are put into a folder of the visitor's own below `folder`; `sides` are the settings to begin with, by side.
     `look` decodes a clip as an experiment samples it, or raises ClipError.
@@ -131,7 +131,7 @@ class Session:
         return Session(self._parent, self._begin, self._look)
 
     def show(self, source: Source | None) -> None:
-        """Turns to another clip, or to none: conversations begin anew, and the file of the last one goes."""
+        """Shows another clip, or none: conversations start over, and the last clip's file is removed."""
         self.stop()
         last, self.source = self.source, source
         if last is not None and last != source and self.folder in last.path.parents:
@@ -140,7 +140,7 @@ class Session:
         self.clear()
 
     def turn_to(self, name: str, setting: Setting) -> bool:
-        """Gives a side another setting; its conversation begins anew. False: it is the one that it has."""
+        """Gives a side another setting; its conversation starts over. False: it has that setting already."""
         if self.sides[name].setting == setting:
             return False
         self.stop()
@@ -148,7 +148,7 @@ class Session:
         return True
 
     def clear(self) -> None:
-        """Conversations begin anew; the clip stays."""
+        """Conversations start over; the clip is kept."""
         self.stop()
         self.sides = {name: Side(side.setting) for name, side in self.sides.items()}
 

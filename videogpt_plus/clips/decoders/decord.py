@@ -1,4 +1,4 @@
-"""decord 0.6: the decoder of the reference. Its time stamps are told, but not always those of the frames it gives.
+"""decord 0.6: the decoder of the reference. The time stamps that it reports are not always those of its frames.
 
 It seeks wrongly in MPEG-TS, in files without stamps, behind hidden frames and to key frames that others overtake, and
 says nothing. So it is asked only where it was found to be right (MP4 and Matroska, without jumps where frames overtake
@@ -21,6 +21,7 @@ from einops import rearrange
 from videogpt_plus.clips.decoders.source import first_frame
 from videogpt_plus.clips.decoders.timeline import Timeline, opened
 from videogpt_plus.clips.decoders.upright import corrected, degrees_of, matrix_of, turn_by
+from videogpt_plus.io.errors import reason, translated
 from videogpt_plus.types import Clip, unreadable
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import UInt8
 
 CONTAINERS = ("mp4", "matroska")
-#: Frames in memory at once, beside those that are asked for, where all are gone through.
+#: Frames in memory at once, in addition to those that are asked for, where all are read.
 RUN = 4
 THEN = "take --decoder pyav"
 
@@ -54,17 +55,14 @@ def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
     # It turns by the matrix of an MP4 and by the tag of a Matroska file, and never mirrors.
     own_degrees = degrees_of(matrix) if in_mp4 else int(tag) if tag in ("90", "180", "270") else 0
     places = [bisect_left(timeline.stamps, stamp) for stamp in stamps]
-    try:
-        # As a part of all frames, for whole numbers are taken as a count, which begins at 2. The size is that of
-        # the pictures, for to one of a header it would scale them.
+    kinds = (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError)
+    with translated(*kinds, to=lambda error: unreadable(path, f"decord stops at it ({reason(error)})", THEN)):
+        # The size is that of the pictures: decord would scale them to the size in the header.
         size = {"width": first.width, "height": first.height}
         reader = decord.VideoReader(f"file:{path}", num_threads=1, fault_tol=1e-9, **(size if not own_degrees else {}))
         told = reader.get_frame_timestamp(range(len(reader)))[:, 0]
         _check_times(path, told, timeline)
         frames = (_walk if timeline.overtakes else _jump)(reader, places)
-    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise unreadable(path, f"decord stops at it ({reason})", THEN) from error
     wanted = (first.width, first.height) if own_degrees in (90, 270) else (first.height, first.width)
     if frames.shape[1:3] != wanted:
         raise unreadable(path, f"decord gives pictures of {frames.shape[1:3]} instead of {wanted}", THEN)
