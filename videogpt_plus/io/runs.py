@@ -101,7 +101,7 @@ class Log:
         self.path = path
 
     def start(self, header: dict, step: int) -> None:
-        """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
+        """Writes the header; to resume after `step`, checks that it is the same and cuts what came later."""
         kept = [header]
         if step:
             lines = self._read()
@@ -110,9 +110,7 @@ class Log:
                     f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
                     "choose another one"
                 )
-            # Which annotations it was is not said in logs of earlier versions.
-            known = {"annotations": header.get("annotations"), **lines[0]}
-            if told := difference(known, header):
+            if told := difference(lines[0], header):
                 raise UserError(
                     f"{self.path.parent} holds a training that began otherwise ({told}): "
                     "remove the folder or choose another one"
