@@ -20,7 +20,8 @@ from PIL import Image
 from videogpt_plus.clips.prefetch import pad_to_square
 from videogpt_plus.config.mixtures import MIXTURES, get_mixture
 from videogpt_plus.training import data
-from videogpt_plus.training.data import Conversations, append_once, collate, epoch_order, read_annotations
+from videogpt_plus.training.data import Conversations, append_once, collate, read_annotations
+from videogpt_plus.training.plan import epoch_order
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Clip, UserError
 
 REFERENCE = Path(__file__).parent / "golden" / "dataset_config.json"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from clips import coded_frames, render_mp4
 from safetensors.torch import load_file
 from test_cogvlm2_sampling import codes
@@ -42,6 +43,7 @@ from videogpt_plus.io.runs import QUESTION
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.rwf2000 import Recipe, ensure_rwf2000
 from videogpt_plus.training import data, rwf2000, stages
+from videogpt_plus.training.engine import Replica
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -304,9 +306,8 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 
 
 def test_the_second_moments_memory_is_the_recipes():
-    from videogpt_plus.training.loop import training_arguments
-
-    assert training_arguments(tiny().finetune, Path("unused"), None).adam_beta2 == 0.95
+    engine = Replica(torch.nn.Linear(2, 2), stages.update_of(tiny().finetune, 1), PartialState(cpu=True))
+    assert engine.optimizer.defaults["betas"] == (0.9, 0.95)
 
 
 DEATHS = ("running", "saving")

@@ -1,7 +1,6 @@
-"""LLaVA JSON -> samples -> Batch, and the order in which they are seen.
+"""LLaVA JSON -> samples -> Batch.
 
-The order is a pure function of (seed, epoch), so that a resumed run finds its place by counting steps. An entry
-that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
+An entry that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -320,35 +318,3 @@ def collate(samples: Sequence[Encoded], pad_id: int) -> Batch:
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
         "visuals": [sample["visuals"] for sample in samples],
     }
-
-
-def epoch_order(
-    n: int, seed: int, epoch: int, lengths: Sequence[int] | None = None, batch: int = 1, world: int = 1
-) -> list[int]:
-    """Every index of 0..n-1 once, shuffled for this epoch; grouped where `modality_lengths` are given."""
-    generator = np.random.default_rng([seed, epoch])
-    if lengths is None:
-        return generator.permutation(n).tolist()
-    assert len(lengths) == n
-    return grouped_order(lengths, batch, world, generator)
-
-
-def grouped_order(lengths: Sequence[int], batch: int, world: int, generator: np.random.Generator) -> list[int]:
-    """Every index once; each run of `batch` holds one modality (sign) and similar lengths (magnitude).
-
-    Works on runs of `batch * world`, longest first within one. What does not fill a run of its modality comes
-    last; only there may modalities meet.
-    """
-    size = batch * world
-    full, rest = [], []
-    for sign in (1, -1):
-        indices = np.array([i for i, length in enumerate(lengths) if length * sign > 0], dtype=int)
-        shuffled = generator.permutation(indices)
-        whole = len(shuffled) // size * size
-        full += [_longest_first(run, lengths) for run in shuffled[:whole].reshape(-1, size)]
-        rest += _longest_first(shuffled[whole:], lengths)
-    return [i for run in generator.permutation(len(full)) for i in full[run]] + rest
-
-
-def _longest_first(indices: np.ndarray, lengths: Sequence[int]) -> list[int]:
-    return sorted(indices.tolist(), key=lambda i: -abs(lengths[i]))
