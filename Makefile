@@ -44,6 +44,7 @@ $(EARLIER)/.installed: $(VENV)/.installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python benchmarks/structure.py
 
 clean:
 	rm -rf $(VENV) .cache/toy results/toy
