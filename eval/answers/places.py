@@ -27,10 +27,6 @@ from videogpt_plus.types import CONTROLS, UserError
 WEIGHTS = ("adapter_model.safetensors", "projectors.safetensors")
 
 
-#: A grid store for the command that finishes answers of a time when it was not recorded.
-SOME_STORE = ".cache/store"
-
-
 class OtherAnswers(UserError):
     """The answers are whole, and to something else than they would be taken for."""
 
@@ -154,5 +150,5 @@ def _ways(meta: Mapping[str, Any]) -> list[str]:
     chosen = {name: meta.get(name) for name in ("scoring", "encoder_dtype", "store_dtype", "bits", "rope_precision")}
     chosen = {name: value for name, value in chosen.items() if value not in (None, usual.get(name))}
     if "store_dtype" in chosen:
-        chosen["store"] = meta.get("store", SOME_STORE)
+        chosen["store"] = meta["store"]
     return [part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", str(value))]

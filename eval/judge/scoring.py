@@ -106,7 +106,7 @@ def _judge(judge: Judge, used: Sequence[Mapping[str, Any]], ledger: str | Path) 
 
 
 def _sent(judge: Judge, ledger: str | Path) -> dict[str, Any] | None:
-    """What went with the messages of all prompts; None where there was no reply, or the ledger does not say it."""
+    """What went with the messages of all prompts; None where there was no reply."""
     left_out = left_out_by(ledger, judge)
     if judge.model == LEXICAL or left_out is None:
         return None
@@ -208,7 +208,7 @@ def _asked(judge: Mapping[str, Any]) -> str:
         return ""
     how = judge.get("sent")
     if how is None:
-        return "temperature and token limit not recorded"
+        return "without a reply"
     given = ["the server's own" if value is None else f"{value:g}" for value in how["temperature"]]
     form = "replies by a schema" if how["format"] == "schema" else "replies in words"
     return f"temperature {' or '.join(given)}, {form}, at most {how['token_limit']} tokens"
