@@ -324,7 +324,9 @@ class Endpoint:
         if status in (401, 403):
             return UserError(f"{where} refuses the key in OPENAI_API_KEY ({status}: {told}); nothing more was sent")
         if status == 402 or said.without_credit:
-            return UserError(f"{where} says that no credit is left ({status}: {told}); the same command goes on after")
+            return UserError(
+                f"{where} says that no credit is left ({status}: {told}); the same command resumes after that"
+            )
         if status in NO_SUCH_PLACE:
             return UserError(f"{where} has no model '{model}' at this address ({status}: {told}); see --base-url")
         if status in (400, 422):
@@ -338,7 +340,7 @@ class Endpoint:
         if error.pause is not None and error.pause > LONGEST_WAIT:
             raise UserError(
                 f"{self.judge_config.server} asks to wait {error.pause:.0f} seconds ({error}); "
-                "the same command goes on then"
+                "the same command resumes then"
             )
         pause = max(error.pause or 0.0, back_off(tries) if error.pause is None else back_off(1))
         if error.busy:
@@ -357,7 +359,7 @@ class Endpoint:
         if in_vain >= GIVE_UP_AFTER:
             raise UserError(
                 f"{self.judge_config.server} gave no score to {in_vain} answers in a row, the last time: {why}; "
-                "the same command with --retry-unscored goes on when it does"
+                "the same command with --retry-unscored resumes when it does"
             )
 
     def _told(self, text: str) -> str:

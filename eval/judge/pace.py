@@ -77,7 +77,7 @@ class Budget:
             if limit is not None and self.spent + self.reserved + most > limit:
                 raise UserError(
                     f"stopped before --max-cost {limit:g} is passed: {self.spent:.4f} are spent; every score so far is "
-                    "kept, and the same command goes on with a budget of its own"
+                    "kept, and the same command resumes with a budget of its own"
                 )
             self.reserved += most
 

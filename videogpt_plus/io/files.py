@@ -78,7 +78,7 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
     def told(error: Exception) -> UserError:
         return UserError(
             f"cannot write {path}: {reason(error)}; free space or choose another folder, then run the same command "
-            "again: it goes on"
+            "again: it resumes"
         )
 
     with translated(OSError, to=told), ExitStack() as undo:
@@ -129,7 +129,7 @@ def writing(folder: Path) -> Iterator[None]:
         # torch.save tells of a full disk only in the text of a RuntimeError.
         if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_WRITE_ERRORS):
             return error
-        advice = "free space there or choose another output folder, then run the same command again: it goes on"
+        advice = "free space there or choose another output folder, then run the same command again: it resumes"
         return UserError(f"cannot write into {folder}: {reason(error)}; {advice}")
 
     with translated(OSError, RuntimeError, to=told):
