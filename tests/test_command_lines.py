@@ -28,7 +28,7 @@ from faults.records import (
 
 from videogpt_plus.app import cli
 from videogpt_plus.app.runs import find_runs
-from videogpt_plus.app.screen import progress, show, table
+from videogpt_plus.app.screen import new_table, progress, show
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_folder_with_brackets_is_found_by_its_name_and_a_pattern_by_what_fits(
 
 
 def test_names_are_shown_as_they_are(capsys):
-    made = table("task", "[bold]n", title="run[1] [red]x[/red] :warning:")
+    made = new_table("task", "[bold]n", title="run[1] [red]x[/red] :warning:")
     made.add_row("[link=x]a[/link] [1] :smile:", "[/]")
     show(made)
     with progress("sweep[2] [/]") as advance:

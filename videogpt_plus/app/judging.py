@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval.judge.endpoint import JudgeConfig
 from videogpt_plus.app.listener import Listener
-from videogpt_plus.app.questions import answers_of, which_answers
+from videogpt_plus.app.questions import TaskConfig, answered_benchmark
 from videogpt_plus.app.screen import TERMINAL
 from videogpt_plus.types import UserError
 
@@ -48,11 +48,7 @@ class Answers(NamedTuple):
 
     #: The run's folder.
     run: Path
-    task: str
-    control: str | None = None
-    limit: int | None = None
-    #: The benchmark's folder where it is not the usual one.
-    benchmark: Path | None = None
+    config: TaskConfig
 
 
 @dataclass(frozen=True)
@@ -118,19 +114,19 @@ def _job(judge_config: JudgeConfig, one: Answers, retry_unscored: bool, again: b
     from eval.judge import ledger
     from eval.tasks.benchmarks import kind_of
 
-    kind, asked = kind_of(one.task), which_answers(one.task, one.control, one.limit, one.benchmark)
+    task, asked = one.config.task, one.config.options
+    kind = kind_of(task)
     if kind.scored != "judged":
         command = shlex.join(["videogpt-plus", "score", str(one.run), *asked])
-        raise UserError(f"{one.task} has options and needs no judge: `{command}` counts the right ones")
-    path = answers_of(one.run, one.control, one.limit, one.task, one.benchmark)
+        raise UserError(f"{task} has options and needs no judge: `{command}` counts the right ones")
+    path = one.config.answers(one.run)
     who = ledger.judge_of(judge_config, kind)
-    root = answered_benchmark(one.task, one.run, one.benchmark, path, asked)
-    examples = examples_of(root, one.limit, one.task)
+    examples = examples_of(answered_benchmark(one.config, one.run), one.config.limit, task)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
     where = ledger.ledger_path(path, who, again, items, retry_unscored)
     expected = ledger.estimate(judge_config, who, items, ledger.lines_left(where, who, retry_unscored))
-    what = ", ".join(part for part in (one.task, one.control) if part)
-    return _Job(f"judge {one.run.name} ({what})", one.task, kind, path, examples, who, items, where, expected)
+    what = ", ".join(part for part in (task, one.config.control) if part)
+    return _Job(f"judge {one.run.name} ({what})", task, kind, path, examples, who, items, where, expected)
 
 
 def _expected(judge_config: JudgeConfig, jobs: Sequence[_Job]) -> Iterator[str]:

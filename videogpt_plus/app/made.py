@@ -7,12 +7,12 @@ from pathlib import Path
 from videogpt_plus.app.listener import Listener
 from videogpt_plus.app.screen import TERMINAL
 from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiments import TOY, TOY_FAMILIES, is_random
+from videogpt_plus.config.mixtures import get_mixture
 
 
 def prepare_toy(experiment: Experiment, listener: Listener = TERMINAL) -> None:
     """Render the toy's clips where the experiment reads them and they are not there, and write a twin's weights."""
-    from videogpt_plus.config.experiments import TOY, is_random
-
     if experiment.finetune.data == "TOY_RWF":
         prepare_toy_rwf(listener)
     elif experiment.benchmark_root == TOY.benchmark_root:
@@ -31,7 +31,6 @@ def _render(folder: Path, listener: Listener) -> None:
 
 def prepare_toy_rwf(listener: Listener = TERMINAL) -> None:
     """Render the toy's RWF-2000 where it is not there."""
-    from videogpt_plus.config.mixtures import get_mixture
     from videogpt_plus.toy.rwf2000 import ensure_rwf2000
 
     with listener.progress("render the toy's RWF-2000") as advance:
@@ -40,8 +39,6 @@ def prepare_toy_rwf(listener: Listener = TERMINAL) -> None:
 
 def prepare_twin(folder: str) -> None:
     """Write the random weights of a family's tiny twin where this is its folder and they are not there."""
-    from videogpt_plus.config.experiments import TOY_FAMILIES
-
     if folder.startswith(f"{TOY_FAMILIES}/"):
         from videogpt_plus.toy.families import ensure_family
 
@@ -55,7 +52,6 @@ def say_random(name: str, listener: Listener = TERMINAL) -> None:
 def prepare_benchmark(root: Path, listener: Listener = TERMINAL) -> None:
     """Make the toy's benchmark that lies at `root`, where one of them is meant and is not there."""
     from eval.tasks.benchmarks import BENCHMARKS
-    from videogpt_plus.config.experiments import TOY
 
     if str(root) == BENCHMARKS["toy_open"].root:
         from videogpt_plus.toy.open_questions import ensure_open_questions

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from videogpt_plus.app.listener import SILENT, Listener
 from videogpt_plus.app.made import prepare_twin, say_random
 from videogpt_plus.app.screen import TERMINAL
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.experiments import EXPERIMENTS, TOY_WEIGHTS, base_of, get_experiment, is_random, level_text
 from videogpt_plus.config.options import EvalConfig
+from videogpt_plus.io.files import located, read_object, require
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
-    from videogpt_plus.config.experiment import Experiment
     from videogpt_plus.inference import VideoLLM
 
 
@@ -43,13 +46,33 @@ def _fitting(run: str) -> list[Wanted]:
     """A folder that is called like this, as `run[1]` is, comes before what its name would fit as a pattern."""
     if not set(run) & set("*?[") or os.path.isdir(run):
         return [wanted_run(run)]
-    trained = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
-    found = [folder for folder in trained if folder.match(run) or folder.absolute().match(run)]
-    found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
-    found = [folder for folder in found if not folder.name.startswith(".")]  # a copy that a kill cut short
+    found = [folder for folder in trained_runs() if folder.match(run) or folder.absolute().match(run)]
     if not found:
         raise UserError(f"no trained run under results/ fits '{run}'; train some, or name their folders")
     return [wanted_run(str(folder)) for folder in found]
+
+
+def trained_runs() -> list[Path]:
+    """What was trained under results/; not what was moved aside, pre-trained, or is a copy that a kill cut short."""
+    found = sorted({path.parent for path in Path("results").glob("**/projectors.safetensors")})
+    found = [folder for folder in found if ".old-" not in folder.as_posix() and folder.parent.name != "pretrain"]
+    return [folder for folder in found if not folder.name.startswith(".")]
+
+
+def all_runs(folder: Path) -> Iterator[tuple[Experiment, Path]]:
+    """What was trained here, the packaged run, published weights that are there, and the families' tiny twins.
+
+    Run folders of published weights are made below `folder`.
+    """
+    for run in (*trained_runs(), *sorted(located(f"{TOY_WEIGHTS}/runs").iterdir())):
+        if (run / "experiment.json").is_file():
+            yield load_experiment(run), run
+    for experiment in EXPERIMENTS.values():
+        if not experiment.is_trained:
+            if is_random(experiment):
+                prepare_twin(experiment.llm)
+            if located(experiment.llm).exists():
+                yield experiment, take_published(experiment, folder / experiment.name)
 
 
 def find_run(run: str, take: bool = True) -> Path:
@@ -90,8 +113,6 @@ class Wanted(NamedTuple):
 
 def wanted_run(run: str) -> Wanted:
     """The run of that name; nothing is made. UserError: there is none, or there are several."""
-    from videogpt_plus.config.experiment_file import load_experiment
-
     folder, published = _found(run)
     return Wanted(run, folder, published or load_experiment(folder), published is not None)
 
@@ -109,8 +130,6 @@ def run_to_ask(run: str) -> Iterator[Path]:
 
     A tiny twin's weights are kept where they usually lie.
     """
-    from videogpt_plus.config.experiments import EXPERIMENTS, base_of, get_experiment, is_random
-
     if run and base_of(run) in EXPERIMENTS and not Path(run).exists():
         experiment = get_experiment(run)
         if not experiment.is_trained and not (Path("results") / experiment.name / "experiment.json").is_file():
@@ -129,9 +148,6 @@ def run_to_ask(run: str) -> Iterator[Path]:
 
 def _found(run: str) -> tuple[Path, Experiment | None]:
     """Where the run lies, and the experiment where it is one of published weights that may have to be taken there."""
-    from videogpt_plus.config.experiments import TOY_WEIGHTS, get_experiment
-    from videogpt_plus.io.files import located
-
     folder = Path(run)
     if folder.is_dir() and folder.name.startswith("answers") and (folder.parent / "experiment.json").is_file():
         if folder.name == "answers":
@@ -148,7 +164,7 @@ def _found(run: str) -> tuple[Path, Experiment | None]:
     if folder.parent != Path():  # a path, and no experiment's name holds a slash
         raise UserError(f"run folder not found: {folder} does not exist; name a folder that `train` filled")
     experiment = get_experiment(run)
-    found = sorted(p.parent for p in Path("results").glob("**/projectors.safetensors") if p.parent.name == run)
+    found = [folder for folder in trained_runs() if folder.name == run]
     packaged = located(f"{TOY_WEIGHTS}/runs/{run}")
     if not found and packaged.is_dir():
         return packaged, None
@@ -164,8 +180,6 @@ def _found(run: str) -> tuple[Path, Experiment | None]:
 
 def _training(name: str, experiment: Experiment) -> str:
     """The command that trains the run called `name`."""
-    from videogpt_plus.config.experiments import EXPERIMENTS, base_of, level_text
-
     if not experiment.pretrain:
         return f"videogpt-plus train {name}"
     base = EXPERIMENTS[base_of(name)]
@@ -177,9 +191,7 @@ def _training(name: str, experiment: Experiment) -> str:
 
 def _published(folder: Path) -> str | None:
     """How weights are asked that the folder holds as they were published; None where its config.json says none."""
-    from videogpt_plus.config.experiments import EXPERIMENTS
     from videogpt_plus.families.cogvlm2.weights import ARCHITECTURES
-    from videogpt_plus.io.files import read_object
 
     if not (folder / "config.json").is_file():
         return None
@@ -201,9 +213,6 @@ def named_runs(runs: Sequence[str], take: bool = True) -> list[Path]:
 
 def own_runs(runs: Sequence[str]) -> list[Path]:
     """`named_runs` for a command that writes answers beside the weights: a packaged run is copied first."""
-    from videogpt_plus.config.experiments import TOY_WEIGHTS
-    from videogpt_plus.io.files import located
-
     packaged = located(f"{TOY_WEIGHTS}/runs")
     return [_copied(folder) if folder.parent == packaged else folder for folder in named_runs(runs)]
 
@@ -226,7 +235,6 @@ def take_published(experiment: Experiment, folder: Path) -> Path:
 
     UserError: it holds another run, or something else.
     """
-    from videogpt_plus.io.files import require
     from videogpt_plus.training.folder import check_claim, claim
 
     if experiment.is_trained:

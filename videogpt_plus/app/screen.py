@@ -14,7 +14,7 @@ from rich.table import Table
 from videogpt_plus.app.listener import Advance, Listener
 
 
-def table(*columns: str, title: str) -> Table:
+def new_table(*columns: str, title: str) -> Table:
     """An empty table, its first column to the left and the others to the right."""
     made = Table(title=title)
     for i, column in enumerate(columns):

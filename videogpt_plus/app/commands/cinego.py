@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from videogpt_plus.app.runs import find_run
+from videogpt_plus.app.screen import new_table, progress, show
 from videogpt_plus.app.usage import later
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
@@ -179,7 +180,6 @@ def preprocess(
         media: Folder that the rows' files start from.
         workers: Processes that decode clips; 0 decodes in this one.
     """
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.training.cinego.data import read_rows
@@ -210,7 +210,6 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
     Args:
         output: Folder for clips, features and trainings; what is finished there is not done again.
     """
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.toy import cinego as demos
 
@@ -240,8 +239,6 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
 def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -> None:
     """The share of right words of every question under every control, and how far above the blind one it is."""
     from eval.statistics.stats import compare, share
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
     from videogpt_plus.toy.cinego import QUESTIONS, is_right
 
     table = new_table("asked", *CONTROLS.values(), "above blind", "chance", title="held-out clips, % right")
@@ -400,7 +397,6 @@ def _train(
     reference: bool = False,
     size: Any = None,
 ) -> None:
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.training.cinego.stages import RECIPES, Source, train
     from videogpt_plus.training.data import read_substitutions

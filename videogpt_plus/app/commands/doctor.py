@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from videogpt_plus.app.made import prepare_benchmark
+from videogpt_plus.app.screen import new_table, progress, show
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def doctor(
     from eval.tasks.check import check_numbers, examine
     from eval.tasks.expectation import expect
     from eval.tasks.probe import probe_of
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.clips.decoders import check_decoder
     from videogpt_plus.config.experiments import get_experiment
 
@@ -112,10 +112,9 @@ def _check_benchmark(benchmark: str) -> None:
 
 
 def _show(report: Report) -> None:
-    from videogpt_plus.app.screen import show, table
 
     counts = ("missing", "undecodable", "outside", "duplicates")
-    made = table("task", "present", "missing", "broken", "bounds", "repeats", title=report.root)
+    made = new_table("task", "present", "missing", "broken", "bounds", "repeats", title=report.root)
     for task in report.tasks:
         made.add_row(task.task, f"{task.present}/{task.expected}", *(str(getattr(task, name)) for name in counts))
     made.add_section()

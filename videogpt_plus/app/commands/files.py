@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from videogpt_plus.app.runs import find_run
+from videogpt_plus.app.screen import new_table, show
 from videogpt_plus.config.experiments import choices
 from videogpt_plus.types import UserError
 
@@ -28,8 +29,6 @@ def tokens(
         levels: Pool levels; when not given 1 2 4 8 16 24, or the one that the name holds: qwen1_5b_pool2.
         frames: Frames of a clip; the experiment's when not given.
     """
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
     from videogpt_plus.config.experiments import at_level, get_experiment, level_text
     from videogpt_plus.config.tokens import left_of_grid, num_visual_tokens
     from videogpt_plus.flops import TEXT_TOKENS, sizes_of

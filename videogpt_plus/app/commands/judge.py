@@ -10,18 +10,18 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from eval.judge.endpoint import JudgeConfig
 from videogpt_plus.app.judging import Answers, judge_answers
-from videogpt_plus.app.questions import benchmark_stated
+from videogpt_plus.app.questions import TaskConfig
 from videogpt_plus.app.runs import named_runs
-from videogpt_plus.types import Control
+from videogpt_plus.app.screen import new_table, show
+
+#: What is judged unless another benchmark is named.
+JUDGED = TaskConfig("vcgbench")
 
 
 def judge(
     runs: Positional[tuple[str, ...]],
     judge_config: OmitArgPrefixes[JudgeConfig],
-    task: str = "vcgbench",
-    control: Control | None = None,
-    limit: int | None = None,
-    benchmark: Path | None = None,
+    config: OmitArgPrefixes[TaskConfig] = JUDGED,
     retry_unscored: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -32,23 +32,16 @@ def judge(
 
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
-        task: The benchmark, as for `answer`.
-        control: The control that was answered; all frames when not given.
-        limit: As it was answered.
-        benchmark: Benchmark folder; the usual one when not given.
         retry_unscored: Ask again where the judge gave no score.
         dry_run: Show what it will take and cost, and call nobody.
     """
-    _judge(runs, judge_config, task, control, limit, benchmark, retry_unscored, dry_run, again=False)
+    _judge(runs, judge_config, config, retry_unscored, dry_run, again=False)
 
 
 def rejudge(
     runs: Positional[tuple[str, ...]],
     judge_config: OmitArgPrefixes[JudgeConfig],
-    task: str = "vcgbench",
-    control: Control | None = None,
-    limit: int | None = None,
-    benchmark: Path | None = None,
+    config: OmitArgPrefixes[TaskConfig] = JUDGED,
     retry_unscored: bool = False,
     dry_run: bool = False,
 ) -> None:
@@ -56,23 +49,16 @@ def rejudge(
 
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
-        task: The benchmark, as for `answer`.
-        control: The control that was answered; all frames when not given.
-        limit: As it was answered.
-        benchmark: Benchmark folder; the usual one when not given.
         retry_unscored: Ask again where the judge gave no score.
         dry_run: Show what it will take and cost, and call nobody.
     """
-    _judge(runs, judge_config, task, control, limit, benchmark, retry_unscored, dry_run, again=True)
+    _judge(runs, judge_config, config, retry_unscored, dry_run, again=True)
 
 
 def _judge(
     runs: Sequence[str],
     judge_config: JudgeConfig,
-    task: str,
-    control: str | None,
-    limit: int | None,
-    benchmark: Path | None,
+    config: TaskConfig,
     retry_unscored: bool,
     dry_run: bool,
     again: bool,
@@ -80,10 +66,10 @@ def _judge(
     from eval.judge.scoring import identity
     from eval.tasks.benchmarks import check_limit
 
-    task, benchmark = benchmark_stated(task, benchmark)
-    check_limit(limit)
+    config = config.read()
+    check_limit(config.limit)
     folders = named_runs(runs, take=False)
-    wanted = [Answers(folder, task, control, limit, benchmark) for folder in folders]
+    wanted = [Answers(folder, config) for folder in folders]
     scores = judge_answers(judge_config, wanted, retry_unscored, dry_run, again)
     short = len({folder.name for folder in folders}) == len(folders)
     named = {folder.name if short else str(folder): one for folder, one in zip(folders, scores, strict=bool(scores))}
@@ -102,8 +88,6 @@ def show_judged(answers: Mapping[str, Path]) -> None:
 def _show(named: Mapping[str, Mapping[str, Any]]) -> None:
     """A table a run, side by side only if they are one judge's."""
     from eval.judge.scoring import check_alike, dates_of, identity
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
     check_alike(named)
     first = next(iter(named.values()))

@@ -10,8 +10,9 @@ from typing import Any
 from tyro.conf import Positional
 
 from eval.statistics.stats import LEVEL
-from videogpt_plus.app.questions import answers_of
+from videogpt_plus.app.questions import WHOLE
 from videogpt_plus.app.runs import named_runs
+from videogpt_plus.app.screen import new_table, show
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.types import UserError
 
@@ -51,7 +52,7 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
         at = (experiment.finetune.seed, experiment.level)
         if at in found:
             raise UserError(f"{folder} is a second run of level {at[1]:g} with seed {at[0]}: name one series of runs")
-        answers = read_run(answers_of(folder, None, None))
+        answers = read_run(WHOLE.answers(folder))
         if answers.judged:
             raise UserError(f"{answers.path} holds a judge's scores: the rule is for answers that are right or wrong")
         found[at] = answers.values
@@ -61,8 +62,6 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
 
 
 def _show(made: Mapping[str, Any]) -> None:
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
     levels = " ".join(f"{level:g}" for level in made["rule"]["levels"])
     table = new_table(

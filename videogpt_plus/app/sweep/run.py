@@ -14,7 +14,7 @@ from videogpt_plus.app import checks
 from videogpt_plus.app.judging import NOBODY, Answers, MaybeJudge, judge_answers, key_of
 from videogpt_plus.app.listener import SILENT, Listener
 from videogpt_plus.app.made import prepare_benchmark, prepare_toy
-from videogpt_plus.app.questions import benchmark_stated
+from videogpt_plus.app.questions import TaskConfig, benchmark_stated
 from videogpt_plus.app.runs import take_published
 from videogpt_plus.app.sweep import cells as sweeps
 from videogpt_plus.app.sweep.cells import Asked, Cell
@@ -321,7 +321,10 @@ def _say_failed(title: str, failed: Mapping[Path, int], listener: Listener) -> N
 def _judge_cells(cells: Sequence[Cell], plan: Plan, listener: Listener, began: float) -> None:
     """Judges the answers of all these cells within one budget; each is finished as soon as it has its scores."""
     by_answers = {
-        Answers(cell.needs[0].parent, cell.benchmark.name, cell.control, cell.limit, cell.benchmark.root): cell
+        Answers(
+            cell.needs[0].parent,
+            TaskConfig(cell.benchmark.name, cell.control, cell.limit, cell.benchmark.root),
+        ): cell
         for cell in cells
     }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from videogpt_plus import inference
 from videogpt_plus.app.web.settings import Offer, Setting
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.inference import VideoLLM
@@ -17,12 +18,17 @@ from videogpt_plus.types import Visual
 
 
 class Talk:
-    """The models of `offers`; `load` makes a VideoLLM of run folders by name, which share their weights.
+    """The models of `offers`; `load` makes a VideoLLM of run folders by name.
 
     At most `most` offers are in memory; the one that was not asked for the longest time goes first.
     """
 
-    def __init__(self, offers: Mapping[str, Offer], load: Callable[[Mapping[str, Path]], VideoLLM], most: int = 2):
+    def __init__(
+        self,
+        offers: Mapping[str, Offer],
+        load: Callable[[Mapping[str, Path]], VideoLLM] = inference.load,
+        most: int = 2,
+    ):
         self.offers, self._load, self._most = offers, load, most
         self._loaded: OrderedDict[str, VideoLLM] = OrderedDict()
         self._turn = threading.Lock()
