@@ -9,7 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from eval.statistics.stats import LEVEL
+from eval.statistics.estimates import LEVEL
 from videogpt_plus.app.commands.common import answers_of, named_runs
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.types import UserError
