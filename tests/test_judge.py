@@ -26,7 +26,8 @@ from eval.report.judged_tables import judged_section
 from eval.report.parts import DETECTABLE
 from eval.report.reference_format import write_open_files
 from eval.report.report import write_report
-from eval.statistics.stats import compare_scores
+from eval.statistics.estimates import SCORE
+from eval.statistics.paired import compare
 from eval.tasks.benchmarks import BENCHMARKS
 from eval.tasks.open_questions import OpenExample
 from videogpt_plus.app import cli
@@ -701,7 +702,7 @@ def test_judged_levels_are_tested_in_pairs_and_exported(tmp_path):
     row = dict(zip(table.columns, next(row for row in table.rows if row[1] == "correctness"), strict=True))
     sides = [scores[number, 1]["aspects"]["correctness"]["scores"] for number in (4, 16)]
     clips = {f"{e.key}/correctness": e.video for e in asked}
-    expected = compare_scores(*sides, clips)
+    expected = compare(*sides, clips, scale=SCORE)
     assert row["n (clips)"] == "24 (12)"
     assert row["difference"].startswith(f"{expected.difference:+.2f} ({expected.low:+.2f} to")
     assert "is better" in row["shown"]

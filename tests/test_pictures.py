@@ -24,7 +24,7 @@ from eval.report.pictures import (
 from eval.report.plots import accuracy_vs_tokens, score_vs_tokens, tasks_by_level
 from eval.report.plots_cost import accuracy_vs_cost
 from eval.report.plots_differences import differences
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import Estimate
 
 #: What matplotlib would set as a formula, refuse, or leave out of a legend.
 NAMES = ("cost $5 and $6_a^b", "$\\frac{", "_under", "back\\slash", "100 % {x} #1 & ~", "$x$", "\\$y\\$", "\\alpha_2^{")

@@ -34,7 +34,8 @@ from eval.report.plots_cost import _apart
 from eval.report.plots_differences import differences
 from eval.report.report import _tests, proof, write_report
 from eval.report.tables import report_tables
-from eval.statistics.stats import detectable, holm
+from eval.statistics.paired import holm
+from eval.statistics.power import detectable
 from eval.tasks.task import Example
 from videogpt_plus.io.files import write_text
 from videogpt_plus.types import UserError

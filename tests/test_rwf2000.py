@@ -20,7 +20,7 @@ from test_train import files_of, log_of
 from train_worker import Job
 
 from eval.answers.answer import read_answers
-from eval.statistics.stats import wilson
+from eval.statistics.estimates import wilson
 from eval.tasks.benchmarks import examples as questions_of
 from eval.tasks.binary_labels import LABELS, LabelExample, confusion, f1, label_scores, load_rwf2000, parse_label
 from videogpt_plus.app import cli

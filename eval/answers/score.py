@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.answers.answer import SCORED, read_answers, read_meta
 from eval.answers.places import check_complete, check_place, without_places
-from eval.statistics.stats import share
+from eval.statistics.estimates import share
 from eval.tasks.binary_labels import LabelExample, label_scores
 from eval.tasks.options import reference_verdict
 from eval.tasks.task import Example

@@ -18,7 +18,7 @@ from eval.judge.lexical import LEXICAL
 from eval.judge.options import options_of, sent
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
-from eval.statistics.stats import mean_score, share
+from eval.statistics.estimates import mean_score, share
 from eval.tasks.benchmarks import Benchmark
 from eval.tasks.open_questions import OpenExample
 from videogpt_plus.io import fingerprint
@@ -133,7 +133,7 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
         if with_verdict:
             verdicts[name] = line["verdict"] == "yes"
     known = {key: score for key, score in scores.items() if score is not None}
-    found_mean = mean_score(known, clips, LOWEST, HIGHEST) if known else None
+    found_mean = mean_score(known, clips) if known else None
     found: dict[str, Any] = {
         "n": len(known),
         "n_expected": len(items),

@@ -14,7 +14,9 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from eval.statistics import seeds
-from eval.statistics.stats import Estimate, Paired, SeedNoise, compare_seeds, share, with_seed_noise
+from eval.statistics.estimates import Estimate, share
+from eval.statistics.paired import Paired, compare_seeds
+from eval.statistics.seeds import SeedNoise, with_seed_noise
 
 Cell = Mapping[str, Any]
 

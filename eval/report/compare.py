@@ -11,7 +11,8 @@ from typing import Any
 from eval.answers.answer import read_answers
 from eval.answers.places import answer_command, check_place, is_judged
 from eval.judge.command import judge_command
-from eval.statistics.stats import LEVEL, Paired, compare, compare_scores, equivalence, holm
+from eval.statistics.estimates import ACCURACY, LEVEL, SCORE
+from eval.statistics.paired import Paired, compare, equivalence, holm
 from videogpt_plus.io.files import read_object
 from videogpt_plus.io.jsonl_log import clip_of, meta_path
 from videogpt_plus.types import UserError
@@ -252,7 +253,7 @@ def _scores(
     videos: Mapping[str, str],
     margin: float | None,
 ) -> tuple[Paired, dict[str, Any]]:
-    found = compare_scores(first, second, videos)
+    found = compare(first, second, videos, scale=SCORE)
     return found, _row(found, "score") | _tested(found) | _equivalence(first, second, margin, videos, None, True)
 
 
@@ -293,7 +294,7 @@ def _equivalence(
 ) -> dict[str, Any]:
     if margin is None:
         return {}
-    found = equivalence(first, second, margin, videos, tasks, scores)
+    found = equivalence(first, second, margin, videos, tasks, SCORE if scores else ACCURACY)
     words = {True: "equivalent", False: "not shown to be equivalent", None: TOO_FEW}
     return {
         "margin": margin, "equivalence_p": found.p, "equivalent": found.shown, "equivalence": words[found.shown]

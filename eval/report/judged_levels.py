@@ -20,8 +20,9 @@ from eval.report.cells import Cell, curves, pairs, series
 from eval.report.compare import verdict
 from eval.report.csv_files import safe
 from eval.report.parts import DETECTABLE, Table
-from eval.statistics.seeds import of_differences, of_means
-from eval.statistics.stats import LEVEL, Estimate, Paired, SeedNoise, compare_seeds, holm, with_seed_noise
+from eval.statistics.estimates import LEVEL, SCORE, Estimate
+from eval.statistics.paired import Paired, compare_seeds, holm
+from eval.statistics.seeds import SeedNoise, of_differences, of_means, with_seed_noise
 from videogpt_plus.io.jsonl_log import clip_of
 
 Scores = Mapping[str, Any]
@@ -142,7 +143,7 @@ def tests(column: Column) -> list[Test]:
                 continue
             videos = {key: clips[key.partition("/")[0]] for key in common}
             noise = _noise(column, models, first, second, seeds, aspect, common)
-            result = compare_seeds(one, other, videos, noise=noise, scores=True)
+            result = compare_seeds(one, other, videos, noise=noise, scale=SCORE)
             found.append(Test(label, first["experiment"], second["experiment"], aspect, result, seeds))
     adjusted = holm([test.paired.p for test in found])
     return [replace(test, adjusted=p, family=len(found)) for test, p in zip(found, adjusted, strict=True)]

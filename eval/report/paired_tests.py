@@ -21,7 +21,9 @@ from eval.report.cells import (
 )
 from eval.report.compare import NONE_SHOWN, TOO_FEW
 from eval.report.parts import DETECTABLE, MEAN, Table, Test
-from eval.statistics.stats import LEVEL, Paired, margin, resolvable
+from eval.statistics.estimates import LEVEL
+from eval.statistics.paired import Paired
+from eval.statistics.power import margin, resolvable
 
 #: Shares of discordant pairs (right with one level, wrong with the other), as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from eval.report.cells import Cell
 from eval.report.compare import verdict
-from eval.statistics.stats import LEVEL, Paired
+from eval.statistics.estimates import LEVEL
+from eval.statistics.paired import Paired
 
 #: What stands in backticks in a note is code.
 CODE = re.compile(r"`([^`\n]+)`")

@@ -20,7 +20,7 @@ from eval.report.cells import (
     with_control,
 )
 from eval.report.pictures import drawn, legend_columns, legend_label, new_figure, wrapped
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

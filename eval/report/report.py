@@ -36,7 +36,7 @@ from eval.report.plots_cost import accuracy_vs_cost
 from eval.report.plots_differences import differences
 from eval.report.sanity_checks import proof
 from eval.report.tables import report_tables
-from eval.statistics.stats import holm
+from eval.statistics.paired import holm
 from videogpt_plus.io.files import write_bytes, write_text
 from videogpt_plus.types import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from eval.report.cells import Cell, correct, curves, estimate, mean_of, paired, rows_of, with_control
-from eval.statistics.stats import Z95, Estimate
+from eval.statistics.estimates import Z95, Estimate
 
 #: Accuracies are ratios of counts: a difference of 5 points must not fail by its last bit.
 TINY = 1e-9
@@ -184,7 +184,7 @@ def _of_task(cell: Cell, task: str) -> Estimate:
 def _all_questions(cell: Cell) -> Estimate:
     """The mean over all questions of a control, which was asked of one seed or of several alike."""
     from eval.report.cells import clips_of, runs_of
-    from eval.statistics.stats import share
+    from eval.statistics.estimates import share
 
     first, *_ = runs_of(cell)
     return share(correct(first, None), clips_of(first))

@@ -26,7 +26,7 @@ from eval.report.levels import level_tables
 from eval.report.paired_tests import detectable_of, paired_tables, resolution_table, unpaired_said
 from eval.report.parts import DETECTABLE, MEAN, Table, Test
 from eval.report.sanity_checks import proof
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import Estimate
 from videogpt_plus.flops import TEXT_TOKENS
 
 #: The controls in the order of the columns, and what the note says of each.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.statistics.stats import Estimate, wilson
+from eval.statistics.estimates import Estimate, wilson
 from eval.tasks.annotations import read_json, shown
 from eval.tasks.replies import plain
 from eval.tasks.task import Example, Task

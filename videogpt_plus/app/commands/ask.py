@@ -116,7 +116,7 @@ def _score(folder: Path, config: TaskConfig, root: Path) -> None:
 
 def _worth(tasks: Mapping[str, dict]) -> tuple[int, int]:
     """How many questions about clips of their own all tasks together are worth, and the one that is worth least."""
-    from eval.statistics.stats import independent_questions
+    from eval.statistics.estimates import independent_questions
 
     of_each = [round(independent_questions(row["correct"], row["videos"])) for row in tasks.values()]
     correct, videos = ({key: one for row in tasks.values() for key, one in row[part].items()} for part in PAIRED_PARTS)
@@ -146,7 +146,7 @@ def _show_labels(labels: dict) -> None:
 def _detectable(questions: int, of_a_task: int) -> str:
     """What a comparison with another run can show, before there is one."""
     from eval.report.paired_tests import DISCORDANCES
-    from eval.statistics.stats import resolvable
+    from eval.statistics.power import resolvable
 
     def span(values: Iterable[float], form: str) -> str:
         ends = [f"{100 * value:{form}}" for value in values]

@@ -238,7 +238,8 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
 
 def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -> None:
     """The share of right words of every question under every control, and how far above the blind one it is."""
-    from eval.statistics.stats import compare, share
+    from eval.statistics.estimates import share
+    from eval.statistics.paired import compare
     from videogpt_plus.toy.cinego import QUESTIONS, is_right
 
     table = new_table("asked", *CONTROLS.values(), "above blind", "chance", title="held-out clips, % right")

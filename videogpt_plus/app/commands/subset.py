@@ -9,7 +9,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from eval.statistics.stats import LEVEL
+from eval.statistics.estimates import LEVEL
 from videogpt_plus.app.questions import WHOLE
 from videogpt_plus.app.runs import named_runs
 from videogpt_plus.app.screen import new_table, show
