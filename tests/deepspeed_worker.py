@@ -36,6 +36,11 @@ def failing_in_the_third_step(encode: Callable[..., data.Encoded]) -> Callable[.
 def main(root: Path, command: list[str]) -> None:
     experiments.EXPERIMENTS.update(pickle.loads((root / "experiments.pickle").read_bytes()))
     mixtures.MIXTURES.update(tiny_mixtures(root))
+    if "--deepspeed" in command:
+        import deepspeed.ops
+
+        # DeepSpeed would compile it for most of a minute, and nothing in a training on CPUs needs it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if "--dies" in command:
         loop.mark_complete = second_call(loop.mark_complete, die)
     if "--fails" in command and os.environ["RANK"] == "1":

@@ -98,20 +98,6 @@ def test_concat_goes_frame_by_frame_and_row_by_row():
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize("padding", [0.0, 1e3, float("nan")])
-def test_frames_that_the_mask_leaves_out_do_not_count(name, padding):
-    """Whatever stands in them: samples of 2 and 4 frames in one batch are those samples alone."""
-    short, whole, adapter = torch.randn(1, 2, 3, 3, 6), torch.randn(1, 4, 3, 3, 6), built(name, branches="st")
-    padded = torch.cat([short, torch.full((1, 2, 3, 3, 6), padding)], 1)
-    mask = torch.tensor([[True, True, False, False], [True] * 4])
-    both = adapter(torch.cat([padded, whole]), mask)
-    torch.testing.assert_close(both[1:], adapter(whole))
-    alone = adapter(short)
-    torch.testing.assert_close(both[:1, : alone.shape[1]], alone)
-    assert not both[:1, alone.shape[1] :].any()
-
-
-@pytest.mark.parametrize("name", WHOLE)
 def test_gradients_reach_every_token_and_every_weight(name):
     grid, adapter = torch.randn(1, 3, 2, 2, 6, requires_grad=True), built(name, branches="st", layers=2)
     adapter(grid).square().sum().backward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from videogpt_plus.reducers import tokens_of_all
@@ -21,10 +21,6 @@ class Concat(nn.Module):
         """Tokens of a grid of t frames."""
         return tokens_of_all(self.level, t, h, w)
 
-    def forward(
-        self, grid: Float[Tensor, "b t h w d"], frame_mask: Bool[Tensor, "b t"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Tokens of frames that the mask leaves out are zero and stand where they stood: behind, where they pad."""
-        if frame_mask is not None:
-            grid = grid.masked_fill(~frame_mask[:, :, None, None, None], 0)
+    def forward(self, grid: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b n d"]:
+        """Tokens in their order."""
         return rearrange(grid, "b t h w d -> b (t h w) d")

@@ -11,7 +11,7 @@ import math
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from videogpt_plus.reducers import tokens_of_summary
@@ -26,17 +26,10 @@ class CrossAttention(nn.Module):
         self.mha = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self,
-        queries: Float[Tensor, "b q d"],
-        tokens: Float[Tensor, "b k d"],
-        padding: Bool[Tensor, "b k"] | None = None,
-    ) -> Float[Tensor, "b q d"]:
-        """`padding` marks the tokens that nobody reads."""
+    def forward(self, queries: Float[Tensor, "b q d"], tokens: Float[Tensor, "b k d"]) -> Float[Tensor, "b q d"]:
+        """What the queries bring."""
         read = torch.cat([tokens, queries], dim=1)
-        if padding is not None:
-            padding = torch.cat([padding, padding.new_zeros(queries.shape[:2])], dim=1)
-        return self.dropout(self.mha(queries, read, read, key_padding_mask=padding, need_weights=False)[0])
+        return self.dropout(self.mha(queries, read, read, need_weights=False)[0])
 
 
 class VideoSummary(nn.Module):
@@ -55,16 +48,9 @@ class VideoSummary(nn.Module):
         """The queries, whatever comes in."""
         return self.queries
 
-    def forward(
-        self, grid: Float[Tensor, "b t h w d"], frame_mask: Bool[Tensor, "b t"] | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """Frames that `frame_mask` leaves out are not read."""
-        b, t, h, w, _ = grid.shape
-        padding = None
-        if frame_mask is not None:
-            # Weight 0 times what pads would still be NaN where that is.
-            grid = grid.masked_fill(~frame_mask[:, :, None, None, None], 0)
-            padding = ~frame_mask.repeat_interleave(h * w, dim=1)
+    def forward(self, grid: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b n d"]:
+        """The queries behind all layers."""
+        b, t = grid.shape[:2]
         if self.settings.frame_times:
             grid = grid + sinusoids(t, self.width, grid)[:, None, None]
         tokens = rearrange(grid, "b t h w d -> b (t h w) d")
@@ -72,9 +58,9 @@ class VideoSummary(nn.Module):
         # The second branch's queries are the same in every layer, as in the original.
         second = self.query_t.expand(b, -1, -1) if self.settings.branches == "st" else None
         for i, attention in enumerate(self.cross_attn_s):
-            summary = attention(summary, tokens, padding)
+            summary = attention(summary, tokens)
             if second is not None:
-                summary = summary + self.cross_attn_t[i](second, tokens, padding)
+                summary = summary + self.cross_attn_t[i](second, tokens)
         return summary
 
 

@@ -69,7 +69,7 @@ def _what(experiment: Experiment, tuned: bool) -> str:
         f"A video LLM that sees {experiment.num_frames} frames of a clip as {tokens:,} visual tokens: frozen encoders "
         f"({streams}), a projector each, {experiment.adapter} pooling at level {level_text(experiment.level)}, and an "
         f"LLM with LoRA. This folder holds what was trained (the LoRA adapter{projectors}), the experiment and the "
-        "tokenizer; the parts below are needed beside it."
+        "tokenizer; the parts below are needed, too."
     )
 
 

@@ -1,6 +1,6 @@
 """LLaVA JSON -> samples -> Batch.
 
-An entry that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
+An entry that cannot be read is replaced by the next readable sample after it, and listed in `substituted.jsonl`.
 """
 
 from __future__ import annotations
@@ -178,6 +178,7 @@ class Conversations(Dataset[Encoded]):
         self.arithmetic = "autocast" if training.bf16 else "float32"
         self.prepare = Preparation(streams, num_frames, decoder, store, self.arithmetic)
         self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
+        self.wheres = [entry.where for entry in self.entries]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -189,22 +190,9 @@ class Conversations(Dataset[Encoded]):
         return len(videos), len({path for _, path, *_ in shown - videos})
 
     def __getitem__(self, index: int) -> Encoded:
-        """The sample, or the next readable one behind it if a clip of it cannot be read."""
-        first_error: ClipError | None = None
-        for tried in range(min(len(self), MOST_IN_A_ROW)):
-            replacement = (index + tried) % len(self)
-            try:
-                sample = self.encode(self.entries[replacement])
-            except ClipError as error:
-                first_error = first_error or error
-                continue
-            if first_error is not None:
-                self._list_substitution(index, replacement, first_error)
-            return sample
-        raise UserError(
-            f"no clip of {tried + 1} samples from {self.entries[index].where} on can be read; first error: "
-            f"{first_error}; check that the media of '{self.training.data}' are complete"
-        )
+        """The sample, or the next readable one after it if a clip of it cannot be read."""
+        media = f"the media of '{self.training.data}'"
+        return readable(index, self.wheres, lambda i: self.encode(self.entries[i]), self.substituted, media)
 
     def encode(self, entry: Entry) -> Encoded:
         """Reads the clips of one entry and tokenizes its text. ClipError: it cannot be learned from."""
@@ -252,16 +240,6 @@ class Conversations(Dataset[Encoded]):
                 f"{self.room.reads:,}; shorten the entry, or take a coarser pool level"
             )
 
-    def _list_substitution(self, index: int, replacement: int, error: ClipError) -> None:
-        line = {
-            "sample": index,
-            "where": self.entries[index].where,
-            "replaced_by": replacement,
-            "replacement": self.entries[replacement].where,
-            "error": str(error),
-        }
-        append_once(self.substituted, line)
-
     def question(self) -> str | None:
         """What every sample asks, without its markers, where all ask the same once; None where they do not."""
         asked = {tuple(turn["value"] for turn in entry.turns if turn["from"] == "human") for entry in self.entries}
@@ -276,6 +254,32 @@ class Conversations(Dataset[Encoded]):
     def lengths(self) -> list[int]:
         """Words of each sample, at least 1. Reads no clip."""
         return [max(1, sum(len(turn["value"].split()) for turn in entry.turns)) for entry in self.entries]
+
+
+def readable(
+    index: int, wheres: Sequence[str], read: Callable[[int], Encoded], substituted: Path, media: str
+) -> Encoded:
+    """Sample `index` by `read`, or the next readable one after it, which is then listed in `substituted`.
+
+    `wheres` says where each sample comes from, `media` what all their clips are called. UserError: none of many in a
+    row can be read.
+    """
+    first_error: ClipError | None = None
+    for tried in range(min(len(wheres), MOST_IN_A_ROW)):
+        replacement = (index + tried) % len(wheres)
+        try:
+            sample = read(replacement)
+        except ClipError as error:
+            first_error = first_error or error
+            continue
+        if first_error is not None:
+            line = {"sample": index, "where": wheres[index], "replaced_by": replacement}
+            append_once(substituted, {**line, "replacement": wheres[replacement], "error": str(first_error)})
+        return sample
+    raise UserError(
+        f"no clip of {tried + 1} samples from {wheres[index]} on can be read; first error: {first_error}; check that "
+        f"{media} are complete"
+    )
 
 
 def append_once(path: Path, line: dict) -> None:

@@ -1,4 +1,4 @@
-"""Forward, backward and optimizer step of one process: alone, or beside others that hold the same weights (DDP).
+"""Forward, backward and optimizer step of one process: alone, or together with others that hold the same weights (DDP).
 
 `zero.py` has the same interface for processes that divide the weights among them.
 """
@@ -33,7 +33,7 @@ class Update:
     # Forward passes of a process by whose number the loss of each is divided.
     passes: int
     weight_decay: float
-    # Whether weight decay is of vectors, too, and not of matrices alone.
+    # Whether vectors decay, too, and not matrices alone.
     decays_vectors: bool = False
     adam_beta2: float = 0.999
     # Gradient norm is clipped to this; 0 does not clip.

@@ -120,7 +120,7 @@ def _cosine(part: float) -> float:
     return max(0.0, 0.5 * (1.0 + math.cos(math.pi * part)))
 
 
-#: What follows the warm-up, by the name in a recipe: part of the steps behind it -> part of the peak.
+#: What follows the warm-up, by the name in a recipe: part of the steps after it -> part of the peak.
 DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": _cosine,
     "linear": lambda part: 1.0 - part,

@@ -259,7 +259,7 @@ def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], experiment: Expe
 
         adapter = get_peft_model_state_dict(model.llm, state_dict=lora, save_embedding_layers=False)
         save_tensors(out_dir / "adapter_model.safetensors", adapter)
-        # Without the LLM's path on this machine: experiment.json beside it names the LLM.
+        # Without the LLM's path on this machine, which experiment.json names.
         config = {**model.llm.peft_config["default"].to_dict(), "inference_mode": True, "base_model_name_or_path": None}
         # Sorted, for the order of a set differs from process to process.
         listed = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}

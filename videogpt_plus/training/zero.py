@@ -164,10 +164,7 @@ class Zero:
 def _imported() -> Any:
     """DeepSpeed, told that a process is alone where torchrun did not start it."""
     import deepspeed
-    import deepspeed.ops
 
-    # DeepSpeed would compile it for most of a minute, and nothing in a training calls it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if get_int_from_env(["RANK"], -1) < 0:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))

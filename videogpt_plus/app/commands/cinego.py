@@ -23,7 +23,7 @@ from videogpt_plus.types import UserError
 
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-#: What the demo prints beside the model itself, and what it shows.
+#: What the demo withholds from the model -> how its table calls that.
 CONTROLS = {None: "all frames", "shuffled": "frames in another order", "blind": "blind"}
 
 
@@ -88,7 +88,7 @@ def lm(
 
     Args:
         data: JSONL files of {"text": ...}, or of conversations without files.
-        start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to go on from.
+        start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to train on.
         output_dir: Folder for the weights.
         experts: A mixture of experts in every layer, of a new model.
     """
@@ -100,7 +100,7 @@ def lm(
     sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
     if chosen.name not in sizes:
         raise UserError(f"{chosen.name} is no Cinego; choose from: {', '.join(sizes)}")
-    # Whatever weights stand beside a tokenizer: beginning at random next to them would go unnoticed.
+    # A folder with weights is a trained one: random weights would replace them unnoticed.
     trained = start.suffix == ".pth" or any(start.glob("*.pth"))
     if trained and experts:
         raise UserError(

@@ -45,7 +45,7 @@ def sweep(
 ) -> None:
     """The whole answer in one command: pre-train, fine-tune, ask, score and report at every pool level.
 
-    Finished cells are skipped by what they were made from; the same command goes on after any interruption.
+    Finished cells are skipped by what they were made from; the same command resumes after any interruption.
     Models that are answered together share each clip's decoding and encoding.
     On a cluster: `--dry-run` numbers the cells, `--cell $SLURM_ARRAY_TASK_ID` runs one.
 

@@ -1,6 +1,6 @@
 """What the frozen encoder makes of clips, kept before training: in the grid store, or in the original's .npy files.
 
-The store's keys name content and settings of each clip; features.json beside its entries says in words what they are.
+The store's keys name content and settings of each clip; features.json in its folder says in words what they are.
 Who is to read a folder that was filled for another encoder, number of frames or number format is told so, instead of
 decoding everything again.
 """

@@ -224,7 +224,7 @@ def _start(stage: Stage, start: str | Path | None, size: Size | None) -> Path:
         return path
     found = weights.locate(path)
     if stage == "sft" and not weights.part_of(weights.read(found), weights.PROJECTION):
-        raise UserError(f"{found} has no projection and no summary: sft goes on from what pretrain wrote; run it first")
+        raise UserError(f"{found} has no projection and no summary: sft starts from what pretrain wrote; run it first")
     return found
 
 
