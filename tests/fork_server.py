@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -74,19 +75,16 @@ class Popen:
         executable, *words = map(os.fspath, args)
         assert executable == sys.executable, "the server is a Python, and of this version"
         self.args, self.returncode = args, None
-        ends = [_ends(number, given) for number, given in enumerate((stdin, stdout, stderr))]
-        if stderr == subprocess.STDOUT:
-            ends[2] = (ends[1][0], None)
         self._connection, theirs = socket.socketpair()
-        socket.send_fds(_server(), [b"x"], [theirs.fileno(), *(end for end, _ in ends)])
-        theirs.close()
-        for number, (end, own) in enumerate(ends):
-            if own is not None and (number, stderr) != (2, subprocess.STDOUT):
-                os.close(end)
-        own_ends = [own for _, own in ends]
+        with ExitStack() as opened:  # what is the process's alone
+            ends = [_ends(number, given, opened) for number, given in enumerate((stdin, stdout, stderr))]
+            if stderr == subprocess.STDOUT:
+                ends[2] = (ends[1][0], None)
+            opened.enter_context(theirs)
+            socket.send_fds(_server(), [b"x"], [theirs.fileno(), *(end for end, _ in ends)])
         self.stdin, self.stdout, self.stderr = (
             None if own is None else os.fdopen(own, ("r" if number else "w") + ("" if text else "b"))
-            for number, own in enumerate(own_ends)
+            for number, (_, own) in enumerate(ends)
         )
         request = {
             "words": words,
@@ -150,11 +148,16 @@ class Popen:
         self.wait()
 
 
-def _ends(number: int, given: int | IO | None) -> tuple[int, int | None]:
+def _ends(number: int, given: int | IO | None, opened: ExitStack) -> tuple[int, int | None]:
     """The descriptor of a process's standard stream, and that of the test's side if it is a pipe."""
     if given == subprocess.PIPE:
-        read, write = os.pipe()
-        return (write, read) if number else (read, write)
+        own, end = os.pipe() if number else reversed(os.pipe())
+        opened.callback(os.close, end)
+        return end, own
+    if given == subprocess.DEVNULL:
+        end = os.open(os.devnull, os.O_RDWR)
+        opened.callback(os.close, end)
+        return end, None
     if given in (None, subprocess.STDOUT):
         return number, None
     return given if isinstance(given, int) else given.fileno(), None
