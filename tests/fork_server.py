@@ -27,20 +27,14 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What commands of the model import sooner or later.
-IMPORTED = (
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.qwen2.modeling_qwen2",
-    "transformers.trainer",
-    "peft",
-    "av",
-    "videogpt_plus.app.cli",
-    "videogpt_plus.models.dual_encoder",
-    "videogpt_plus.training.stages",
-    "videogpt_plus.training.cinego.stages",
-    "videogpt_plus.toy.render",
-    "eval.answers.video_llm",
-    "eval.answers.runs",
-)
+IMPORTED = """
+import av, peft, transformers.models.clip.modeling_clip, transformers.models.qwen2.modeling_qwen2, transformers.trainer
+import videogpt_plus.app.cli, videogpt_plus.inference, videogpt_plus.models.dual_encoder, videogpt_plus.toy.render
+import videogpt_plus.training.cinego.stages, videogpt_plus.training.stages, eval.answers.runs
+"""
+
+#: The number of a process is told in so many.
+PID_BYTES = 12
 
 # ------------------------------------------------------------------------------------------------ the side of a test
 
@@ -94,8 +88,9 @@ class Popen:
         }
         self._connection.sendall(json.dumps(request).encode())
         self._connection.shutdown(socket.SHUT_WR)
-        self._said = self._connection.makefile()
-        self.pid = int(self._said.readline())
+        pid = self._connection.recv(PID_BYTES, socket.MSG_WAITALL)
+        assert pid, "the server has ended: what it said stands among the captured errors"
+        self.pid = int(pid)
 
     def poll(self) -> int | None:
         try:
@@ -214,7 +209,7 @@ def _waiting(connection: int, *streams: int) -> dict:
         if pid:
             for descriptor in (0, 1, 2, *streams):
                 os.close(descriptor)
-            told.sendall(f"{pid}\n".encode())
+            told.sendall(f"{pid:{PID_BYTES}}".encode())
             told.sendall(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
             os._exit(0)
     for number, descriptor in enumerate(streams):
@@ -243,15 +238,13 @@ def become(words: list[str], cwd: str, env: dict[str, str], new_session: bool, p
 
 
 def main() -> None:
-    import importlib
     import random
     import runpy
     from types import ModuleType
 
     path = sys.path[1:]
     sys.path[:0] = [str(ROOT)]
-    for name in IMPORTED:
-        importlib.import_module(name)
+    exec(IMPORTED)
     threads = len(list(Path("/proc/self/task").glob("*"))) if Path("/proc").exists() else 1
     assert threads == 1, f"{threads} threads: a fork would have one of them"
     kind, what = become(**serve(socket.socket(fileno=int(sys.argv[1]))), path=path)
