@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from threading import Thread
@@ -26,20 +27,14 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What commands of the model import sooner or later.
-IMPORTED = (
-    "transformers.models.clip.modeling_clip",
-    "transformers.models.qwen2.modeling_qwen2",
-    "transformers.trainer",
-    "peft",
-    "av",
-    "videogpt_plus.app.cli",
-    "videogpt_plus.models.dual_encoder",
-    "videogpt_plus.training.stages",
-    "videogpt_plus.training.cinego.stages",
-    "videogpt_plus.toy.render",
-    "eval.answers.video_llm",
-    "eval.answers.runs",
-)
+IMPORTED = """
+import av, peft, transformers.models.clip.modeling_clip, transformers.models.qwen2.modeling_qwen2, transformers.trainer
+import videogpt_plus.app.cli, videogpt_plus.inference, videogpt_plus.models.dual_encoder, videogpt_plus.toy.render
+import videogpt_plus.training.cinego.stages, videogpt_plus.training.stages, eval.answers.runs
+"""
+
+#: The number of a process is told in so many.
+PID_BYTES = 12
 
 # ------------------------------------------------------------------------------------------------ the side of a test
 
@@ -74,19 +69,16 @@ class Popen:
         executable, *words = map(os.fspath, args)
         assert executable == sys.executable, "the server is a Python, and of this version"
         self.args, self.returncode = args, None
-        ends = [_ends(number, given) for number, given in enumerate((stdin, stdout, stderr))]
-        if stderr == subprocess.STDOUT:
-            ends[2] = (ends[1][0], None)
         self._connection, theirs = socket.socketpair()
-        socket.send_fds(_server(), [b"x"], [theirs.fileno(), *(end for end, _ in ends)])
-        theirs.close()
-        for number, (end, own) in enumerate(ends):
-            if own is not None and (number, stderr) != (2, subprocess.STDOUT):
-                os.close(end)
-        own_ends = [own for _, own in ends]
+        with ExitStack() as opened:  # what is the process's alone
+            ends = [_ends(number, given, opened) for number, given in enumerate((stdin, stdout, stderr))]
+            if stderr == subprocess.STDOUT:
+                ends[2] = (ends[1][0], None)
+            opened.enter_context(theirs)
+            socket.send_fds(_server(), [b"x"], [theirs.fileno(), *(end for end, _ in ends)])
         self.stdin, self.stdout, self.stderr = (
             None if own is None else os.fdopen(own, ("r" if number else "w") + ("" if text else "b"))
-            for number, own in enumerate(own_ends)
+            for number, (_, own) in enumerate(ends)
         )
         request = {
             "words": words,
@@ -96,8 +88,9 @@ class Popen:
         }
         self._connection.sendall(json.dumps(request).encode())
         self._connection.shutdown(socket.SHUT_WR)
-        self._said = self._connection.makefile()
-        self.pid = int(self._said.readline())
+        pid = self._connection.recv(PID_BYTES, socket.MSG_WAITALL)
+        assert pid, "the server has ended: what it said stands among the captured errors"
+        self.pid = int(pid)
 
     def poll(self) -> int | None:
         try:
@@ -150,11 +143,16 @@ class Popen:
         self.wait()
 
 
-def _ends(number: int, given: int | IO | None) -> tuple[int, int | None]:
+def _ends(number: int, given: int | IO | None, opened: ExitStack) -> tuple[int, int | None]:
     """The descriptor of a process's standard stream, and that of the test's side if it is a pipe."""
     if given == subprocess.PIPE:
-        read, write = os.pipe()
-        return (write, read) if number else (read, write)
+        own, end = os.pipe() if number else reversed(os.pipe())
+        opened.callback(os.close, end)
+        return end, own
+    if given == subprocess.DEVNULL:
+        end = os.open(os.devnull, os.O_RDWR)
+        opened.callback(os.close, end)
+        return end, None
     if given in (None, subprocess.STDOUT):
         return number, None
     return given if isinstance(given, int) else given.fileno(), None
@@ -211,7 +209,7 @@ def _waiting(connection: int, *streams: int) -> dict:
         if pid:
             for descriptor in (0, 1, 2, *streams):
                 os.close(descriptor)
-            told.sendall(f"{pid}\n".encode())
+            told.sendall(f"{pid:{PID_BYTES}}".encode())
             told.sendall(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
             os._exit(0)
     for number, descriptor in enumerate(streams):
@@ -240,15 +238,13 @@ def become(words: list[str], cwd: str, env: dict[str, str], new_session: bool, p
 
 
 def main() -> None:
-    import importlib
     import random
     import runpy
     from types import ModuleType
 
     path = sys.path[1:]
     sys.path[:0] = [str(ROOT)]
-    for name in IMPORTED:
-        importlib.import_module(name)
+    exec(IMPORTED)
     threads = len(list(Path("/proc/self/task").glob("*"))) if Path("/proc").exists() else 1
     assert threads == 1, f"{threads} threads: a fork would have one of them"
     kind, what = become(**serve(socket.socket(fileno=int(sys.argv[1]))), path=path)

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -156,7 +157,7 @@ def test_killed_training_ends_as_a_straight_one(experiment, parts, tmp_path):
     )
     given = ("sft", experiment, Source([parts / "rows.jsonl"], parts), parts / "s", killed, SHORT)
     (tmp_path / "given").write_bytes(pickle.dumps(given))
-    done = subprocess.run([sys.executable, "-c", script, tmp_path / "given"], timeout=900, env={**os.environ, **HERE})
+    done = fork_server.run([sys.executable, "-c", script, tmp_path / "given"], timeout=900, env={**os.environ, **HERE})
     assert done.returncode == -signal.SIGKILL
     assert (killed / "checkpoint-2" / "COMPLETE").exists() and not list(killed.glob("*.pth"))
     short("sft", experiment, parts, killed)

@@ -95,6 +95,16 @@ def test_both_streams_can_go_into_one_and_both_can_be_long(processes):
 
 
 @BOTH
+def test_input_is_read_and_what_goes_nowhere_is_lost(processes):
+    code = "import sys; print('nowhere', file=sys.stderr); print(sys.stdin.read() * 2)"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with processes.Popen([sys.executable, "-c", code], **pipes) as process:
+        process.stdin.write("ab")
+        process.stdin.close()
+        assert process.stdout.read() == "abab\n" and process.stderr is None
+
+
+@BOTH
 def test_a_terminal_is_one(processes):
     ours, theirs = pty.openpty()
     code = "import sys, time; print(sys.stdout.isatty()); time.sleep(60)"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from accelerate import PartialState
@@ -319,7 +319,7 @@ def killed(tuned, tmp_path_factory) -> dict[str, dict]:
     root = tmp_path_factory.mktemp("killed")
     given = {d: {"experiment": tiny(), "projectors": {}, "out_dir": root / d, "workers": 0} for d in DEATHS}
     (root / "jobs").write_bytes(pickle.dumps([Job("finetune", given[d], root, d) for d in DEATHS]))
-    subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
+    fork_server.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
     return given
 
 

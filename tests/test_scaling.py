@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
@@ -83,4 +83,4 @@ prepare.visual(clip, {still!r})
 more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 assert more < 200, more
 """
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert fork_server.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 from clips import coded_frames, render_mp4
 from torch import nn
@@ -125,9 +126,9 @@ def test_a_terminal_shows_an_answer_as_it_comes(clip):
     command = [sys.executable, "-m", "videogpt_plus", "predict", str(RUN), "What is it?", "--video", str(clip)]
     command += ["--temperature", "9", "--seed", "1", "--max-new-tokens", "12"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    plain = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
+    plain = fork_server.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=surroundings) as process:
+    with fork_server.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=surroundings) as process:
         os.close(theirs)
         parts = []
         while part := _read(ours):

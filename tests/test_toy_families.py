@@ -6,11 +6,11 @@ import csv
 import hashlib
 import json
 import re
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from PIL import Image
@@ -193,5 +193,5 @@ def test_writing_a_twin_needs_no_network(tmp_path):
         "from videogpt_plus.toy.families import ensure_family\n"
         f"assert ensure_family('{TOY_FAMILIES}/llava15') and ensure_family('{TOY_FAMILIES}/cogvlm2_video')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = fork_server.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

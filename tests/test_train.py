@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import fork_server
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -99,7 +100,7 @@ def killed(experiment, straight, samples, tmp_path_factory) -> dict[tuple[str, s
         trainings[stage, dies] = {"experiment": experiment, "out_dir": root / f"{stage}_{dies}", **given}
     jobs = [Job(stage, arguments, samples, dies) for (stage, dies), arguments in trainings.items()]
     (root / "jobs").write_bytes(pickle.dumps(jobs))
-    subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
+    fork_server.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
     return trainings
 
 

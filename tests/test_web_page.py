@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
+import fork_server
 import numpy as np
 import pytest
 from PIL import Image
@@ -454,7 +455,7 @@ def test_the_command_serves_a_named_run_and_cleans_up_when_it_is_ended(tmp_path)
     (tmp_path / "files").mkdir()
     command = [sys.executable, "-m", "videogpt_plus", "web", str(copied_run(tmp_path, 4))]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "files")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    process = fork_server.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
     try:
         line = process.stdout.readline()
         assert line.startswith("the page is at http://127.0.0.1:"), line
