@@ -8,13 +8,17 @@ are held by tests/test_architecture.py, which reads imports with the same functi
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ("videogpt_plus", "eval")
+#: Files that hold records: what is known of encoders and model families without importing one.
+RECORDS = re.compile(r"videogpt_plus/(encoders/__init__|families/(\w+/)?__init__|families/record)\.py")
 #: Rooms that are not the core: models by name, the embedded default, and the applications.
 AROUND_THE_CORE = ("families", "toy", "app")
 #: A file of more lines than this is a long one.
@@ -35,11 +39,25 @@ def module_of(path: Path, root: Path) -> str:
 
 
 def room_of(module: str) -> str | None:
-    """`videogpt_plus.encoders.clip` -> `encoders`; all of `eval` is one room, and the package itself is none."""
+    """`videogpt_plus.encoders.clip` -> `encoders`; all of `eval` is one room, and the package itself is none.
+
+    The records of encoders and families, which name files and import none of them, are a room of their own.
+    """
     head, *rest = module.split(".")
     if head == "eval":
         return "eval"
-    return rest[0] if head == "videogpt_plus" and rest else None
+    if head != "videogpt_plus" or not rest:
+        return None
+    return "registers" if RECORDS.fullmatch(_file_of(module)) else rest[0]
+
+
+def _file_of(module: str) -> str:
+    """The file in which a module stands, or a name in one, as a path from the repository's root."""
+    path = Path(*module.split("."))
+    for found in (path.with_suffix(".py"), path / "__init__.py", path.parent.with_suffix(".py")):
+        if (ROOT / found).is_file():
+            return found.as_posix()
+    return (path.parent / "__init__.py").as_posix()
 
 
 def imports(path: Path, root: Path) -> set[str]:

@@ -43,9 +43,9 @@ def prepare_twin(folder: str) -> None:
     from videogpt_plus.config.experiments import TOY_FAMILIES
 
     if folder.startswith(f"{TOY_FAMILIES}/"):
-        from videogpt_plus.toy.families import ensure_family
+        from videogpt_plus.families.twin import ensure_twin
 
-        ensure_family(folder)
+        ensure_twin(folder)
 
 
 def say_random(name: str, listener: Listener = TERMINAL) -> None:

@@ -22,8 +22,6 @@ from videogpt_plus.types import Clip, UserError
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-#: See `encoders`.
-SCALES_BY_PILLOW = True
 #: Parts and tensors of a whole CLIP that its vision tower has no place for; `position_ids` was stored once.
 UNUSED_PARTS = ("text_model.", "text_projection.", "visual_projection.")
 UNUSED = ("logit_scale", "embeddings.position_ids")
@@ -39,6 +37,12 @@ class ClipTower(nn.Module):
         # The last layer's output is never used, so it is not kept.
         del model.encoder.layers[-1]
         self.model = model
+        self.side = model.config.image_size // model.config.patch_size
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `GridEncoder.blocks`."""
+        return [self.model.embeddings, *self.model.encoder.layers]
 
     def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t h w d"]:
         b, _, _, p, _ = frames.shape
