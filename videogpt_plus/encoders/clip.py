@@ -13,9 +13,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videogpt_plus.config.experiment import Stream
-from videogpt_plus.encoders.scaling import HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_folder, require_folder, values_of
+from videogpt_plus.io.scaling import HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.tensors import State, load_exactly, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
