@@ -8,6 +8,7 @@ are held by tests/test_architecture.py, which reads imports with the same functi
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from statistics import median, quantiles
 from typing import Any
 
 PACKAGES = ("videogpt_plus", "eval")
+#: Files that hold records: what is known of encoders and model families without importing one.
+RECORDS = re.compile(r"videogpt_plus/(encoders/__init__|families/(\w+/)?__init__|families/record)\.py")
 #: Rooms that are not the core: models by name, the embedded default, and the applications.
 AROUND_THE_CORE = ("families", "toy", "app")
 #: A file of more lines than this is a long one.
@@ -34,12 +37,26 @@ def module_of(path: Path, root: Path) -> str:
     return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
-def room_of(module: str) -> str | None:
-    """`videogpt_plus.encoders.clip` -> `encoders`; all of `eval` is one room, and the package itself is none."""
+def room_of(module: str, root: Path) -> str | None:
+    """`videogpt_plus.encoders.clip` -> `encoders`; all of `eval` is one room, and the package itself is none.
+
+    The records of encoders and families, which name files and import none of them, are a room of their own.
+    """
     head, *rest = module.split(".")
     if head == "eval":
         return "eval"
-    return rest[0] if head == "videogpt_plus" and rest else None
+    if head != "videogpt_plus" or not rest:
+        return None
+    return "registers" if RECORDS.fullmatch(_file_of(module, root)) else rest[0]
+
+
+def _file_of(module: str, root: Path) -> str:
+    """The file in which a module stands, or a name in one, as a path from `root`."""
+    path = Path(*module.split("."))
+    for found in (path.with_suffix(".py"), path / "__init__.py", path.parent.with_suffix(".py")):
+        if (root / found).is_file():
+            return found.as_posix()
+    return (path.parent / "__init__.py").as_posix()
 
 
 def imports(path: Path, root: Path) -> set[str]:
@@ -69,12 +86,12 @@ def _module(name: str, modules: Iterable[str]) -> str:
     return name
 
 
-def room_graph(graph: Graph) -> Graph:
+def room_graph(graph: Graph, root: Path) -> Graph:
     """Room -> the rooms that its modules import."""
     rooms: Graph = {}
     for module, imported in graph.items():
-        if room := room_of(module):
-            rooms.setdefault(room, set()).update(filter(None, map(room_of, imported)))
+        if room := room_of(module, root):
+            rooms.setdefault(room, set()).update(filter(None, (room_of(name, root) for name in imported)))
     return {room: imported - {room} for room, imported in rooms.items()}
 
 
@@ -115,17 +132,18 @@ def floors(graph: Graph) -> int:
 def figures(root: Path) -> dict[str, Any]:
     """The figures of a tree by name; circles as lists of names."""
     graph, paths = import_graph(root), files(root)
+    between = room_graph(graph, root)
     trees = [ast.parse(path.read_text()) for path in paths]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     lines = {path: len(path.read_text().splitlines()) for path in paths}
-    rooms = {path: room_of(module_of(path, root)) for path in paths}
+    rooms = {path: room_of(module_of(path, root), root) for path in paths}
     lengths = [n.end_lineno - n.lineno + 1 for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     library = sum(count for path, count in lines.items() if rooms[path] != "eval")
     around = sum(count for path, count in lines.items() if rooms[path] in AROUND_THE_CORE)
     return {
-        "rooms": len(room_graph(graph)),
-        "floors": floors(room_graph(graph)),
-        "circles between rooms": circles(room_graph(graph)),
+        "rooms": len(between),
+        "floors": floors(between),
+        "circles between rooms": circles(between),
         "circles between files": circles(graph),
         "lines of library and eval": sum(lines.values()),
         "lines of the library": library,

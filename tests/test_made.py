@@ -15,9 +15,9 @@ import pytest
 
 from videogpt_plus.app import runs
 from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES
+from videogpt_plus.families.twin import ensure_twin
 from videogpt_plus.io.folders import MADE, making, new_folder
 from videogpt_plus.toy import cinego
-from videogpt_plus.toy.families import ensure_family
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.toy.rwf2000 import Recipe as Fights
 from videogpt_plus.toy.rwf2000 import ensure_rwf2000
@@ -29,7 +29,7 @@ PLAN = cinego.Plan(clips=2, held_out=1, texts=2)
 MAKERS = {
     "rwf2000": lambda root: ensure_rwf2000(root, Fights(train=1, val=1)),
     "demo": lambda root: cinego.prepare(root, PLAN),
-    "family": lambda root: ensure_family(root),
+    "family": lambda root: ensure_twin(root),
 }
 
 

@@ -16,7 +16,7 @@ from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.config.training import Training
-from videogpt_plus.models.dual_encoder import LORA_TARGETS
+from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.training import stages as train
 from videogpt_plus.training.engine import Replica
 from videogpt_plus.training.plan import share_of, training_steps
@@ -72,7 +72,7 @@ def test_recipes_are_the_references(experiment):
         assert found == both | own
     assert [name for name, _ in experiment.pretrain] == [name for name, _ in experiment.streams] == ["image", "video"]
     assert vars(experiment.lora) == {"r": 128, "alpha": 256, "dropout": 0.05}
-    assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {*LORA_TARGETS}
+    assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {*TARGETS}
     assert (experiment.num_frames, experiment.max_new_tokens) == (16, 1024)
 
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from videogpt_plus.clips.prefetch import CLIP_MEAN_COLOUR, pad_to_square
-from videogpt_plus.encoders import scaling
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
-from videogpt_plus.encoders.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
+from videogpt_plus.io import scaling
+from videogpt_plus.io.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
 from videogpt_plus.types import Clip
 
 SIZES = [(700, 90, 56), (61, 640, 48), (333, 333, 56), (20, 900, 336), (7, 5, 24)]

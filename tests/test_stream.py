@@ -20,7 +20,7 @@ from videogpt_plus import inference
 from videogpt_plus.config.experiments import TOY_WEIGHTS
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.io.files import located
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.types import Question, UserError
 
 HERE = Path(__file__).parent
@@ -37,7 +37,7 @@ TEXTS = [
 ]
 
 
-class Speaker(DualEncoderVLM):
+class Speaker(VisionLM):
     """The text side of a model alone."""
 
     def __init__(self, folder: str):
@@ -105,7 +105,7 @@ def test_the_stream_is_the_answer_that_a_benchmark_gets(clip):
 def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
     answerer = inference.load({"it": RUN})
     visual, seeds = answerer.prepare(clip), []
-    monkeypatch.setattr(DualEncoderVLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
+    monkeypatch.setattr(VisionLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
     for _ in range(2):
         for past in ((), [("Why?", "So.")], [("Why?", "So.")] * 2):
             list(answerer.stream("Why?", visual, past, GenerationConfig(1.0, seed=2**63 - 2)))

@@ -21,7 +21,7 @@ TREE = {
     "videogpt_plus/families/one.py": "import videogpt_plus.models.base\n" + "# a comment\n" * 400,
     "videogpt_plus/app/cli.py": "from eval import score\ntry:\n    score.main()\nexcept OSError:\n    pass\n",
     "eval/__init__.py": "",
-    "eval/score.py": "import torch\nfrom videogpt_plus import families\nfrom videogpt_plus.types import shape\n",
+    "eval/score.py": "import torch\nfrom videogpt_plus.families import one\nfrom videogpt_plus.types import shape\n",
 }
 
 
@@ -35,7 +35,7 @@ def tree(tmp_path) -> Path:
 
 def test_every_figure_is_that_of_the_tree(tree):
     assert figures(tree) == {
-        "rooms": 5,
+        "rooms": 6,  # families/__init__.py holds records, which are a room of their own
         "floors": 5,  # types, models, families, eval, app
         "circles between rooms": [],
         "circles between files": [["videogpt_plus.models.base", "videogpt_plus.models.lora"]],

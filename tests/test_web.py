@@ -473,12 +473,12 @@ def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monke
     """Levels and adapters are dials over weights that are loaded once."""
     from videogpt_plus import inference
     from videogpt_plus.app.web.models import Talk
-    from videogpt_plus.toy.families import ensure_family
+    from videogpt_plus.families.twin import ensure_twin
 
     monkeypatch.chdir(tmp_path)
     make, dials = FAMILIES[family]
     experiment = make(tmp_path)
-    ensure_family(experiment.llm)
+    ensure_twin(experiment.llm)
     save_experiment(tmp_path / "run", experiment)
     models = Talk(offers_of([(experiment, tmp_path / "run")]), inference.load)
     settings = [Setting(experiment.name, adapter, level, experiment.num_frames) for adapter, level in dials]

@@ -34,8 +34,8 @@ from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import sizes_of
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.fingerprint import of_value
+from videogpt_plus.models.base import Grids, VisionLM
 from videogpt_plus.models.device_map import free
-from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
 from videogpt_plus.models.generation import Generated
 from videogpt_plus.models.loading import load_models
 from videogpt_plus.reducers import build_adapter
@@ -46,7 +46,7 @@ from videogpt_plus.types import Askable, ClipError, Outcome, Question, Reply, Us
 class Member(NamedTuple):
     """One of the models that are asked together."""
 
-    model: DualEncoderVLM
+    model: VisionLM
     experiment: Experiment
 
 
@@ -333,7 +333,7 @@ class VideoLLM:
         )
 
 
-def _room(name: str, model: DualEncoderVLM, read: int, usual: int, asked: int | None) -> int:
+def _room(name: str, model: VisionLM, read: int, usual: int, asked: int | None) -> int:
     """Tokens that an answer may have behind `read` others: `asked`, or as many of the `usual` as there is room for."""
     most = model.reads
     if most is None:
@@ -390,7 +390,7 @@ def _wait_for_the_gpu() -> None:
         torch.cuda.synchronize()
 
 
-def _reduced_by(experiment: Experiment, model: DualEncoderVLM) -> DualEncoderVLM:
+def _reduced_by(experiment: Experiment, model: VisionLM) -> VisionLM:
     """The same weights behind the experiment's reducer, which has learned nothing; `model` stays as it is."""
     other = copy(model)
     reducers = {name: build_adapter(experiment.adapter, experiment.level) for name in model.adapters}

@@ -23,7 +23,7 @@ from toy.pretrain_llm import IMAGE_WORDS
 
 from videogpt_plus.config.experiment import Stream
 from videogpt_plus.config.experiments import TOY
-from videogpt_plus.encoders import preprocessor
+from videogpt_plus.encoders.loading import preprocessor
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import SIZES
 from videogpt_plus.types import Clip

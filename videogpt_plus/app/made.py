@@ -40,9 +40,9 @@ def prepare_toy_rwf(listener: Listener = TERMINAL) -> None:
 def prepare_twin(folder: str) -> None:
     """Write the random weights of a family's tiny twin where this is its folder and they are not there."""
     if folder.startswith(f"{TOY_FAMILIES}/"):
-        from videogpt_plus.toy.families import ensure_family
+        from videogpt_plus.families.twin import ensure_twin
 
-        ensure_family(folder)
+        ensure_twin(folder)
 
 
 def say_random(name: str, listener: Listener = TERMINAL) -> None:

@@ -191,17 +191,18 @@ def _training(name: str, experiment: Experiment) -> str:
 
 def _published(folder: Path) -> str | None:
     """How weights are asked that the folder holds as they were published; None where its config.json says none."""
-    from videogpt_plus.families.cogvlm2.weights import ARCHITECTURES
+    from videogpt_plus.config.experiments import EXPERIMENTS
+    from videogpt_plus.families import FAMILIES
 
     if not (folder / "config.json").is_file():
         return None
     config = read_object(folder / "config.json", "name a folder that `train` filled")
-    names = [name for name, known in ARCHITECTURES.items() if config.get("architectures") == [known]]
-    names += ["llava15_7b"] if config.get("model_type") == "llava" else []
-    if not names:
+    names = [f.name for f in FAMILIES.values() if f.recognises and f.function("recognises")(config)]
+    published = [e for e in EXPERIMENTS.values() if not e.is_trained and e.family in names]
+    if not published:
         return None
-    there = [e for e in EXPERIMENTS.values() if not e.is_trained and Path(e.llm) == folder]
-    experiment = there[0] if there else EXPERIMENTS[names[0]]
+    there = [e for e in published if Path(e.llm) == folder]
+    experiment = (there or published)[0]
     put = "" if there else f"put them at {experiment.llm} and "
     return f"for weights as they were published {put}name the experiment {experiment.name}"
 

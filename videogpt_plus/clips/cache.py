@@ -25,8 +25,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment, Stream
+from videogpt_plus.config.experiment import Experiment, Stream
 from videogpt_plus.config.options import LoaderConfig
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.errors import attempted, reason, translated
 from videogpt_plus.io.files import remove, write_bytes
@@ -231,7 +232,7 @@ def open_cache(loader_config: LoaderConfig) -> GridCache | None:
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:
     """Bytes of one clip's grids with all its frames: the unpooled grid of every stream."""
-    values = sum((s.grid**2 + CLASS_TOKENS.get(s.encoder, 0)) * s.width for _, s in experiment.streams)
+    values = sum((s.grid**2 + encoder_of(s.encoder).class_tokens) * s.width for _, s in experiment.streams)
     return experiment.num_frames * values * DTYPES[dtype]
 
 

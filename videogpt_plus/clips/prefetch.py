@@ -32,17 +32,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from videogpt_plus import encoders
 from videogpt_plus.clips import video
 from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import check_decoder
 from videogpt_plus.clips.picture_files import form_of
 from videogpt_plus.config.experiment import Stream
-from videogpt_plus.encoders.scaling import is_huge, small_square
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.io import time_limit
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.errors import attempted, translated
 from videogpt_plus.io.processes import end_with_parent
+from videogpt_plus.io.scaling import is_huge, small_square
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
 #: What a command put its sys.path in order by; a process that it starts does the same.
@@ -89,9 +89,9 @@ class Preparation:
         check_decoder(decoder)
         self.seconds = seconds
         self.num_frames, self.decoder, self.store = num_frames, decoder, store
-        self.preprocessors = {name: encoders.preprocessor(stream) for name, stream in streams}
-        self.scales = {name: stream.pixels for name, stream in streams if encoders.scales_by_pillow(stream)}
-        self.sampling = encoders.sampling(streams[0][1])
+        self.preprocessors = {name: encoder_of(s.encoder).file.preprocessor(s) for name, s in streams}
+        self.scales = {name: stream.pixels for name, stream in streams if encoder_of(stream.encoder).scales_by_pillow}
+        self.sampling = encoder_of(streams[0][1].encoder).sampling
         self.settings = store.settings(streams, num_frames, arithmetic) if store else None
 
     def __call__(

@@ -74,14 +74,6 @@ class Lora:
         check_numbers(self, {"r": 1, "alpha": 0, "dropout": 0}, {"dropout": 1})
 
 
-#: Encoder -> tokens of each frame that stand in no grid: a class token.
-CLASS_TOKENS = {"clip_cinego": 1}
-
-
-#: Model family -> learned tokens around each frame, beside those that the adapter makes of it.
-FRAME_MARKS = {"cogvlm2_image": 2, "cogvlm2_video": 2}
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One model of a sweep: what it is made of, how it is trained, what it is asked."""

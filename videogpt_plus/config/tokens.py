@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, FRAME_MARKS, Experiment
+from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.encoders import encoder_of
+from videogpt_plus.families import family_of
 from videogpt_plus.reducers import known, pooled_side, tokens_of_summary
 
 
@@ -26,6 +28,6 @@ def num_visual_tokens(experiment: Experiment, t: int) -> int:
             pooled += tokens_of_summary(experiment.summary, experiment.level)
         else:
             # A class token is no part of its frame's grid, and is not pooled.
-            alone = CLASS_TOKENS.get(stream.encoder, 0)
+            alone = encoder_of(stream.encoder).class_tokens
             pooled += count(experiment.level, t, stream.grid, stream.grid) + alone * count(1, t, 1, 1)
-    return pooled + t * FRAME_MARKS.get(experiment.family, 0)
+    return pooled + t * family_of(experiment.family).frame_marks

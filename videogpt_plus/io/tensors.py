@@ -18,6 +18,7 @@ from videogpt_plus.io.files import require, write_bytes
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 State = dict[str, "Tensor"]
@@ -111,9 +112,9 @@ def load_exactly(
     module.load_state_dict(state, assign=assign)
 
 
-def shapes_of(state: State) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor."""
-    return {key: tuple(value.shape) for key, value in state.items()}
+def shapes_of(state: State, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by its name behind `prefix`."""
+    return {prefix + key: tuple(value.shape) for key, value in state.items()}
 
 
 def check_shapes(
@@ -147,3 +148,22 @@ def save_tensors(path: str | Path, tensors: State) -> None:
     # Clones, for safetensors refuses tensors that share memory, such as tied weights.
     whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     write_bytes(path, save(whole, metadata={"format": "pt"}))
+
+
+def random_state(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None = None, seed: int = 20) -> State:
+    """Random tensors of these shapes, of bfloat16 unless told; the same seed gives the same.
+
+    Matrices keep the size of what passes them, norms are near 1, and none is zero, so that none can be lost unseen.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, shape in sorted(shapes.items()):
+        value = torch.randn(shape, generator=generator)
+        if len(shape) < 2:
+            value = 0.1 * value + (1 if name.endswith("weight") else 0)  # a norm's, or a bias
+        elif "embed" not in name:
+            value = value / (value[0].numel() ** 0.5)
+        state[name] = value.to(dtype or torch.bfloat16)
+    return state

@@ -10,12 +10,25 @@ from transformers import AutoTokenizer
 from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 from videogpt_plus.io.errors import translated
-from videogpt_plus.io.files import read_object
-from videogpt_plus.io.model_folders import values_of
+from videogpt_plus.io.files import located, read_object, require
+from videogpt_plus.io.model_folders import TOKENIZER_FILES, values_of
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+def load_tokenizer(llm: str | Path, run_dir: str | Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that the run was trained with, where its folder has one; else the LLM's."""
+    folder = located(llm)
+    if not (folder / "vocab.json").exists():  # of either; without both transformers makes an empty tokenizer
+        require(folder / "tokenizer.json", "LLM folder's tokenizer")
+    if run_dir is not None and any((Path(run_dir) / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        folder = Path(run_dir)
+        for name in TOKENIZER_FILES:
+            if name.endswith(".json") and (folder / name).exists():
+                read_object(folder / name, "copy the LLM's again")
+    return read_tokenizer(folder, "download its files again")
 
 
 def read_tokenizer(folder: Path, then: str) -> PreTrainedTokenizerBase:

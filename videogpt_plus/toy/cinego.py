@@ -23,7 +23,7 @@ from videogpt_plus.families.cinego.lm import Size, mlp_width
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import write_bytes
 from videogpt_plus.io.folders import making
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.text import chat
 from videogpt_plus.toy import world
@@ -265,7 +265,7 @@ def _seen(prepared: Preparation, path: Path, seed: int | None) -> Visual:
 
 
 def _generate(
-    model: DualEncoderVLM,
+    model: VisionLM,
     experiment: Experiment,
     questions: Sequence[str],
     visual: Visual | None,

@@ -42,7 +42,7 @@ from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from videogpt_plus.clips.cache import GridCache
-    from videogpt_plus.models.dual_encoder import DualEncoderVLM
+    from videogpt_plus.models.base import VisionLM
 
 
 def pretrain(
@@ -62,7 +62,7 @@ def pretrain(
     """
     stage = pretraining_experiment(experiment, stream_name)
 
-    def build(dtype: torch.dtype) -> DualEncoderVLM:
+    def build(dtype: torch.dtype) -> VisionLM:
         return load_model(stage, None, "cpu", dtype)
 
     _train(stage, Path(out_dir), (FINISHED,), build, Means(**means), store, decoder)
@@ -85,7 +85,7 @@ def finetune(
     """
     _check_starts(experiment, projectors)
 
-    def build(dtype: torch.dtype) -> DualEncoderVLM:
+    def build(dtype: torch.dtype) -> VisionLM:
         model = load_model(experiment, None, "cpu", dtype)
         for name, folder in projectors.items():
             model.load_projectors(folder, [name])
@@ -169,7 +169,7 @@ def _train(
     experiment: Experiment,
     out_dir: Path,
     outputs: Sequence[str],
-    build: Callable[[torch.dtype], DualEncoderVLM],
+    build: Callable[[torch.dtype], VisionLM],
     means: Means,
     store: GridCache | None,
     decoder: str,
@@ -190,7 +190,7 @@ def _train(
 def _fill(
     experiment: Experiment,
     out_dir: Path,
-    model: DualEncoderVLM,
+    model: VisionLM,
     update: Update,
     means: Means,
     store: GridCache | None,
@@ -251,7 +251,7 @@ def _claim(processes: PartialState, out_dir: Path, experiment: Experiment, outpu
     return claim(out_dir, experiment, outputs)
 
 
-def _save(model: DualEncoderVLM, tensors: Mapping[str, Tensor], experiment: Experiment, out_dir: Path) -> None:
+def _save(model: VisionLM, tensors: Mapping[str, Tensor], experiment: Experiment, out_dir: Path) -> None:
     """Writes the weights from the trained parameters by name; the file that says "finished" comes last."""
     lora = {n.removeprefix("llm."): t for n, t in tensors.items() if n.startswith("llm.")}
     if lora:

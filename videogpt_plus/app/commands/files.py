@@ -114,7 +114,7 @@ def convert(
 
 
 def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool, to: str | None) -> None:
-    from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+    from videogpt_plus.convert import convert_family, differing
 
     print(f"{convert_family(family, source, target, dtype, to=to, tell=print)}: {target}")
     if verify:

@@ -9,9 +9,10 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from videogpt_plus.clips.cache import size_text
-from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment
+from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.reducers import ADAPTERS, build_adapter, pooled_side, tokens_of_mean
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def _caption(experiment: Experiment, side: int, kept: int) -> str:
 
 
 def _beside(encoder: str) -> str:
-    return "; a class token stands beside them" if CLASS_TOKENS.get(encoder) else ""
+    return "; a class token stands beside them" if encoder_of(encoder).class_tokens else ""
 
 
 def _figure(name: str, drawings: Sequence[str], caption: str) -> str:

@@ -11,12 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videogpt_plus.config.experiment import Stream
-from videogpt_plus.families.cogvlm2.eva2 import load, normalised
+from videogpt_plus.families.cogvlm2.eva2 import load, normalised, outline
 from videogpt_plus.types import Clip
 
-__all__ = ["SCALES_BY_PILLOW", "load", "preprocessor"]
-
-SCALES_BY_PILLOW = True
+__all__ = ["load", "outline", "preprocessor"]
 
 
 def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

@@ -24,9 +24,6 @@ from videogpt_plus.types import Clip, UserError
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-#: LLaVA was trained on pictures: of a video it sees the frame in the middle, or in the middle of each equal part.
-SAMPLING = "middle"
-SCALES_BY_PILLOW = True
 #: How a key may begin -> how it begins here. The first that fits counts.
 SPELLINGS = {
     "model.vision_tower.vision_tower.vision_model.": "tower.",  # the original release
@@ -160,6 +157,11 @@ def load(stream: Stream) -> clip.ClipTower:
         wanted = beside or folder.parent / "clip-vit-large-patch14-336"
         raise UserError(f"weights {folder} hold no vision tower; download openai/{wanted.name} to {wanted}")
     return clip.load(Stream(**{**stream.__dict__, "weights": str(beside)}))
+
+
+def outline(stream: Stream) -> clip.ClipTower:
+    """The tower on "meta". UserError: its config has other sizes than the stream."""
+    return clip.outline(stream, read_config(stream.weights).vision_config)
 
 
 def preprocessor(stream: Stream) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

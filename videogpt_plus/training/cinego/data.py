@@ -19,9 +19,10 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from videogpt_plus.clips.picture_files import is_still
+from videogpt_plus.families.cinego.chat import SYSTEM, Said, pieces_of
 from videogpt_plus.families.cinego.placeholders import MARK, with_placeholders
 from videogpt_plus.io.entries import names_a_file, reading
-from videogpt_plus.text.chat import CINEGO_SYSTEM, MARKER, Said, cinego_pieces
+from videogpt_plus.text.chat import MARKER
 from videogpt_plus.training.cinego.features import SUFFIX, read_features
 from videogpt_plus.training.data import Encoded, readable
 from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual, unreadable
@@ -161,7 +162,7 @@ def encode(
     if row.turns[0][0] == "text":
         return list(_text_samples(row.turns[0][1], tokenizer, max_length))
     said = [Said(role, _parts(content) if role == "user" else [content]) for role, content in row.turns]
-    pieces = cinego_pieces(tokenizer, said)
+    pieces = pieces_of(tokenizer, said)
     ids = np.array([token for piece in pieces for token in piece.ids], np.int32)
     supervised = np.array([piece.supervised for piece in pieces for _ in piece.ids])
     sizes = np.ones(len(ids), np.int64)
@@ -198,7 +199,7 @@ def reference_ids(
 
     Each visual is `visual_tokens` marks (`@`). Positions that the original trains by mistake have labels here, too.
     """
-    text = f"<s>system\n{CINEGO_SYSTEM}</s>\n"
+    text = f"<s>system\n{SYSTEM}</s>\n"
     for role, content in row.turns:
         content = content.replace("<image>", MARK * visual_tokens)
         text += f"<s>user\n{content}</s>\n<s>assistant\n" if role == "user" else f"{content}</s>\n"

@@ -20,7 +20,8 @@ from videogpt_plus.clips.picture_files import STILLS, is_still
 from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import load_encoder, sampling
+from videogpt_plus.encoders import encoder_of
+from videogpt_plus.encoders.loading import load_encoder
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.files import read_object, write_json
 from videogpt_plus.io.fingerprint import of_path
@@ -54,7 +55,7 @@ def description(experiment: Experiment, store: GridCache) -> dict[str, object]:
         "weights": of_path(stream.weights),
         "pixels": stream.pixels,
         "width": stream.width,
-        "sampling": sampling(stream),
+        "sampling": encoder_of(stream.encoder).sampling,
         "frames": experiment.num_frames,
         "dtype": store.dtype,
     }

@@ -24,7 +24,7 @@ from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.encoders.loading import load_encoder
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import MiniMind, Size
 from videogpt_plus.families.cinego.model import Cinego, assemble, load_tokenizer
@@ -32,7 +32,7 @@ from videogpt_plus.io.files import read_object, write_bytes, write_json
 from videogpt_plus.io.fingerprint import of_path, of_value
 from videogpt_plus.io.model_folders import TOKENIZER_FILES
 from videogpt_plus.io.runs import difference
-from videogpt_plus.models.shared_llm import only_stream
+from videogpt_plus.models.base import only_stream
 from videogpt_plus.training.cinego.data import Left, Samples, encode_all, encode_reference, read_rows
 from videogpt_plus.training.cinego.features import SUFFIX, check_sidecar, find_features, frames_of
 from videogpt_plus.training.cinego.tokenizer import check_tokenizer
