@@ -47,10 +47,10 @@ def serving(folder: Path, visitors: Path):
     """The address of a page with the packaged toy at levels 2 and 8; a question that begins with "count" gets slow
     numbers without end, "markup" gets MARKUP."""
     from videogpt_plus import inference
-    from videogpt_plus.app.web.models import Talk
+    from videogpt_plus.app.web.models import Models
     from videogpt_plus.app.web.server import served
 
-    class Slow(Talk):
+    class Slow(Models):
         def stream(self, setting, question, visual, past, generation_config):
             if question.startswith("markup"):
                 yield MARKUP

@@ -103,7 +103,8 @@ def _not_a_line(value: Any) -> str | None:
         return str(value)
     if not isinstance(value, dict):
         return "it is no object"
-    return None if isinstance(value.get("key"), str) else "it has no 'key' of text"
+    key = value.get("key")
+    return None if isinstance(key, str) else f"'key' is {json.dumps(key)[:60]}"
 
 
 def meta_path(path: str | Path) -> Path:

@@ -55,9 +55,9 @@ def web(
         sources += toy_clips(folder / "toy") if toy else []
         named = ((load_experiment(run), run) for run in named_runs(runs)) if runs else all_runs(folder / "runs")
         offers = offers_of(named)
-        from videogpt_plus.app.web.models import Talk
+        from videogpt_plus.app.web.models import Models
 
-        with served(Talk(offers, most=loaded), sources, folder, limits, host, port, names) as url:
+        with served(Models(offers, most=loaded), sources, folder, limits, host, port, names) as url:
             if host not in LOOPBACK:
                 print(
                     f"{host} is no loopback address: whoever can reach this machine can use the page", file=sys.stderr

@@ -1,4 +1,4 @@
-"""Models to talk to, loaded when they are first asked: `videogpt_plus.app.web.talk.Models` with real weights."""
+"""The models behind the page, loaded when they are first asked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from videogpt_plus.inference import VideoLLM
 from videogpt_plus.types import Visual
 
 
-class Talk:
-    """The models of `offers`; `load` makes a VideoLLM of run folders by name.
+class Models:
+    """The models of `offers`, which answer one question at a time.
 
+    `load` makes a VideoLLM of run folders by name, which share their weights.
     At most `most` offers are in memory; the one that was not asked for the longest time goes first.
     """
 
@@ -74,11 +75,11 @@ class Talk:
         past: Sequence[tuple[str, str]],
         generation_config: GenerationConfig,
     ) -> Iterator[str]:
-        """The reply in pieces, as `VideoLLM.stream` gives them."""
+        """The reply in pieces; closing the iterator stops the model."""
         return self._as_set(setting).stream(question, visual, past, generation_config)
 
     def key_values(self, setting: Setting, tokens: int) -> int | None:
-        """Bytes of the keys and values of so many tokens, where the sizes are known."""
+        """Bytes of the KV cache of so many tokens, where the sizes are known."""
         return self._as_set(setting).key_value_bytes(tokens)
 
     def memory(self) -> tuple[int, str]:

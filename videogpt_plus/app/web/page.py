@@ -17,7 +17,7 @@ from videogpt_plus.app.web.faults import said, told
 from videogpt_plus.app.web.parts import EMPTY, levels, panel
 from videogpt_plus.app.web.room import Room
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, contrast, level_of
-from videogpt_plus.app.web.talk import Models, Progress, Session
+from videogpt_plus.app.web.talk import Progress, Session
 from videogpt_plus.app.web.uploads import Uploads
 from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD
@@ -30,6 +30,8 @@ from videogpt_plus.types import UserError, unreadable
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from videogpt_plus.app.web.models import Models
 
 SIDES = ("A", "B")
 

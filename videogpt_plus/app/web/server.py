@@ -7,15 +7,18 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videogpt_plus.app.web.apart import Readers
 from videogpt_plus.app.web.clips import Source, modules_to_look
 from videogpt_plus.app.web.guard import LOOPBACK, Guard, names_of
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
-from videogpt_plus.app.web.talk import Models
 from videogpt_plus.app.web.uploads import EVERY, INCOMING, Uploads
 from videogpt_plus.io.errors import translated
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.app.web.models import Models
 
 STYLE = Path(__file__).with_name("page.css")
 

@@ -7,59 +7,24 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from videogpt_plus.app.web import clips
 from videogpt_plus.app.web.clips import Look, Source
-from videogpt_plus.app.web.settings import Offer, Setting, check_room
+from videogpt_plus.app.web.settings import Setting, check_room
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.types import Visual
+
+if TYPE_CHECKING:
+    from videogpt_plus.app.web.models import Models
 
 #: So many clips of a visitor are kept with their features, the most recent ones.
 KEPT_LOOKS = 6
-
-
-class Models(Protocol):
-    """The models behind the page; they answer one question at a time."""
-
-    offers: Mapping[str, Offer]
-
-    def turn(self) -> AbstractContextManager[None]:
-        """Waits until no other question is being answered."""
-
-    def load(self, setting: Setting) -> None:
-        """Brings a setting's weights into memory if they are not there. UserError: they cannot be loaded."""
-
-    def is_loaded(self, setting: Setting) -> bool:
-        """Whether `load` has nothing to do."""
-
-    def positions(self, setting: Setting) -> int | None:
-        """Tokens that the language model was made for, where it says."""
-
-    def encode(self, setting: Setting, visual: Visual) -> Visual:
-        """The visual with its encoders' grids, on the CPU, in the place of pixels."""
-
-    def stream(
-        self,
-        setting: Setting,
-        question: str,
-        visual: Visual,
-        past: Sequence[tuple[str, str]],
-        generation_config: GenerationConfig,
-    ) -> Iterator[str]:
-        """The reply in pieces; closing the iterator stops the model."""
-
-    def key_values(self, setting: Setting, tokens: int) -> int | None:
-        """Bytes of the KV cache of so many tokens, where the sizes are known."""
-
-    def memory(self) -> tuple[int, str]:
-        """Bytes that are in use now, at most since the turn began where the device tells; and of which device."""
 
 
 @dataclass(frozen=True)
