@@ -54,7 +54,7 @@ def test_every_room_has_its_level():
         "videogpt_plus.convert",
         "eval.answers.score",
         "eval.report.report",
-        "eval.report.judged_tables",
+        "eval.report.judged",
         "eval.tasks.mvbench",
     ],
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.report.compare import NONE_SHOWN, compare_runs, read_run
+from eval.report.compare import compare_runs, read_run
 from eval.statistics.estimates import SCORE
-from eval.statistics.paired import compare, equivalence, holm
+from eval.statistics.paired import NONE_SHOWN, compare, equivalence, holm
 from videogpt_plus.app import cli
 from videogpt_plus.io import fingerprint
 from videogpt_plus.types import UserError

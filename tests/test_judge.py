@@ -21,8 +21,7 @@ from eval.judge import ledger, pace
 from eval.judge.endpoint import JudgeConfig
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
 from eval.report.compare import read_run
-from eval.report.judged_levels import CSV_COLUMNS, Run
-from eval.report.judged_tables import judged_section
+from eval.report.judged import CSV_COLUMNS, Run, judged_section
 from eval.report.parts import DETECTABLE
 from eval.report.reference_format import write_open_files
 from eval.report.report import write_report

@@ -18,7 +18,8 @@ from eval.report.csv_files import pairs_csv, safe, stacked, sweep_csv
 from eval.report.files import markdown, page, plain_text
 from eval.report.latex import ROOM, ROWS, escape, tables_in_latex
 from eval.report.layout import column_blocks, file_name, slug
-from eval.report.report import Section, Table, _tests
+from eval.report.parts import Section, Table
+from eval.report.report import _tests
 from eval.report.sweep import _called
 
 NAMES = (

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from eval.report.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
+from eval.report.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES
+from eval.statistics.paired import NONE_SHOWN, TOO_FEW
 from videogpt_plus.app.checks import check_margin
 from videogpt_plus.app.questions import WHOLE
 from videogpt_plus.app.runs import find_run

@@ -40,13 +40,13 @@ def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> Non
 
 def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, bool]], dict[str, dict[str, str]]]:
     """(seed, level) -> key -> right or wrong, and the task and clip of each question."""
-    from eval.report.cells import series
     from eval.report.compare import read_run
+    from eval.report.results import series_of
 
     found, about, named = {}, {}, {}
     for folder in named_runs(runs, take=False):
         experiment = load_experiment(folder)
-        named.setdefault(series({"experiment": experiment.name}), folder)
+        named.setdefault(series_of(experiment.name), folder)
         if len(named) > 1:
             raise UserError(f"{' and '.join(map(str, named.values()))} are not one experiment at several levels")
         at = (experiment.finetune.seed, experiment.level)
