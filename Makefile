@@ -44,6 +44,8 @@ $(EARLIER)/.installed: $(VENV)/.installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python scripts/check_imports.py
+	$(BIN)/python benchmarks/structure.py
 
 clean:
 	rm -rf $(VENV) .cache/toy results/toy

@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eval.statistics.estimates import SCORE, mean_score, share
+from eval.statistics.paired import compare, compare_seeds, equivalence
 from eval.statistics.seeds import of_differences
-from eval.statistics.stats import compare, compare_scores, compare_seeds, equivalence, mean_score, share
 
 
 class World(NamedTuple):
@@ -182,9 +183,9 @@ def scores(repeats: int) -> tuple[list[str], list[list[str]]]:
             videos = {key: str(i // per_clip) for i, key in enumerate(keys)}
             second = dict(zip(keys, base.ravel().tolist(), strict=True))
             first = dict(zip(keys, (base + change).ravel().tolist(), strict=True))
-            found = compare_scores(first, second, videos)
+            found = compare(first, second, videos, scale=SCORE)
             held, alarms = held + (found.low <= 0 <= found.high), alarms + (found.p < 0.05)
-            mean = mean_score(second, videos, 0, 5)
+            mean = mean_score(second, videos)
             of_mean += mean.low <= MEAN_OF_SCORES <= mean.high
         rows.append([
             str(clips), str(per_clip), f"{100 * tied:.0f}", _share(held, total, (0.90, 1)),

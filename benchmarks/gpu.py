@@ -18,7 +18,7 @@ from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import TEXT_TOKENS, sizes_of
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.generation import Reading, generate
 from videogpt_plus.reducers import build_reducer
 from videogpt_plus.types import IGNORE, PLACEHOLDER, Visual
@@ -41,7 +41,7 @@ def real_size(root: Path, repeats: int) -> dict[str, Any]:
 
 
 def measure(
-    model: DualEncoderVLM, experiment: Experiment, device: str, levels: Sequence[float], repeats: int
+    model: VisionLM, experiment: Experiment, device: str, levels: Sequence[float], repeats: int
 ) -> dict[str, Any]:
     """Seconds, FLOPs and peak bytes of the stages of a question and of a training step of 4 clips, by level.
 
@@ -80,25 +80,25 @@ def measure(
     return {"seconds": seconds, "flops": flops, "peak_bytes": peaks}
 
 
-def _noise(model: DualEncoderVLM, frames: int, device: str) -> Visual:
+def _noise(model: VisionLM, frames: int, device: str) -> Visual:
     sides = {name: encoder.pixels for name, encoder in model.encoders.items()}
     return Visual({name: torch.randn(frames, 3, side, side, device=device) for name, side in sides.items()}, frames)
 
 
-def _set_level(model: DualEncoderVLM, experiment: Experiment, level: float) -> None:
+def _set_level(model: VisionLM, experiment: Experiment, level: float) -> None:
     for name in model.reducers:
         model.reducers[name] = build_reducer(replace(experiment.reducer, level=level))
 
 
 @torch.inference_mode()
-def _reading(model: DualEncoderVLM, experiment: Experiment, level: float, grids: dict[str, torch.Tensor]) -> Reading:
+def _reading(model: VisionLM, experiment: Experiment, level: float, grids: dict[str, torch.Tensor]) -> Reading:
     """The clip's part and a question of TEXT_TOKENS tokens; any will do."""
     _set_level(model, experiment, level)
     text = model.llm.get_input_embeddings()(torch.zeros(TEXT_TOKENS, dtype=torch.long, device=model.device))
     return Reading(model.visual_tokens(grids).to(text.dtype), [text])
 
 
-def _answer(model: DualEncoderVLM, reading: Reading, level: float) -> dict[str, float]:
+def _answer(model: VisionLM, reading: Reading, level: float) -> dict[str, float]:
     """Seconds to the first token, and of each further one."""
     began = time.perf_counter()
     ((answer,),) = generate(model.causal, [reading], 1 + TOKENS, end=-1, vocabulary=len(model.tokenizer))
@@ -106,7 +106,7 @@ def _answer(model: DualEncoderVLM, reading: Reading, level: float) -> dict[str, 
     return {f"prefill, level {level}": answer.seconds_first, f"token, level {level}": rest / TOKENS}
 
 
-def _step(model: DualEncoderVLM, visual: Visual, device: str) -> timing.Case:
+def _step(model: VisionLM, visual: Visual, device: str) -> timing.Case:
     ids = torch.tensor([[PLACEHOLDER] * visual.placeholders + [0] * TEXT_TOKENS] * BATCH)
     labels = torch.full_like(ids, IGNORE)
     labels[:, -SUPERVISED:] = 0

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import timing
-from eval.answers.runs import examples_of, load_answerer
-from eval.tasks.task import Question
+from eval.answers.runs import examples_of
+from videogpt_plus import inference
 from videogpt_plus.config.experiments import TOY_WEIGHTS
 from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.io.files import located
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
+from videogpt_plus.types import Question
 
 CLIPS, EVERY = 2000, 100
 
@@ -32,7 +33,7 @@ def toy(root: Path, repeats: int, clips: int = CLIPS, every: int = EVERY) -> dic
         path = root / "clips" / f"{number:05d}.mp4"
         os.link(example.path, path)
         examples.append(replace(example, path=path, video=path.name))
-    answerer = load_answerer({"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}, EvalConfig())
+    answerer = inference.load({"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}, EvalConfig())
     held = {}
     questions = [Question(example, ("toy",)) for example in examples]
     for number, _ in enumerate(answerer.answers(questions, None), start=1):

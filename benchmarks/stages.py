@@ -11,12 +11,12 @@ import torch
 
 from benchmarks import mid, timing
 from eval.answers.runs import examples_of
-from videogpt_plus import encoders
 from videogpt_plus.clips import video
 from videogpt_plus.config.experiment import Branch, Experiment
 from videogpt_plus.config.experiments import at_level
+from videogpt_plus.encoders import loading
 from videogpt_plus.flops import Llm, Tower, sizes_of
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.generation import Reading, generate
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.text.chat import encode_prompt
@@ -38,7 +38,7 @@ def mid_size(root: Path, repeats: int) -> dict[str, Any]:
     flops: dict[str, int] = {}
     sizes = sizes_of(experiment)
     for name, stream in experiment.branches:
-        cases[f"preprocess, {name}"] = partial(encoders.preprocessor(stream), clip)
+        cases[f"preprocess, {name}"] = partial(loading.preprocessor(stream), clip)
         for dtype in DTYPES:
             stage = f"{stream.encoder}, {dtype}"
             cases[stage] = _encoding(stream, clip, dtype)
@@ -80,7 +80,7 @@ def prefill(llm: Llm, reading: Reading) -> int:
 
 
 def _encoding(stream: Branch, clip: Clip, dtype: str) -> Callable[[], None]:
-    encoder = encoders.load_encoder(stream, "cpu", getattr(torch, dtype))
+    encoder = loading.load_encoder(stream, "cpu", getattr(torch, dtype))
     pixels = encoder.preprocess(clip)[None].to(getattr(torch, dtype))
 
     @torch.inference_mode()
@@ -96,19 +96,19 @@ def _grids(experiment: Experiment, clip: Clip) -> dict[str, torch.Tensor]:
 
 
 @torch.inference_mode()
-def _tokens(model: DualEncoderVLM, grids: Mapping[str, torch.Tensor]) -> None:
+def _tokens(model: VisionLM, grids: Mapping[str, torch.Tensor]) -> None:
     model.visual_tokens(grids)
 
 
 @torch.inference_mode()
-def _reading(model: DualEncoderVLM, experiment: Experiment, question: str, grids: Any, frames: int) -> Reading:
+def _reading(model: VisionLM, experiment: Experiment, question: str, grids: Any, frames: int) -> Reading:
     ids = encode_prompt(model.tokenizer, question, [frames], experiment.prompting.template)
     first, embed = ids.index(PLACEHOLDER), model.llm.get_input_embeddings()
     prefix = torch.cat([embed(torch.tensor(ids[:first])), model.visual_tokens(grids)])
     return Reading(prefix, [embed(torch.tensor(ids[first + frames :]))])
 
 
-def _answer(model: DualEncoderVLM, reading: Reading, level: float) -> dict[str, float]:
+def _answer(model: VisionLM, reading: Reading, level: float) -> dict[str, float]:
     """Seconds to the first token, and of each further one."""
     import time
 

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 from benchmarks import mid, timing
-from eval.answers.runs import examples_of, load_answerer
-from eval.answers.video_llm import VideoLLM
+from eval.answers.runs import examples_of
 from eval.tasks.options import parse_option
-from eval.tasks.task import Example, Question, Reply
+from eval.tasks.task import Example
+from videogpt_plus import inference
 from videogpt_plus.config.experiments import TOY_WEIGHTS
 from videogpt_plus.config.options import EvalConfig
+from videogpt_plus.inference import VideoLLM
 from videogpt_plus.io.files import located
 from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
-from videogpt_plus.types import ClipError
+from videogpt_plus.types import ClipError, Question, Reply
 
 #: The levels that are asked together, by their name in the results.
 SETS = {"1-16": (1, 2, 4, 8, 16), "2-16": (2, 4, 8, 16)}
@@ -60,7 +61,7 @@ def choices(root: Path, repeats: int) -> dict[str, Any]:
     runs = {"toy": located(f"{TOY_WEIGHTS}/runs/toy_pool2")}
     replies = {}
     for dtype in ("float32", "bfloat16"):
-        answerer = load_answerer(runs, EvalConfig(scoring="both", workers=0, encoder_dtype=dtype))
+        answerer = inference.load(runs, EvalConfig(scoring="both", workers=0, encoder_dtype=dtype))
         replies[dtype] = {example.key: reply for example, reply in ask(answerer, examples)}
     pairs = [(e, replies["float32"][e.key], replies["bfloat16"][e.key]) for e in examples]
     return {
@@ -87,7 +88,7 @@ def _ask_anew(answerer: VideoLLM, store: Path, examples: Sequence[Example]) -> N
 
 
 def _answerer(root: Path, levels: Sequence[float], eval_config: EvalConfig = FLOAT32) -> VideoLLM:
-    return load_answerer({f"{level:g}": mid.run_folder(root, level) for level in levels}, eval_config)
+    return inference.load({f"{level:g}": mid.run_folder(root, level) for level in levels}, eval_config)
 
 
 def _stages(answerer: VideoLLM, example: Example) -> dict[str, timing.Case]:

@@ -17,7 +17,7 @@ from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.text import chat
 from videogpt_plus.training import data
@@ -90,14 +90,14 @@ def step(experiment: Experiment, store: Path, loss_only: bool, stored: bool, bat
     return run
 
 
-def fill(model: DualEncoderVLM, prepare: Preparation, experiment: Experiment) -> None:
+def fill(model: VisionLM, prepare: Preparation, experiment: Experiment) -> None:
     """Puts the grids of the benchmark's clips into the store."""
     model.store = prepare.store
     model.encode([prepare(example.path) for example in examples_of(experiment.benchmark_root)])
 
 
 def samples(
-    experiment: Experiment, prepare: Preparation, count: int, model: DualEncoderVLM | None = None
+    experiment: Experiment, prepare: Preparation, count: int, model: VisionLM | None = None
 ) -> Sequence[data.Encoded]:
     """The benchmark's questions with their answers, as the fine-tuning reads them."""
     tokenizer = model.tokenizer if model else load_model(experiment, None, "meta", torch.float32).tokenizer

@@ -45,11 +45,11 @@ def main(
 
         log(f"{part}: steps {steps}, minutes {minutes}, seed {seed}, first step {first}, {date.today()}")
         if part == "llm":
-            from videogpt_plus.toy.pretrain_llm import pretrain_llm
+            from toy.pretrain_llm import pretrain_llm
 
             pretrain_llm(output / "llm", steps, log, seed, minutes=minutes, first=first)
         else:
-            from videogpt_plus.toy.pretrain_encoders import pretrain_encoder
+            from toy.pretrain_encoders import pretrain_encoder
 
             pretrain_encoder(part, output, steps, log, seed, minutes, first)
 

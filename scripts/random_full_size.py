@@ -29,19 +29,21 @@ import torch
 import tyro
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from videogpt_plus.clips.video import read_clip
 from videogpt_plus.config.experiment import Experiment, Lora
 from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, at_level, level_text
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.encoders import preprocessor
 from videogpt_plus.encoders.internvideo2 import InternVideo2
+from videogpt_plus.encoders.loading import preprocessor
 from videogpt_plus.io.files import write_json
 from videogpt_plus.io.run_weights import projector_key
-from videogpt_plus.models.dual_encoder import LORA_TARGETS, DualEncoderVLM
+from videogpt_plus.io.tensors import State, random_state, shapes_of
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
+from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.models.projectors import build_projector
 from videogpt_plus.models.silence import quiet
 from videogpt_plus.text.chat import encode_prompt
@@ -187,23 +189,15 @@ def moved(experiment: Experiment, root: Path) -> Experiment:
     return replace(experiment, llm=below(experiment.llm), branches=branches)
 
 
-def random_state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Values for the parameters of `module`: normal, deviation 0.02; scales of norms and LayerScale are 1.
-
-    Tied parameters come once.
-    """
-    state = {}
-    for name, like in module.named_parameters():
-        values = torch.empty(like.shape, dtype=dtype)
-        scale = like.ndim == 1 and name.endswith((".weight", ".gamma"))
-        state[name] = values.fill_(1) if scale else values.normal_(0, 0.02)
-    return state
+def _random(module: nn.Module, dtype: torch.dtype) -> State:
+    """Random values for the parameters of a module; tied ones come once."""
+    return random_state(shapes_of(dict(module.named_parameters())), dtype)
 
 
 def write_llm(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> None:
     """Qwen2 and its tokenizer as published: config, safetensors in shards of 4 GB, tokenizer."""
     llm = _empty_llm(config)
-    llm.load_state_dict(random_state(llm, dtype), strict=False, assign=True)  # a tied head is not among them
+    llm.load_state_dict(_random(llm, dtype), strict=False, assign=True)  # a tied head is not among them
     llm.tie_weights()
     llm.save_pretrained(folder, max_shard_size="4GB")
     write_tokenizer(folder)
@@ -227,7 +221,7 @@ def write_clip(folder: Path, config: dict[str, Any], dtype: torch.dtype) -> None
     """The whole CLIP as published, text tower included, and its processor."""
     with torch.device("meta"):
         clip = CLIPModel(CLIPConfig(**config))
-    clip.load_state_dict(random_state(clip, dtype), assign=True)
+    clip.load_state_dict(_random(clip, dtype), assign=True)
     clip.save_pretrained(folder)
     side = config["vision_config"]["image_size"]
     CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side}).save_pretrained(
@@ -240,7 +234,7 @@ def write_internvideo2(path: Path, experiment: Experiment, dtype: torch.dtype) -
     stream = dict(experiment.branches)["video"]
     with torch.device("meta"):  # the tower is built one block short of the file: that one never runs
         tower = InternVideo2(replace(stream.size, depth=stream.size.depth + 1), stream.pixels)
-    state = {f"vision_encoder.{name}": tensor for name, tensor in random_state(tower, dtype).items()}
+    state = {f"vision_encoder.{name}": tensor for name, tensor in _random(tower, dtype).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"module": state}, path)
 
@@ -253,7 +247,7 @@ def write_trained(folder: Path, size: Size, dtype: torch.dtype) -> None:
     for name, stream in size.experiment.branches:
         with torch.device("meta"):
             projector = build_projector(stream.projector, stream.width, size.llm["hidden_size"])
-        state = {f"model.{projector_key(name)}.{k}": v for k, v in random_state(projector, dtype).items()}
+        state = {f"model.{projector_key(name)}.{k}": v for k, v in _random(projector, dtype).items()}
         (folder / "pretrain" / name).mkdir(parents=True)
         torch.save(state, folder / "pretrain" / name / "mm_projector.bin")
         both |= {f"base_model.model.{key}": value for key, value in state.items()}
@@ -269,11 +263,11 @@ def _write_adapter(folder: Path, llm: dict[str, Any], lora: Lora, dtype: torch.d
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=LORA_TARGETS,
+        target_modules=TARGETS,
         task_type="CAUSAL_LM",
     )
     adapter = get_peft_model_state_dict(get_peft_model(_empty_llm(llm), config), save_embedding_layers=False)
-    state = {name: torch.empty(like.shape, dtype=dtype).normal_(0, 0.02) for name, like in adapter.items()}
+    state = random_state(shapes_of(adapter), dtype)
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(folder)
 
@@ -303,7 +297,7 @@ def build(size: Size, root: Path, dtype: torch.dtype, meter: Meter) -> None:
         gc.collect()
 
 
-def load(size: Size, root: Path, level: float, dtype: torch.dtype) -> tuple[DualEncoderVLM, Experiment]:
+def load(size: Size, root: Path, level: float, dtype: torch.dtype) -> tuple[VisionLM, Experiment]:
     """The model and its experiment at a level, from the files below `root`, by the code that loads published ones."""
     experiment = at_level(moved(size.experiment, root), level)
     model = load_model(experiment, root / "trained" / "finetune", "cpu", dtype)
@@ -313,7 +307,7 @@ def load(size: Size, root: Path, level: float, dtype: torch.dtype) -> tuple[Dual
 
 
 def ask(
-    model: DualEncoderVLM, experiment: Experiment, clip_path: Path, question: str, meter: Meter, at: str
+    model: VisionLM, experiment: Experiment, clip_path: Path, question: str, meter: Meter, at: str
 ) -> dict[str, Any]:
     """One answer, each module measured; `at` stands before the names of the stages."""
     with meter.stage(f"{at}decode"):

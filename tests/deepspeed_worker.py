@@ -39,6 +39,11 @@ def main(root: Path, command: list[str]) -> None:
     register("latents", Latents)
     experiments.EXPERIMENTS.update(pickle.loads((root / "experiments.pickle").read_bytes()))
     mixtures.MIXTURES.update(tiny_mixtures(root))
+    if "--deepspeed" in command:
+        import deepspeed.ops
+
+        # DeepSpeed would compile it for most of a minute, and nothing in a training on CPUs needs it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if "--dies" in command:
         loop.mark_complete = second_call(loop.mark_complete, die)
     if "--fails" in command and os.environ["RANK"] == "1":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 
 import torch
@@ -15,7 +14,7 @@ from parity.cogvlm2 import Recordings
 from parity.llava import Recordings as LlavaRecordings
 from test_cogvlm2 import prompts_of
 
-from videogpt_plus.models.loading import SHARDS
+from videogpt_plus.families import family_of
 from videogpt_plus.models.tensor_parallel import processes, world
 from videogpt_plus.types import IGNORE, UserError
 
@@ -34,7 +33,7 @@ def share(family: str, out: Path, work: Path) -> None:
         (row,), (visuals,) = prompts_of(recordings, ["How many people are there in it?"], [name])
     refused = ""
     if size > 1:
-        shard = resolve_name(SHARDS[family])
+        shard = family_of(family).function("shard")
         try:
             shard(model, rank, 3)
         except UserError as error:

@@ -16,8 +16,8 @@ import pytest
 from eval.answers.answer import Target, answer_all, meta_path, read_answers
 from eval.answers.score import score
 from eval.report.compare import read_run
-from eval.tasks.task import Example, Reply
-from videogpt_plus.types import ClipError, UserError
+from eval.tasks.task import Example
+from videogpt_plus.types import ClipError, Reply, UserError
 
 HEADER = {"experiment": "toy_pool4", "weights": "w1", "benchmark": "b1"}
 FIELDS = [

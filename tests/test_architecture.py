@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.structure import files, imports, module_of, room_of
+
 ROOT = Path(__file__).parent.parent
 #: Lower rooms import nothing of a higher one; rooms on one level import nothing of each other.
 LEVELS = [
     ["types"],
-    ["io", "reducers"],
+    ["io", "reducers", "registers"],
     ["config", "text"],
-    ["encoders", "flops"],
-    ["clips"],
+    ["encoders", "flops", "clips"],
     ["models"],
     ["families"],
-    ["training"],
+    ["training", "inference"],
     ["toy", "convert", "hub", "eval"],
     ["app"],
     ["__main__"],
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
+FILES = files(ROOT)
 
 
-def room_of(module: str) -> str | None:
-    """`videogpt_plus.encoders.clip` -> `encoders`; everything in eval is one room."""
-    head, *rest = module.split(".")
-    if head == "eval":
-        return "eval"
-    return rest[0] if head == "videogpt_plus" and rest else None
-
-
-def imports(path: Path) -> set[str]:
-    """Every module of the project that a file names, wherever in it the import stands."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] in ("videogpt_plus", "eval")}
-
-
-def files() -> list[Path]:
-    return sorted(p for folder in ("videogpt_plus", "eval") for p in (ROOT / folder).rglob("*.py"))
-
-
-def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-
-
-@pytest.mark.parametrize("path", files(), ids=module_of)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: module_of(path, ROOT))
 def test_imports_go_downwards(path):
-    own = room_of(module_of(path))
-    for name in imports(path):
-        other = room_of(name)
+    own = room_of(module_of(path, ROOT), ROOT)
+    for name in imports(path, ROOT):
+        other = room_of(name, ROOT)
         if own and other:
             assert own == other or LEVEL[other] < LEVEL[own], (
-                f"{module_of(path)} imports {name}, which does not stand below it"
+                f"{module_of(path, ROOT)} imports {name}, which does not stand below it"
             )
 
 
 def test_every_room_has_its_level():
-    rooms = {room_of(module_of(path)) for path in files()} - {None}
+    rooms = {room_of(module_of(path, ROOT), ROOT) for path in FILES} - {None}
     assert rooms == LEVEL.keys()
 
 
@@ -80,7 +54,7 @@ def test_every_room_has_its_level():
         "videogpt_plus.convert",
         "eval.answers.score",
         "eval.report.report",
-        "eval.report.judged_tables",
+        "eval.report.judged",
         "eval.tasks.mvbench",
     ],
 )
@@ -109,6 +83,6 @@ def test_the_core_needs_none_of_the_extras():
         "torchvision",
     ]
     code = f"import sys\nfor name in {extras}:\n    sys.modules[name] = None\n"
-    code += "\n".join(f"import {module_of(p)}" for p in files() if p.name != "__main__.py")
+    code += "\n".join(f"import {module_of(p, ROOT)}" for p in FILES if p.name != "__main__.py")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

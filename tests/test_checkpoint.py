@@ -7,14 +7,15 @@ import os
 
 import pytest
 import torch
+from parity.reference_state import split_reference
 
 from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS
-from videogpt_plus.io import tensors as checkpoint
+from videogpt_plus.io import files
 from videogpt_plus.io.files import write_json
 from videogpt_plus.io.model_folders import read_folder
-from videogpt_plus.io.run_weights import read_projectors, split_reference
+from videogpt_plus.io.run_weights import read_projectors
 from videogpt_plus.io.tensors import load_exactly, read_tensors, save_tensors
 from videogpt_plus.types import UserError
 
@@ -128,7 +129,7 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path, monkeypatch, s
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, step, full)
+    monkeypatch.setattr(files.os, step, full)
     with pytest.raises(UserError, match="No space left on device; free space"):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1} and list(tmp_path.iterdir()) == [path]

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import named_runs, own_runs
-from videogpt_plus.config.experiment_file import named_or_filed
+from videogpt_plus.app.runs import named_runs, own_runs
 from videogpt_plus.config.experiments import EXPERIMENTS, get_experiment
 from videogpt_plus.types import UserError
 
@@ -22,7 +21,7 @@ def run(*args: str) -> subprocess.CompletedProcess:
 
 def test_help_names_every_command_and_imports_nothing_heavy():
     code = (
-        "import sys\nfrom videogpt_plus import cli\n"
+        "import sys\nfrom videogpt_plus.app import cli\n"
         "try:\n    cli.main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "heavy = {'torch', 'transformers', 'peft', 'av', 'numpy', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
         "assert not heavy, heavy"

@@ -19,7 +19,7 @@ from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level
 from videogpt_plus.config.options import EvalConfig
-from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.convert import convert_family, differing
 from videogpt_plus.io import shards
 from videogpt_plus.io.model_folders import read_folder
 from videogpt_plus.models.loading import load_model, load_models
@@ -141,7 +141,7 @@ def test_look_alikes_are_refused_by_name(family, published, tmp_path):
 
 
 def test_weights_of_the_other_modality_under_a_borrowed_config_are_told_by_their_keys(family, published, tmp_path):
-    from videogpt_plus.families.cogvlm2.weights import ARCHITECTURES
+    from videogpt_plus.families.cogvlm2.sizes import ARCHITECTURES
 
     other = next(name for name in FAMILIES if name != family)
     folder = edited(published, tmp_path / "borrowed", lambda state: None)

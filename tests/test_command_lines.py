@@ -27,8 +27,8 @@ from faults.records import (
 )
 
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import find_runs
-from videogpt_plus.app.screen import progress, show, table
+from videogpt_plus.app.runs import find_runs
+from videogpt_plus.app.screen import new_table, progress, show
 
 
 @pytest.fixture
@@ -70,12 +70,12 @@ def test_nothing_is_rendered_copied_or_written_before_the_whole_line_is_known_to
 
 
 #: Functions that make what is not there yet.
-MAKERS = re.compile("prepare_.*|own_runs|run_to_ask|take_published|benchmark_folder|answered_benchmark")
+MAKERS = re.compile("prepare(_.*)?|own_runs|run_to_ask|take_published|benchmark_folder|answered_benchmark|fill_run")
 CHECKS = re.compile("_?check_.*|benchmark_stated|wanted_runs?|get_experiment")
 
 
 def commands(name: str) -> list[ast.FunctionDef]:
-    trees = [ast.parse(path.read_text()) for path in Path(inspect.getfile(cli.answer)).parent.glob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in Path(inspect.getfile(cli)).parent.rglob("*.py")]
     return [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name]
 
 
@@ -84,7 +84,9 @@ def calls(node: ast.AST, names: re.Pattern[str]) -> list[ast.Call]:
     return [call for call in found if names.fullmatch(call.func.id)]
 
 
-@pytest.mark.parametrize("name", ["sweep", "pretrain", "train", "answer", "score", "export", "_judge", "doctor"])
+@pytest.mark.parametrize(
+    "name", ["sweep", "run_sweep", "pretrain", "train", "answer", "score", "export", "_judge", "doctor"]
+)
 def test_a_command_calls_what_checks_before_what_makes(name):
     for command in commands(name):
         makes = [call.lineno for call in calls(command, MAKERS)]
@@ -169,7 +171,7 @@ def test_a_folder_with_brackets_is_found_by_its_name_and_a_pattern_by_what_fits(
 
 
 def test_names_are_shown_as_they_are(capsys):
-    made = table("task", "[bold]n", title="run[1] [red]x[/red] :warning:")
+    made = new_table("task", "[bold]n", title="run[1] [red]x[/red] :warning:")
     made.add_row("[link=x]a[/link] [1] :smile:", "[/]")
     show(made)
     with progress("sweep[2] [/]") as advance:

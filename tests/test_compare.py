@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.report.compare import NONE_SHOWN, compare_runs, read_run
-from eval.statistics.stats import compare, compare_scores, equivalence, holm
+from eval.report.compare import compare_runs, read_run
+from eval.statistics.estimates import SCORE
+from eval.statistics.paired import NONE_SHOWN, compare, equivalence, holm
 from videogpt_plus.app import cli
 from videogpt_plus.io import fingerprint
 from videogpt_plus.types import UserError
@@ -243,7 +244,7 @@ def test_scores_of_a_judge_are_compared_by_aspect_and_unscored_answers_are_count
     (second / "scores.json").write_text(json.dumps(scores))
     found = compare_runs(read_run(first / "answers.jsonl"), read_run(second / "scores.json"), margin=1.0)
     detail = found["tasks"]["detail"]
-    expected = compare_scores(better, base)
+    expected = compare(better, base, scale=SCORE)
     assert (detail["difference"], detail["p"]) == pytest.approx((0.5, expected.p))
     assert found["tasks"]["context"]["n"] == 59 and (found["only_a"], found["failed_b"]) == (1, 1)
     assert found["tasks"]["context"]["verdict"] == NONE_SHOWN and detail["verdict"] == "A is better"

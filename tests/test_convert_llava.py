@@ -15,7 +15,7 @@ from transformers import LlavaForConditionalGeneration
 
 from videogpt_plus.app import cli
 from videogpt_plus.config.experiment_file import load_experiment
-from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.convert import convert_family, differing
 from videogpt_plus.io import shards
 from videogpt_plus.io.model_folders import read_folder
 from videogpt_plus.models.loading import load_model

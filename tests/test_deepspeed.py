@@ -30,7 +30,8 @@ from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiments import at_level
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.training import data, stages
-from videogpt_plus.training.loop import check_deepspeed, safe_pickles
+from videogpt_plus.training.plan import epoch_order, share_of
+from videogpt_plus.training.zero import check_deepspeed, filled, safe_pickles
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("deepspeed_worker.py")
@@ -228,7 +229,7 @@ def test_ddp_trains_as_one_process_and_gathers_what_each_replaced(root, plain, t
     once = at_level(pickle.loads((root / "experiments.pickle").read_bytes())["once"], 4)
     for name, files in tiny_mixtures(tmp_path).items():
         monkeypatch.setitem(mixtures.MIXTURES, name, files)
-    of_the_second = data.epoch_order(8, once.training.seed, 0)[2:4]
+    of_the_second = epoch_order(8, once.finetune.seed, 0)[2:4]
     bad = next(sample for sample in of_the_second if sample % 4)  # the others have no picture
     (tmp_path / f"{bad}.png").write_bytes(b"no picture")
     stages.finetune(once, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
@@ -248,7 +249,7 @@ def test_what_every_process_finds_wrong_is_said_once(root, plain, tmp_path):
 
 @needs_deepspeed
 def test_processes_are_checked_against_those_of_the_checkpoint(root, plain, zero3, tmp_path):
-    """Also whether its state is DeepSpeed's: the Trainer would go on without the optimizer's in silence."""
+    """Also whether its state is DeepSpeed's: another one would resume without the optimizer's in silence."""
     shutil.copytree(zero3, tmp_path / "run")
     (tmp_path / "run" / "projectors.safetensors").unlink()
     said = call(*finetuning(root, plain, tmp_path / "run", None), launcher=(sys.executable,), code=2)
@@ -258,38 +259,32 @@ def test_processes_are_checked_against_those_of_the_checkpoint(root, plain, zero
 @needs_deepspeed
 @pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload"])
 def test_published_jsons_pass_unchanged(name, monkeypatch):
-    """Through what transformers fills in and DeepSpeed reads, for the real size of a 1.5B model."""
-    from types import SimpleNamespace
-
+    """Filled in, and read by DeepSpeed, for the real size of a 1.5B model."""
     from deepspeed.runtime.config import DeepSpeedConfig
-    from transformers import Qwen2Config
-    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
     from videogpt_plus.config.experiments import QWEN_1_5B
-    from videogpt_plus.training.loop import training_arguments
 
-    monkeypatch.setattr("videogpt_plus.training.loop.shutil.which", lambda name: f"/usr/bin/{name}")
-    check_deepspeed(str(SCRIPTS / f"{name}.json"))
-    args = training_arguments(QWEN_1_5B.training, Path("unused"), None)
-    config = HfTrainerDeepSpeedConfig(str(SCRIPTS / f"{name}.json"))
-    config.trainer_config_process(args)
-    config.trainer_config_finalize(args, SimpleNamespace(config=Qwen2Config(hidden_size=1536)), 1000)
-    read = DeepSpeedConfig(config.config)
+    monkeypatch.setattr("videogpt_plus.training.zero.shutil.which", lambda name: f"/usr/bin/{name}")
+    path = str(SCRIPTS / f"{name}.json")
+    check_deepspeed(path)
+    training = QWEN_1_5B.finetune
+    read = DeepSpeedConfig(filled(path, stages.update_of(training, 1), share_of(training, 1).samples, 1, 1536))
     assert read.zero_config.stage == (2 if name == "zero2" else 3)
     assert (read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (4, 64)
+    assert read.gradient_clipping == 1.0
     assert read.zero_config.reduce_bucket_size == 1536**2
     assert read.bfloat16_config.enabled and not read.float16_config.enabled
 
 
 def test_missing_deepspeed_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: None)
+    monkeypatch.setattr("videogpt_plus.training.zero.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'videogpt_plus\[train\]'"):
         check_deepspeed(str(ZERO2))
 
 
 def test_offloading_without_a_compiler_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: True)
-    monkeypatch.setattr("videogpt_plus.training.loop.shutil.which", lambda name: None)
+    monkeypatch.setattr("videogpt_plus.training.zero.find_spec", lambda name: True)
+    monkeypatch.setattr("videogpt_plus.training.zero.shutil.which", lambda name: None)
     with pytest.raises(UserError, match="install g\\+\\+, or take scripts/zero3.json"):
         check_deepspeed(str(OFFLOAD))
     check_deepspeed(str(ZERO3))
@@ -300,7 +295,7 @@ def test_json_against_the_experiment_is_one_line(root, plain, tmp_path):
     config = {**json.loads(ZERO2.read_text()), "gradient_clipping": 0.5}
     (tmp_path / "zero.json").write_text(json.dumps(config))
     said = call(*finetuning(root, plain, tmp_path / "run", tmp_path / "zero.json"), launcher=(sys.executable,), code=2)
-    assert len(errors(said)) == 1 and "gradient_clipping=0.5 vs hf max_grad_norm=1.0" in errors(said)[0]
+    assert len(errors(said)) == 1 and "gradient_clipping is 0.5 there and 1.0 here" in errors(said)[0]
 
 
 class Evil:

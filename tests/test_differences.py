@@ -12,14 +12,14 @@ import torch
 from clips import coded_frames, render_mp4
 from PIL import Image
 
-from eval.answers.video_llm import Member, VideoLLM
 from videogpt_plus.app import cli
 from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.inference import Member, VideoLLM
 from videogpt_plus.io.tensors import save_tensors
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.training import stages
 from videogpt_plus.training.data import Conversations
@@ -33,7 +33,7 @@ SAMPLES = [
 
 
 @pytest.fixture(scope="module")
-def model(tiny_experiment) -> DualEncoderVLM:
+def model(tiny_experiment) -> VisionLM:
     return load_model(tiny_experiment, None, "cpu", torch.float32)
 
 
@@ -52,7 +52,7 @@ def media(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def trained_on(experiment: Experiment, model: DualEncoderVLM, folder: Path) -> list[Visual]:
+def trained_on(experiment: Experiment, model: VisionLM, folder: Path) -> list[Visual]:
     """What the model sees of each sample in training."""
     dataset = Conversations(experiment, model.tokenizer, folder / "substituted.jsonl")
     return [dataset[i]["visuals"][0] for i in range(len(dataset))]

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from videogpt_plus.encoders import load_encoder, preprocessor
+from videogpt_plus.encoders.loading import load_encoder, preprocessor
 from videogpt_plus.types import Clip, UserError
 
 

@@ -10,10 +10,9 @@ import pytest
 import torch
 from feeding_jobs import HangsAt
 
-from eval.answers import video_llm
 from eval.answers.answer import read_answers
-from eval.answers.runs import answer_runs, examples_of, load_answerer
-from eval.tasks.task import CONTROLS, Question
+from eval.answers.runs import answer_runs, examples_of
+from videogpt_plus import inference
 from videogpt_plus.clips.prefetch import Preparation, shuffled
 from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
@@ -22,6 +21,7 @@ from videogpt_plus.config.options import EvalConfig
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
+from videogpt_plus.types import CONTROLS, Question
 
 LEVELS = (1, 4, 16)
 TIMES = ("seconds", "seconds_encode", "seconds_first")
@@ -76,7 +76,7 @@ def test_answers_together_are_those_of_each_level_alone(runs, tmp_path, control)
 
 
 def test_a_clip_is_encoded_once_for_all_models_and_questions(runs):
-    answerer = load_answerer({run.name: run for run in runs.values()}, HERE)
+    answerer = inference.load({run.name: run for run in runs.values()}, HERE)
     counted, encoder = Counter(), next(iter(answerer.members.values())).model.encoders["image"]
     encoder.register_forward_hook(lambda module, args, out: counted.update(frames=len(args[0])))
     examples = examples_of(next(iter(answerer.members.values())).experiment.benchmark_root)
@@ -89,7 +89,7 @@ def test_a_clip_is_encoded_once_for_all_models_and_questions(runs):
 
 def test_shuffled_frames_are_those_of_the_clip_and_each_question_has_its_order(runs):
     """A projector on frames one by one, averaged: without order nothing is left for shuffling to change."""
-    answerer = load_answerer({"it": runs[4]}, HERE)
+    answerer = inference.load({"it": runs[4]}, HERE)
     examples = examples_of(answerer.members["it"].experiment.benchmark_root)[:3]
     again = [replace(example, question=f"{example.question} Really?") for example in examples]
     encoded, encode = [], answerer.encode
@@ -117,7 +117,7 @@ def test_shuffled_frames_are_those_of_the_clip_and_each_question_has_its_order(r
 
 
 def test_models_share_their_llm_and_encoders(runs):
-    models = [m.model for m in load_answerer({run.name: run for run in runs.values()}, HERE).members.values()]
+    models = [m.model for m in inference.load({run.name: run for run in runs.values()}, HERE).members.values()]
     assert len({id(model.causal) for model in models}) == 1
     assert len({id(encoder) for model in models for encoder in model.encoders.values()}) == 2
     assert not any(p.requires_grad for model in models for p in model.parameters())
@@ -153,7 +153,7 @@ def test_the_most_likely_option_decides_under_logprob(runs, tmp_path):
 def test_a_clip_that_hangs_costs_its_limit_and_is_a_line_with_its_error(runs, tmp_path, monkeypatch):
     undisturbed = asked([runs[16]], tmp_path / "undisturbed")[runs[16].name]
     hangs = examples_of(load_experiment(runs[16]).benchmark_root)[3]
-    monkeypatch.setattr(video_llm, "Preparation", lambda *of: HangsAt(Preparation(*of), hangs.path.name))
+    monkeypatch.setattr(inference, "Preparation", lambda *of: HangsAt(Preparation(*of), hangs.path.name))
     lines = asked([runs[16]], tmp_path / "hanging", EvalConfig(workers=2, clip_seconds=4))[runs[16].name]
     lost = {key for key, line in lines.items() if line["error"]}
     assert lost == {key for key, line in lines.items() if Path(line["video"]).name == hangs.path.name} >= {hangs.key}

@@ -197,6 +197,7 @@ def test_no_spelling_of_loopback_is_reached(server, host):
         "64:ff9b::7f00:1", "64:ff9b::808:808", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:ffff::808:808", "2001:db8::1",
         "fec0::1", "feff::1", "::127.0.0.1", "::169.254.169.254", "::8.8.8.8", "2002:a9fe:a9fe::1", "2002:a00:1::1",
         "2001:0:7f00:1::", "2001:0:808:808::f5ff:fffe", "2001:0:808:808::80ff:fffe", "192.88.99.1",
+        "::ffff:0:127.0.0.1", "::ffff:0:808:808", "64:ff9b:0:1::1", "200::1", "5f00::1", "4000::1", "3fff::1",
     ],
 )  # fmt: skip
 def test_addresses_inside_a_network_are_not_public(address):
@@ -336,6 +337,6 @@ def test_a_fetched_picture_that_is_damaged_is_named_by_its_address(monkeypatch):
 
     url, cut_off = "https://pictures.example/a.jpg", picture("JPEG")[:-40]
     monkeypatch.setattr(fetch, "fetch_image", lambda _: fetch.Picture(cut_off, ".jpg"))
-    with pytest.raises(UserError, match=f"cannot read {url}: the image cannot be read"), _picture(url, True) as path:
+    with pytest.raises(UserError, match=f"cannot read {url}: the image cannot be read"), _picture(url) as path:
         read_picture(path)
     assert not path.exists()

@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import save_tiny_tokenizer
 from manifest import SIZES, Clip, InternVideo2, Qwen2, Shapes, Size, count, lora, ours, parts, projectors, reference
+from parity.reference_state import split_reference
 from transformers import CLIPConfig, CLIPImageProcessorPil, Qwen2Config
 
 from scripts.random_full_size import SIZES as BUILT
 from scripts.random_full_size import moved
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B
-from videogpt_plus.io.run_weights import split_reference
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.types import UserError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from parity import check, check_folder
@@ -224,7 +224,7 @@ def test_an_unknown_case_names_the_choices(capsys):
 
 def test_the_command_runs_from_the_repository():
     command = [sys.executable, "-m", "tests.parity", "tests/golden", "--case", "mvbench_hard_rule.json"]
-    done = subprocess.run(command, cwd=GOLDEN.parents[1], capture_output=True, text=True)
+    done = fork_server.run(command, cwd=GOLDEN.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "1 rows, 0 failed, 0 skipped" in done.stdout
 

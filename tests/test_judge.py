@@ -21,18 +21,17 @@ from eval.judge import ledger, pace
 from eval.judge.endpoint import JudgeConfig
 from eval.judge.scoring import all_scores, check_alike, common_scores, score_judged
 from eval.report.compare import read_run
-from eval.report.judged_levels import CSV_COLUMNS, Run
-from eval.report.judged_tables import judged_section
+from eval.report.judged import CSV_COLUMNS, Run, judged_section
 from eval.report.parts import DETECTABLE
 from eval.report.reference_format import write_open_files
 from eval.report.report import write_report
-from eval.statistics.stats import compare_scores
+from eval.statistics.estimates import SCORE
+from eval.statistics.paired import compare
 from eval.tasks.benchmarks import BENCHMARKS
 from eval.tasks.open_questions import OpenExample
 from videogpt_plus.app import cli
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import TOY
-from videogpt_plus.io import fingerprint
 from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
 
@@ -77,7 +76,7 @@ def run(how: JudgeConfig, answers: Path, asked, again=False, key=KEY, benchmark=
     kind = BENCHMARKS[benchmark]
     who = ledger.judge_of(how, kind)
     items = ledger.items_of(who, kind, asked, ledger.finished_answers(answers, asked))
-    path = ledger.ledger_path(answers, who, again, items, more.get("retry_unscored", False))
+    path = ledger.ledger_path(answers, who, again)
     done = ledger.judge_all(how, who, items, path, key, say=say, **more)
     return done, score_judged(answers, benchmark, kind, asked, who, path)
 
@@ -558,9 +557,6 @@ def test_scores_are_of_what_the_answers_say_and_not_of_their_order_or_seconds(tm
         answers.write_text("".join(json.dumps(line) + "\n" for line in reversed(content)))
         assert all_scores(answers) == {"scores.json": first}
         assert run(judge_config(server), answers, asked)[1]["answers"] == first["answers"]
-    # Scores of before hold a hash of the file.
-    (tmp_path / "scores.json").write_text(json.dumps(first | {"answers": fingerprint.of_path(answers)}))
-    assert len(all_scores(answers)) == 1
     write_answers(tmp_path, asked, lambda e: None if e.key == asked[0].key else f"I see {e.video} and {e.question}")
     with pytest.raises(UserError, match="not of the answers that are there now"):
         all_scores(answers)
@@ -705,7 +701,7 @@ def test_judged_levels_are_tested_in_pairs_and_exported(tmp_path):
     row = dict(zip(table.columns, next(row for row in table.rows if row[1] == "correctness"), strict=True))
     sides = [scores[number, 1]["aspects"]["correctness"]["scores"] for number in (4, 16)]
     clips = {f"{e.key}/correctness": e.video for e in asked}
-    expected = compare_scores(*sides, clips)
+    expected = compare(*sides, clips, scale=SCORE)
     assert row["n (clips)"] == "24 (12)"
     assert row["difference"].startswith(f"{expected.difference:+.2f} ({expected.low:+.2f} to")
     assert "is better" in row["shown"]

@@ -199,39 +199,18 @@ def test_another_token_limit_is_another_judge(tmp_path):
         assert run(judge_config(server), answers, asked, again=True)[0].new == 0
 
 
-def as_before(folder: Path, drop: int = 0) -> None:
-    """The ledger as it was written before it said how the judge was asked; `drop` lines are missing at its end."""
-    path = folder / "judged.jsonl"
-    old = [{k: v for k, v in line.items() if k != "sent"} for line in lines(folder / "x")]
-    path.write_text("".join(json.dumps(line) + "\n" for line in old[: len(old) - drop]))
-    meta = json.loads(meta_path(path).read_text())
-    meta_path(path).write_text(json.dumps({k: v for k, v in meta.items() if k not in ("left_out", "token_limit")}))
-
-
-def test_a_ledger_of_before_is_read_and_scored_and_never_added_to(tmp_path):
+def test_a_ledger_that_does_not_say_how_its_judge_was_asked_is_another_judges(tmp_path):
     asked = examples(1)
     answers = write_answers(tmp_path / "answers", asked)
     with serving() as server:
-        _, new = run(judge_config(server), answers, asked)
-        as_before(answers.parent)
-        for again in (False, True):
-            done, old = run(judge_config(server), answers, asked, again=again)
-            assert done[:3] == (0, 8, 0) and len(server.requests) == 8
-        assert old["overall"] == new["overall"] and old["judge"]["sent"] is None
-        with pytest.raises(UserError, match="temperature and token limit not recorded"):
-            check_alike({"old": old, "new": new})
-        as_before(answers.parent, drop=3)
-        with pytest.raises(UserError, match="does not say how its judge was asked.* 3 judgements.*rejudge"):
+        run(judge_config(server), answers, asked)
+        path = meta_path(answers.with_name("judged.jsonl"))
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps({name: value for name, value in meta.items() if name != "left_out"}))
+        with pytest.raises(UserError, match="holds judgements of .*rejudge"):
             run(judge_config(server), answers, asked)
         assert len(server.requests) == 8
-        done, whole = run(judge_config(server), answers, asked, again=True)
-        assert done.new == 8 and whole["judge"]["sent"]["temperature"] == [0.0]
-        # Nor does it lend a line to other answers.
-        other = write_answers(tmp_path / "answers_first1", asked)
-        shutil.rmtree(answers.parent / "x", ignore_errors=True)
-        for path in answers.parent.glob("judged_*"):
-            path.unlink()
-        assert run(judge_config(server), other, asked)[0].new == 8
+        assert run(judge_config(server), answers, asked, again=True)[0].new == 8
 
 
 def test_a_prompt_that_says_less_than_another_does_not_decide_for_it():
@@ -629,7 +608,7 @@ def test_a_reply_without_an_end_is_not_kept(tmp_path):
 CLIENT = """
 import sys, time
 sys.path[:0] = [{repo!r}, {tests!r}]
-from videogpt_plus import cli
+from videogpt_plus.app import cli
 import videogpt_plus.app.commands.judge as command
 from test_judge import *
 class Server: url = {url!r}

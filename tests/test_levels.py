@@ -15,8 +15,8 @@ from eval.statistics import fewest_tokens as fewest
 from eval.statistics import trend as trends
 from eval.statistics.band import band
 from eval.statistics.contrast import Clips, contrast, luck
+from eval.statistics.estimates import wilson
 from eval.statistics.fewest_tokens import fewest_tokens
-from eval.statistics.stats import wilson
 from eval.statistics.trend import trend
 
 TOKENS = (800, 400, 200, 100, 50)

@@ -29,7 +29,7 @@ from videogpt_plus.config.experiment import Lora, Sampling, with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, TOY_WEIGHTS, at_level, get_experiment
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.families.llava15 import encoder
-from videogpt_plus.families.llava15.model import Llava, build, load_tokenizer
+from videogpt_plus.families.llava15.model import Llava, build_whole, load_tokenizer
 from videogpt_plus.io.files import located
 from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models.loading import load_model, load_models
@@ -254,7 +254,7 @@ def test_other_sizes_than_the_experiments_are_told(recordings):
 def test_full_size():
     """7B as the Hub has it: 64 rows more than the original's 32,000, and names of the shapes in its files."""
     with torch.device("meta"):
-        whole = build(LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064}))
+        whole = build_whole(LlavaConfig(text_config={"model_type": "llama", "vocab_size": 32064}))
     shapes = {encoder.canonical(key): tuple(value.shape) for key, value in whole.state_dict().items()}
     rows, width, mlp, vision = 32064, 4096, 11008, 1024
     layer = 4 * width**2 + 3 * width * mlp + 2 * width
@@ -317,8 +317,8 @@ def test_runs_at_several_levels_share_all_but_the_adapter(recordings, tmp_path):
 def test_the_originals_tokenizer_is_sentencepieces(recordings, text):
     ours = load_tokenizer(recordings.folder("original"))
     pieces = SentencePieceProcessor(model_file=str(recordings.folder("original") / "tokenizer.model"))
-    assert chat._text_ids(ours, text) == pieces.encode(text)
-    assert chat._text_ids(ours, text) == chat._text_ids(recordings.model("hub").tokenizer, text)
+    assert chat.text_ids(ours, text) == pieces.encode(text)
+    assert chat.text_ids(ours, text) == chat.text_ids(recordings.model("hub").tokenizer, text)
 
 
 def test_a_damaged_tokenizer_is_one_line(tmp_path):

@@ -68,18 +68,18 @@ def test_answers_in_another_precision_are_another_cell(recordings, tmp_path):
 
 
 def test_the_command_line_passes_the_choices_on(recordings, tmp_path, capsys, monkeypatch):
-    from eval.answers import runs
+    from videogpt_plus import inference
 
     clip, folder = tmp_path / "clip.mp4", next(recordings.work.iterdir())
     render_mp4(clip, coded_frames(60), 20)
     save_experiment(tmp_path / "run", replace(recordings.experiment(folder, recordings.config), max_new_tokens=3))
-    seen, usual = [], runs.load_answerer
+    seen, usual = [], inference.load
 
     def load(*args, **how):
         seen.append(usual(*args, **how))
         return seen[-1]
 
-    monkeypatch.setattr(runs, "load_answerer", load)
+    monkeypatch.setattr(inference, "load", load)
     command = ["predict", str(tmp_path / "run"), "What?", "--video", str(clip)]
     cli.main([*command, "--rope-precision", "reference_bf16", "--max-new-tokens", "2"])
     (member,) = seen[0].members.values()

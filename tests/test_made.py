@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from videogpt_plus.app.commands import common
+from videogpt_plus.app import runs
 from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES
+from videogpt_plus.families.twin import ensure_twin
 from videogpt_plus.io.folders import MADE, making, new_folder
 from videogpt_plus.toy import cinego
-from videogpt_plus.toy.families import ensure_family
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.toy.rwf2000 import Recipe as Fights
 from videogpt_plus.toy.rwf2000 import ensure_rwf2000
@@ -29,7 +29,7 @@ PLAN = cinego.Plan(clips=2, held_out=1, texts=2)
 MAKERS = {
     "rwf2000": lambda root: ensure_rwf2000(root, Fights(train=1, val=1)),
     "demo": lambda root: cinego.prepare(root, PLAN),
-    "family": lambda root: ensure_family(root),
+    "family": lambda root: ensure_twin(root),
 }
 
 
@@ -157,13 +157,13 @@ def _command(process: Path) -> bytes:
 def test_a_copy_that_a_kill_cut_short_is_no_run_and_goes_with_the_next(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     left = Path("results/.toy_pool2.999999999.part")  # beyond any process's id
-    shutil.copytree(common.find_run("toy_pool2"), left)
-    assert common.find_run("toy_pool2").parent.name == "runs"  # the packaged one
+    shutil.copytree(runs.find_run("toy_pool2"), left)
+    assert runs.find_run("toy_pool2").parent.name == "runs"  # the packaged one
     with pytest.raises(UserError, match="no trained run"):
-        common.find_runs("*pool2*")
-    assert common.own_runs(["toy_pool2"]) == [Path("results/toy_pool2")]
+        runs.find_runs("*pool2*")
+    assert runs.own_runs(["toy_pool2"]) == [Path("results/toy_pool2")]
     assert [path.name for path in Path("results").iterdir()] == ["toy_pool2"]
-    assert common.find_runs("*pool2*") == [Path("results/toy_pool2")]
+    assert runs.find_runs("*pool2*") == [Path("results/toy_pool2")]
 
 
 def test_a_living_process_keeps_its_part(tmp_path):
@@ -175,17 +175,17 @@ def test_a_living_process_keeps_its_part(tmp_path):
 
 def test_take_leaves_a_trained_run_and_a_users_folder_as_they_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(common.find_run("toy_pool2"), "run")
+    shutil.copytree(runs.find_run("toy_pool2"), "run")
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("mine")
     before = files_but_weights(Path("run"))
     published = EXPERIMENTS["toy_llava15"]
     with pytest.raises(UserError, match=r"run holds another experiment .*remove the folder or choose another"):
-        common.take_published(published, Path("run"))
+        runs.take_published(published, Path("run"))
     with pytest.raises(UserError, match=r"mine is no run folder and holds thesis.txt"):
-        common.take_published(published, Path("mine"))
+        runs.take_published(published, Path("mine"))
     assert files_but_weights(Path("run")) == before and files(Path("mine")) == {"thesis.txt": "mine"}
-    assert common.take_published(published, Path("new")) == common.take_published(published, Path("new"))
+    assert runs.take_published(published, Path("new")) == runs.take_published(published, Path("new"))
 
 
 def files_but_weights(root: Path) -> dict[str, str]:

@@ -12,10 +12,10 @@ from videogpt_plus.app.commands import cinego
 from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, get_experiment
 from videogpt_plus.config.options import EvalConfig, GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.encoders import ENCODERS
+from videogpt_plus.encoders import known as known_encoders
+from videogpt_plus.families import FAMILIES
 from videogpt_plus.families.llava15.encoder import LAYOUTS
-from videogpt_plus.models.loading import FAMILIES
-from videogpt_plus.text.chat import TEMPLATES
+from videogpt_plus.text.chat import known_templates
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "models.md").read_text()
@@ -24,7 +24,7 @@ FOREIGN = {"local-dir", "nproc-per-node"}
 
 
 def test_names_are_those_of_the_registries():
-    known = {*EXPERIMENTS, *TEMPLATES, *ENCODERS, *FAMILIES, *LAYOUTS}
+    known = {*EXPERIMENTS, *known_templates(), *known_encoders(), *FAMILIES, *LAYOUTS}
     named = set(re.findall(r"`((?:toy|qwen|llava|cogvlm2|eva2|hub)\w*)`", TEXT)) - known
     assert all(get_experiment(name) for name in named)  # with a level behind
     assert set(FAMILIES) - {"cinego"} <= {e.family for e in EXPERIMENTS.values() if f"`{e.name}`" in TEXT}

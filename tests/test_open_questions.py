@@ -202,7 +202,7 @@ def test_a_limit_counts_entries_so_that_pairs_stay_whole(vcgbench, diverse):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("", "is empty; build or download it again"),
+        ("", "is empty; build or download the benchmark again"),
         ("{", "is not JSON"),
         ({"Q": 1}, "expected a list of questions; found"),
         ([], "expected a list of questions; found"),
@@ -255,5 +255,5 @@ def test_a_folder_or_file_that_is_not_there_is_named(tmp_path):
     for name in ("vcgbench", "vcgbench_diverse", "msvd_qa"):
         with pytest.raises(UserError, match="no benchmark at .*/nowhere: there is no such folder"):
             benchmarks.examples(name, tmp_path / "nowhere")
-        with pytest.raises(UserError, match="there is no such file; build or download the benchmark again"):
+        with pytest.raises(UserError, match="No such file or directory; build or download the benchmark again"):
             benchmarks.examples(name, tmp_path)

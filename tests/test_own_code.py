@@ -16,7 +16,7 @@ from faults.weights import IMPOSSIBLE
 
 from videogpt_plus.families.llava15.model import load_tokenizer as load_llava_tokenizer
 from videogpt_plus.io.tensors import read_tensors
-from videogpt_plus.models.dual_encoder import load_tokenizer
+from videogpt_plus.text.tokenizer import load_tokenizer
 from videogpt_plus.types import UserError
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from eval.report.compare import read_run
 from eval.tasks.benchmarks import BENCHMARKS, examples
 from eval.tasks.mvbench import load_benchmark
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import named_runs
+from videogpt_plus.app.runs import named_runs
 from videogpt_plus.config.experiment import Lora, with_settings
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.experiments import at_level, get_experiment

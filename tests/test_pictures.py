@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -21,10 +22,10 @@ from eval.report.pictures import (
     new_figure,
     wrapped,
 )
-from eval.report.plots import accuracy_vs_tokens, score_vs_tokens, tasks_by_level
+from eval.report.plots import means_vs_tokens, tasks_by_level
 from eval.report.plots_cost import accuracy_vs_cost
 from eval.report.plots_differences import differences
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import SCORE
 
 #: What matplotlib would set as a formula, refuse, or leave out of a legend.
 NAMES = ("cost $5 and $6_a^b", "$\\frac{", "_under", "back\\slash", "100 % {x} #1 & ~", "$x$", "\\$y\\$", "\\alpha_2^{")
@@ -49,9 +50,12 @@ def test_a_name_is_no_formula_in_a_picture(name):
 def test_every_picture_can_be_drawn_of_any_names_and_its_legend_leaves_none_out(tmp_path):
     tasks, name = dict.fromkeys(NAMES, 0.5), "_run $x$ \\frac{"
     cells = [make_cell(tmp_path, level, tasks, groups=dict.fromkeys(NAMES, "$g_"), name=name, n=4) for level in (1, 4)]
-    judged = [cell | {"aspects": dict.fromkeys(NAMES, Estimate(2, 1, 3))} for cell in cells]
-    drawings = (accuracy_vs_cost, tasks_by_level, accuracy_vs_tokens, lambda cells: differences(cells, {}, "all"))
-    for picture in (*(draw(cells) for draw in drawings), scores := score_vs_tokens(judged, 5)):
+    judged = [
+        replace(cell, scale=SCORE, tasks={name: replace(row, group=name) for name, row in cell.tasks.items()})
+        for cell in cells
+    ]
+    drawings = (accuracy_vs_cost, tasks_by_level, means_vs_tokens, lambda cells: differences(cells, {}, "all"))
+    for picture in (*(draw(cells) for draw in drawings), scores := means_vs_tokens(judged)):
         assert set(picture) == {"png", "svg", "pdf"}
         assert (picture["png"][:4], picture["pdf"][:5]) == (b"\x89PNG", b"%PDF-") and b"<svg" in picture["svg"]
     # An SVG says each text as a comment before its outlines.
@@ -131,7 +135,7 @@ def test_letters_that_no_font_has_are_said_once_and_nothing_else(tmp_path, monke
     cells = [make_cell(tmp_path, level, {"動作": 0.75, "順序": 0.5}, name="実験", n=8) for level in (1, 4)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for draw in (accuracy_vs_tokens, accuracy_vs_cost, tasks_by_level):
+        for draw in (means_vs_tokens, accuracy_vs_cost, tasks_by_level):
             draw(cells)
     (line,) = capsys.readouterr().err.splitlines()
     assert "no font of this system has" in line and "Noto Sans CJK" in line

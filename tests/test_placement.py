@@ -17,17 +17,17 @@ from videogpt_plus.config.experiment import Branch
 from videogpt_plus.config.experiments import LLAVA15_7B
 from videogpt_plus.config.options import LoadConfig
 from videogpt_plus.encoders.grid import GridEncoder
+from videogpt_plus.families import FAMILIES
 from videogpt_plus.families.cogvlm2 import weights
 from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
 from videogpt_plus.families.cogvlm2.eva2 import Eva2, Eva2Size
-from videogpt_plus.families.cogvlm2.model import CogVLM2, outline
+from videogpt_plus.families.cogvlm2.model import CogVLM2
 from videogpt_plus.families.cogvlm2.positions import position_ids, vision_expert
 from videogpt_plus.families.cogvlm2.projector import GluProjector
-from videogpt_plus.families.llava15 import model as llava
 from videogpt_plus.models import tensor_parallel
 from videogpt_plus.models.device_map import GIB, LOST, Needs, Unit, check, loads_of, needs, place, spread, told
 from videogpt_plus.models.generation import Reading, _Batch
-from videogpt_plus.models.loading import LOADINGS, load_models
+from videogpt_plus.models.loading import load_models, outline
 from videogpt_plus.types import UserError
 
 ROOT = Path(__file__).parent / "golden_families"
@@ -260,7 +260,7 @@ def test_families_refuse_what_they_cannot_do(tiny_experiment, tmp_path):
         "rope_precision": LoadConfig(rope_precision="fp32"),
     }
     for name, load_config in told_of.items():
-        families = ", ".join(family for family, known in LOADINGS.items() if name in known)
+        families = ", ".join(family.name for family in FAMILIES.values() if name in family.options)
         with pytest.raises(UserError, match=f"not for the family 'dual_encoder'; .*: {families}$"):
             load_models([(tiny_experiment, tmp_path)], "cpu", torch.float32, torch.float32, load_config)
     other = replace(tiny_experiment, family="llava15")
@@ -284,7 +284,7 @@ def test_llava_is_spread_too(tmp_path_factory):
     ((name, stream),) = LLAVA15_7B.branches
     vision, tower = model.encoders[name], replace(stream, weights=folder)
     tower = replace(tower, pixels=vision.pixels, grid=vision.grid, width=vision.width)
-    drawn = llava.outline(replace(LLAVA15_7B, llm=folder, branches=((name, tower),)), None)
+    drawn = outline(replace(LLAVA15_7B, llm=folder, streams=((name, tower),)), None)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     assert {name: tuple(p.shape) for name, p in drawn.named_parameters()} == shapes
     asked = needs(drawn, 1, 50, 1, (4, 4))

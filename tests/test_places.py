@@ -15,13 +15,12 @@ from eval.answers.answer import Target, answer_all
 from eval.answers.runs import header_of
 from eval.report.sweep import report_sweep
 from eval.tasks.benchmarks import check_own_name, copy_of, examples
-from eval.tasks.task import Reply
 from videogpt_plus.app import cli
-from videogpt_plus.app.commands.common import answers_of, benchmark_stated
+from videogpt_plus.app.questions import TaskConfig, benchmark_stated
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import TOY, at_level, with_seed
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
-from videogpt_plus.types import UserError
+from videogpt_plus.types import Reply, UserError
 
 TASKS = ("Counting", "Colours")
 
@@ -64,7 +63,7 @@ class First:
 def answer(run: Path, task="mvbench", benchmark=None, control=None, limit=None, eval_config=DEFAULT_EVAL) -> Path:
     """What `answer` does with these options, without a model; the answers' folder."""
     task, place = benchmark_stated(task, benchmark and Path(benchmark))
-    experiment, path = load_experiment(run), answers_of(run, control, limit, task, place)
+    experiment, path = load_experiment(run), TaskConfig(task, control, limit, place).answers(run)
     asked = examples(task, place or experiment.benchmark_root, limit)
     header = header_of(run, experiment, asked, task, place, eval_config)
     answer_all(First, asked, {"it": Target(path, header)}, control=control)

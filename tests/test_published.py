@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import load_encoder, preprocessor
+from videogpt_plus.encoders.loading import load_encoder, preprocessor
 from videogpt_plus.io.files import write_json
 from videogpt_plus.io.tensors import read_tensors, save_tensors
 from videogpt_plus.models.loading import load_model
@@ -326,10 +326,10 @@ def lora_run(parts: Path, experiment: Experiment, **tables: torch.Tensor) -> Pat
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
     from transformers import Qwen2ForCausalLM
 
-    from videogpt_plus.models.dual_encoder import LORA_TARGETS
+    from videogpt_plus.models.lora import TARGETS
 
     torch.manual_seed(3)
-    lora = LoraConfig(r=2, lora_alpha=4, target_modules=LORA_TARGETS, task_type="CAUSAL_LM", init_lora_weights=False)
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=TARGETS, task_type="CAUSAL_LM", init_lora_weights=False)
     llm = get_peft_model(Qwen2ForCausalLM.from_pretrained(parts / "llm"), lora)
     run = parts / "run"
     run.mkdir()
@@ -337,7 +337,7 @@ def lora_run(parts: Path, experiment: Experiment, **tables: torch.Tensor) -> Pat
     state = get_peft_model_state_dict(llm, save_embedding_layers=False)
     names = {"embed": "base_model.model.model.embed_tokens.weight", "head": "base_model.model.lm_head.weight"}
     save_tensors(run / "adapter_model.safetensors", {**state, **{names[key]: t for key, t in tables.items()}})
-    config = {**lora.to_dict(), "target_modules": LORA_TARGETS}
+    config = {**lora.to_dict(), "target_modules": TARGETS}
     write_json(run / "adapter_config.json", config)
     return run
 

@@ -13,12 +13,13 @@ import torch
 from train_worker import tiny_mixtures, write_samples
 
 from videogpt_plus.config import mixtures
-from videogpt_plus.config.experiment import Experiment, Prompting, Sampling, with_settings
+from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.config.training import Training
-from videogpt_plus.models.dual_encoder import LORA_TARGETS
+from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.training import stages as train
-from videogpt_plus.training.loop import StageTrainer, share, training_arguments
+from videogpt_plus.training.engine import Replica
+from videogpt_plus.training.plan import share_of, training_steps
 from videogpt_plus.types import UserError
 
 #: More than the warm-up's 3 % are whole steps of.
@@ -74,8 +75,8 @@ def test_recipes_are_the_references(experiment):
         assert found == both | own
     assert [name for name, _ in experiment.pretrain] == [name for name, _ in experiment.branches] == ["image", "video"]
     assert vars(experiment.lora) == {"r": 128, "alpha": 256, "dropout": 0.05}
-    assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {*LORA_TARGETS}
-    assert (experiment.sampling, experiment.prompting) == (Sampling(16, "spread", "pad"), Prompting("qwen2", 1024))
+    assert {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"} == {*TARGETS}
+    assert (experiment.num_frames, experiment.max_new_tokens) == (16, 1024)
 
 
 # Batches.
@@ -84,20 +85,20 @@ def test_recipes_are_the_references(experiment):
 @pytest.mark.parametrize("training", [PRETRAIN, FINETUNE], ids=["pretrain", "finetune"])
 @pytest.mark.parametrize("devices", [1, 2, 4, 8, 16, 32, 64, 128, 256])
 def test_a_step_is_256_samples_on_any_number_of_devices(training, devices):
-    size, passes = share(training, devices)
+    size, passes = share_of(training, devices)
     assert size * passes * devices == 256
     assert size <= training.per_device_train_batch_size
 
 
 def test_eight_devices_share_a_step_as_the_references_do():
-    assert share(PRETRAIN, 8) == (16, 2)
-    assert share(FINETUNE, 8) == (4, 8)
+    assert share_of(PRETRAIN, 8) == (16, 2)
+    assert share_of(FINETUNE, 8) == (4, 8)
 
 
 @pytest.mark.parametrize("devices", [3, 5, 6, 7, 12, 512])
 def test_devices_that_do_not_divide_a_step_are_refused_with_the_choices(devices):
     with pytest.raises(UserError, match=f"256 samples cannot be divided among {devices} devices.*: 1, 2, 4, 8") as told:
-        share(FINETUNE, devices)
+        share_of(FINETUNE, devices)
     assert "\n" not in str(told.value)
 
 
@@ -110,12 +111,10 @@ def test_that_is_said_before_anything_is_loaded(tiny_experiment, tmp_path, monke
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-def test_transformers_are_told_what_each_device_does(devices, tmp_path, monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.loop.processes_launched", lambda: devices)
-    monkeypatch.setattr("videogpt_plus.training.loop._backend", lambda cuda: None)
-    args = training_arguments(FINETUNE, tmp_path, None)
-    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (4, 64 // devices)
-    assert args.bf16 and args.max_grad_norm == 1.0
+def test_the_engine_is_told_what_each_device_does(devices):
+    update = train.update_of(FINETUNE, devices)
+    assert update.passes == 64 // devices
+    assert update.dtype == torch.bfloat16 and update.max_grad_norm == 1.0
 
 
 class Lengths(SimpleNamespace):
@@ -128,6 +127,10 @@ class Lengths(SimpleNamespace):
         return self.lengths
 
 
+def passes_of(dataset: Lengths, training: Training, devices: int) -> list[list[int]]:
+    return [one for step in training_steps(dataset, training, devices) for one in step.passes]
+
+
 @pytest.fixture(scope="module")
 def mixed() -> Lengths:
     """Three thousand samples with a visual, nine hundred of text alone."""
@@ -136,18 +139,18 @@ def mixed() -> Lengths:
 
 
 def test_every_number_of_devices_sees_the_same_samples_in_a_step(mixed):
-    alone = train.training_batches(mixed, FINETUNE, 1)
+    alone = passes_of(mixed, FINETUNE, 1)
     for devices in (2, 4, 8):
-        assert train.training_batches(mixed, FINETUNE, devices) == alone
+        assert passes_of(mixed, FINETUNE, devices) == alone
 
 
 def test_fine_tuning_keeps_modalities_apart_and_lengths_together(mixed):
-    batches = train.training_batches(mixed, FINETUNE, 8)
+    batches = passes_of(mixed, FINETUNE, 8)
     lengths = [[mixed.lengths[i] for i in batch] for batch in batches]
     whole = lengths[: 64 * (3000 // 256 + 900 // 256)]  # behind them the modalities meet
     assert all(len({length > 0 for length in run}) == 1 for run in whole)
     spread = np.mean([max(run) - min(run) for run in whole])
-    shuffled = train.training_batches(mixed, replace(FINETUNE, group_by_modality_length=False), 8)
+    shuffled = passes_of(mixed, replace(FINETUNE, group_by_modality_length=False), 8)
     assert spread < np.mean([np.ptp(np.abs([mixed.lengths[i] for i in batch])) for batch in shuffled]) / 20
     assert {i for batch in batches for i in batch} == {*range(len(mixed))}
 
@@ -173,9 +176,9 @@ def peak_of(name: str, training: Training) -> float:
 class Recorder:
     """What an optimizer does: the learning rate of every parameter by name, at each of its steps."""
 
-    def __init__(self, trainer: StageTrainer):
-        self.names = {id(p): name for name, p in trainer.model.named_parameters()}
-        self.optimizer, self.steps = trainer.optimizer, []
+    def __init__(self, engine: Replica):
+        self.names = {id(p): name for name, p in engine.model.named_parameters()}
+        self.optimizer, self.steps = engine.optimizer, []
         self.optimizer.register_step_pre_hook(self.record)
 
     def record(self, *_: object) -> None:
@@ -185,15 +188,14 @@ class Recorder:
 
 @pytest.fixture
 def recorded(monkeypatch) -> list[Recorder]:
-    """Gets a Recorder whenever a training makes its optimizer."""
-    recorders, create = [], StageTrainer.create_optimizer
+    """Gets a Recorder whenever a training makes its engine."""
+    recorders = []
 
-    def creating(self: StageTrainer, *args: object) -> torch.optim.Optimizer:
-        create(self, *args)
-        recorders.append(Recorder(self))
-        return self.optimizer
+    def creating(*args: object) -> Replica:
+        recorders.append(Recorder(engine := Replica(*args)))
+        return engine
 
-    monkeypatch.setattr(StageTrainer, "create_optimizer", creating)
+    monkeypatch.setattr("videogpt_plus.training.loop.Replica", creating)
     return recorders
 
 
@@ -215,16 +217,10 @@ def stages(experiment: Experiment, root: Path) -> list[tuple[str, Training, dict
 
 
 def test_optimizer_and_schedule_follow_the_formula_at_every_step(tiny_experiment, recorded, tmp_path, monkeypatch):
-    """The recipes as they are, the trainer's own optimizer and schedule; what is left out is the forward passes."""
-
-    def without_passes(self: StageTrainer, **_: object) -> None:
-        self.create_optimizer_and_scheduler(STEPS)
-        for _ in range(STEPS):
-            self.optimizer.step()
-            self.lr_scheduler.step()
-
-    monkeypatch.setattr(StageTrainer, "train", without_passes)
-    experiment = tiny(tiny_experiment)
+    """The recipes as they are, with their own optimizer and schedule; what is left out is the forward passes."""
+    monkeypatch.setattr(Replica, "backward", lambda *_: torch.zeros(()))
+    monkeypatch.setattr("videogpt_plus.training.loop.DataLoader", lambda *_, **__: [None] * STEPS)
+    experiment = tiny(tiny_experiment, max_steps=STEPS, num_train_epochs=STEPS, gradient_accumulation_steps=1)
     for stage, training, arguments in stages(experiment, tmp_path):
         getattr(train, stage)(experiment, **arguments)
         recorder = recorded[-1]
@@ -237,9 +233,8 @@ def test_optimizer_and_schedule_follow_the_formula_at_every_step(tiny_experiment
             assert {name for name in trained if "lora_" not in name} == projectors and len(trained) > len(projectors)
 
 
-def test_adamw_has_the_references_settings(tiny_experiment, recorded, tmp_path, monkeypatch):
-    monkeypatch.setattr(StageTrainer, "train", lambda self, **_: self.create_optimizer_and_scheduler(STEPS))
-    train.pretrain(tiny(tiny_experiment), "image", tmp_path)
+def test_adamw_has_the_references_settings(tiny_experiment, recorded, tmp_path):
+    train.pretrain(tiny(tiny_experiment, max_steps=1, bf16=False), "image", tmp_path)
     optimizer = recorded[-1].optimizer
     assert isinstance(optimizer, torch.optim.AdamW)
     for group in optimizer.param_groups:

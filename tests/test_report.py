@@ -7,11 +7,11 @@ import csv
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from eval.answers.answer import write_atomically
 from eval.answers.score import score
 from eval.report.cells import (
     are_grouped,
@@ -22,21 +22,23 @@ from eval.report.cells import (
     in_order,
     on_common,
     over_seeds,
-    paired,
-    pairs,
     tasks,
 )
-from eval.report.compare import NONE_SHOWN
+from eval.report.comparisons import paired, pairs
 from eval.report.csv_files import CSV_COLUMNS
 from eval.report.latex import escape
 from eval.report.parts import DETECTABLE
-from eval.report.plots import _lines, _places, accuracy_vs_tokens, tasks_by_level
+from eval.report.plots import _lines, _places, means_vs_tokens, tasks_by_level
 from eval.report.plots_cost import _apart
 from eval.report.plots_differences import differences
-from eval.report.report import _tests, proof, write_report
+from eval.report.report import _tests, write_report
+from eval.report.results import Cell
+from eval.report.sanity_checks import proof
 from eval.report.tables import report_tables
-from eval.statistics.stats import detectable, holm
+from eval.statistics.paired import NONE_SHOWN, holm
+from eval.statistics.power import detectable
 from eval.tasks.task import Example
+from videogpt_plus.io.files import write_text
 from videogpt_plus.types import UserError
 
 OPTIONS = ("red", "green", "blue", "white")
@@ -64,7 +66,7 @@ def make_cell(
     seed: int = 42,
     drop: int = 0,
     declared: bool = True,
-) -> dict:
+) -> Cell:
     """A cell whose tasks have exactly the accuracies given, through the real scorer.
 
     Tasks with a group declare the level that they need, unless not `declared`. `drop` leaves out so many of the last
@@ -90,14 +92,13 @@ def make_cell(
                 "visual_tokens": 0 if control == "blind" else tokens[level],
             })  # fmt: skip
     path = folder / f"{experiment}-{control}" / "answers.jsonl"
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
-    write_atomically(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path.with_name("answers.meta.json"), json.dumps({"experiment": experiment, "control": control}))
     shown = 0 if control == "blind" else tokens[level]
-    return {
-        "experiment": experiment, "adapter": "average", "level": level, "control": control, "visual_tokens": shown,
-        "seed": seed,
-        "flops": 10**6 * (shown + 900), "kv_bytes": 1300 * (shown + 60), "scores": score(path, examples),
-    }  # fmt: skip
+    return Cell.of(
+        score(path, examples), experiment=experiment, adapter="average", level=level, control=control,
+        visual_tokens=shown, seed=seed, flops=10**6 * (shown + 900), kv_bytes=1300 * (shown + 60),
+    )  # fmt: skip
 
 
 def accuracies(coarse: float, middle: float, fine: float, temporal: float) -> dict[str, float]:
@@ -105,7 +106,7 @@ def accuracies(coarse: float, middle: float, fine: float, temporal: float) -> di
     return {task: by_group[group] for task, group in TOY_TASKS.items()}
 
 
-def toy_cells(folder: Path, **more) -> list[dict]:
+def toy_cells(folder: Path, **more) -> list[Cell]:
     """A sweep as it should come out: levels out of order, controls at level 1."""
     more = {"groups": TOY_TASKS} | more
     return [
@@ -118,7 +119,7 @@ def toy_cells(folder: Path, **more) -> list[dict]:
     ]
 
 
-def mvbench_cells(folder: Path) -> list[dict]:
+def mvbench_cells(folder: Path) -> list[Cell]:
     names = {f"Task {i}": 0.3 + 0.03 * i for i in range(20)}
     tokens = {1: 13312, 2: 3328, 4: 832, 8: 208, 12: 80, 16: 80, 24: 32}
     return [
@@ -154,10 +155,10 @@ def test_the_csv_has_a_row_for_every_cell_and_task_and_the_mean(reported):
             "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes"} <= set(CSV_COLUMNS)  # fmt: skip
     assert len(rows) == len(cells) * (len(TOY_TASKS) + 1)
     row = next(r for r in rows if (r["level"], r["control"], r["task"]) == ("16", "none", "which square"))
-    found = next(c for c in cells if c["level"] == 16)["scores"]["tasks"]["which square"]
+    found = next(c for c in cells if c.level == 16).tasks["which square"]
     assert (row["group"], row["n"], row["n_failed"], row["visual_tokens"]) == ("fine", "40", "1", "16")
     assert (row["flops"], row["kv_bytes"], row["seconds_to_first_token"]) == ("916000000", "98800", "")
-    assert float(row["accuracy"]) == pytest.approx(found["accuracy"], abs=1e-6)
+    assert float(row["accuracy"]) == pytest.approx(found.estimate.value, abs=1e-6)
     assert float(row["ci_low"]) < float(row["accuracy"]) < float(row["ci_high"])
 
 
@@ -207,9 +208,8 @@ def test_the_same_cells_give_the_same_bytes_in_whatever_order(reported, tmp_path
 
 def test_points_of_equal_tokens_stand_side_by_side():
     curve = [
-        {"visual_tokens": 80, "level": 12},
-        {"visual_tokens": 80, "level": 16},
-        {"visual_tokens": 32, "level": 24},
+        Cell(experiment="e", level=level, control=None, visual_tokens=tokens, tasks={})
+        for level, tokens in ((12, 80), (16, 80), (24, 32))
     ]
     places = _places(curve, apart=1.1)
     assert places[0] > 80 > places[1] > places[2] == 32
@@ -301,14 +301,14 @@ def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothi
     ],
 )
 def test_each_claim_fails_when_what_it_claims_does(tmp_path, at, values, claim):
-    cells = [cell for cell in toy_cells(tmp_path, n=400) if (cell["level"], cell["control"]) != at]
+    cells = [cell for cell in toy_cells(tmp_path, n=400) if (cell.level, cell.control) != at]
     cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS, n=400))
     failing = [one.claim for one in proof(cells) if one.holds == "NO"]
     assert any(claim in name for name in failing), failing
 
 
 def test_a_task_that_fails_shows_although_its_group_holds(tmp_path):
-    cells = [cell for cell in toy_cells(tmp_path, n=800) if (cell["level"], cell["control"]) != (16, None)]
+    cells = [cell for cell in toy_cells(tmp_path, n=800) if (cell.level, cell.control) != (16, None)]
     uneven = accuracies(0.975, 0.6, 0.3, 0.75) | {"shape": 0.88}
     cells.append(make_cell(tmp_path / "bad", 16, uneven, groups=TOY_TASKS, n=800))
     claims = held(cells)
@@ -317,7 +317,7 @@ def test_a_task_that_fails_shows_although_its_group_holds(tmp_path):
 
 
 def test_what_was_not_asked_is_not_claimed(tmp_path):
-    cells = [cell for cell in toy_cells(tmp_path) if cell["control"] is None]
+    cells = [cell for cell in toy_cells(tmp_path) if cell.control is None]
     unknown = {claim for claim, ok in held(cells).items() if ok is None}
     assert unknown == {
         "temporal tasks are within 10 points of chance with one frame repeated at level 1",
@@ -327,13 +327,13 @@ def test_what_was_not_asked_is_not_claimed(tmp_path):
 
 def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_path):
     cells = toy_cells(tmp_path)
-    random_ones = [cell | {"random": True} for cell in toy_cells(tmp_path, name="twin")]
+    random_ones = [replace(cell, random=True) for cell in toy_cells(tmp_path, name="twin")]
     assert held(random_ones) == {}
     claims = held(cells)
     assert held([*cells, *random_ones]) == {f"toy: {claim}": ok for claim, ok in claims.items()}
     page = write_report(random_ones, tmp_path / "report").read_text()
     assert "Sanity checks" not in page and "accuracy by group" in page
-    single = held([cell | {"num_frames": 1} for cell in cells])
+    single = held([replace(cell, num_frames=1) for cell in cells])
     assert single == {claim: ok for claim, ok in claims.items() if "temporal" not in claim} != claims
 
 
@@ -348,12 +348,12 @@ def test_what_a_benchmark_is_too_small_to_resolve_is_said_to_be(tmp_path, report
 
 
 def test_a_model_is_dominated_by_one_that_is_as_good_for_less(tmp_path):
-    def cells(**accuracy: float) -> list[dict]:
+    def cells(**accuracy: float) -> list[Cell]:
         return [make_cell(tmp_path, int(level[1:]), {"task": share}) for level, share in accuracy.items()]
 
     found = cells(l1=0.8, l2=0.8, l4=0.7, l8=0.75, l16=0.5)
     for name in ("GFLOP a question", "KV cache (MB)"):
-        better = {name: cell["experiment"] for name, cell in dominated(found, name).items()}
+        better = {name: cell.experiment for name, cell in dominated(found, name).items()}
         assert better == {"toy_pool1": "toy_pool2", "toy_pool4": "toy_pool8"}
     assert dominated(cells(l12=0.6, l16=0.6), "KV cache (MB)") == {}, "equals do not dominate each other"
     assert list(dominated(cells(l12=0.5, l16=0.6), "KV cache (MB)")) == ["toy_pool12"], "as dear and worse"
@@ -368,7 +368,7 @@ def test_controls_dominate_nothing(tmp_path):
 def test_costs_stand_in_the_table_and_what_nobody_measured_is_said(tmp_path):
     first = make_cell(tmp_path, 2, {"task": 0.5}, seconds_first=0.25)
     second = make_cell(tmp_path, 4, {"task": 0.75})
-    second |= {"flops": None}
+    second = replace(second, flops=None)
     write_report([first, second], tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| toy_pool2 | 416 | 1.32 |"))
@@ -383,17 +383,17 @@ def test_seconds_to_the_first_token_are_the_median_of_the_answers_that_say_them(
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line, seconds in zip(lines, (None, 90.0, 0.25, 0.5, None, 0.125, 0.25, 0.25), strict=True):
         line["seconds_first"] = seconds
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     examples = [
         Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
     ]
     scores = score(path, examples)
     assert scores["overall"]["seconds_to_first_token"] == 0.25
     assert [row["seconds_to_first_token"] for row in scores["tasks"].values()] == [0.5, 0.25]
-    assert cell["scores"]["overall"]["seconds_to_first_token"] == 0.5
+    assert cell.overall.seconds_to_first_token == 0.5
 
 
-def seeded_cells(folder: Path, **more) -> list[dict]:
+def seeded_cells(folder: Path, **more) -> list[Cell]:
     """Three seeds at two levels whose accuracies scatter, out of order."""
     return [
         make_cell(folder, level, {"a": share + shift, "b": share - shift}, seed=seed, **more)
@@ -405,11 +405,11 @@ def seeded_cells(folder: Path, **more) -> list[dict]:
 def test_seeds_of_a_model_become_their_mean_and_their_noise_is_in_the_interval(tmp_path):
     cells = seeded_cells(tmp_path)
     fine, coarse = in_order(over_seeds(cells))
-    assert [cell["experiment"] for cell in (fine, coarse)] == ["toy_pool1", "toy_pool16"]
-    assert [run["seed"] for run in fine["runs"]] == [3, 7, 42]
-    row, alone = fine["scores"]["tasks"]["a"], cells[3]["scores"]["tasks"]["a"]
-    assert row["accuracy"] == pytest.approx(0.8) and row["n"] == 40
-    assert row["ci_high"] - row["ci_low"] > 1.3 * (alone["ci_high"] - alone["ci_low"])
+    assert [cell.experiment for cell in (fine, coarse)] == ["toy_pool1", "toy_pool16"]
+    assert [run.seed for run in fine.runs] == [3, 7, 42]
+    row, alone = fine.tasks["a"], cells[3].tasks["a"]
+    assert row.estimate.value == pytest.approx(0.8) and row.n == 40
+    assert row.estimate.high - row.estimate.low > 1.3 * (alone.estimate.high - alone.estimate.low)
     found = paired(fine, coarse)
     assert found.seeds == (3, 7, 42) and found.readable is None
     assert found.paired.seeds == 3 and found.paired.mcnemar_p is None
@@ -419,7 +419,7 @@ def test_seeds_of_a_model_become_their_mean_and_their_noise_is_in_the_interval(t
 
 
 def test_a_comparison_of_unlike_seeds_says_which_it_used(tmp_path):
-    cells = [cell for cell in seeded_cells(tmp_path) if (cell["level"], cell["seed"]) not in ((16, 3), (16, 42))]
+    cells = [cell for cell in seeded_cells(tmp_path) if (cell.level, cell.seed) not in ((16, 3), (16, 42))]
     write_report(cells, tmp_path / "report")
     line = next(x for x in (tmp_path / "report/sweep.md").read_text().splitlines() if x.startswith("| toy: level 1 -"))
     assert "| 7 (of 3 and 1) |" in line
@@ -446,19 +446,18 @@ def test_code_in_a_note_keeps_its_spaces_and_its_dot(reported):
 def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
     """One seed was asked 10 questions of a task and the other 40: the mean is of the 10 that both have."""
     cells = [make_cell(tmp_path, 1, {"a": 0.9}, seed=7), make_cell(tmp_path, 1, {"a": 0.9}, seed=42, drop=30)]
-    row = over_seeds(cells)[0]["scores"]["tasks"]["a"]
-    assert row["n"] == 10 and 0 <= row["right"] <= 10 and 0 <= row["accuracy"] <= 1
+    row = over_seeds(cells)[0].tasks["a"]
+    assert row.n == 10 and 0 <= sum(row.values.values()) <= 10 and 0 <= row.estimate.value <= 1
     write_report(cells, tmp_path / "report")
     for line in csv.DictReader((tmp_path / "report/sweep.csv").open()):
         assert 0 <= float(line["ci_low"]) <= float(line["accuracy"]) <= float(line["ci_high"]) <= 1
 
 
 def test_the_mean_of_unlike_tasks_stands_beside_what_all_questions_say(tmp_path):
-    def at(level: float, small: float, n: int) -> dict:
+    def at(level: float, small: float, n: int) -> Cell:
         cell = make_cell(tmp_path / str(n), level, {"big": 0.7, "small": 0.7}, n=400)
         part = make_cell(tmp_path / f"{n} small", level, {"small": small}, n=n)
-        cell["scores"]["tasks"]["small"] = part["scores"]["tasks"]["small"]
-        return cell
+        return replace(cell, tasks=cell.tasks | part.tasks)
 
     for n in (20, 400):
         page = write_report([at(1, 0.9, n), at(2, 0.4, n)], tmp_path / f"report {n}")
@@ -473,8 +472,7 @@ def test_the_headline_is_what_is_tested(tmp_path):
     for level, shares in zip((1, 4), small, strict=True):
         large = make_cell(tmp_path / "l", level, {"large": shares["large"]}, n=400)
         other = make_cell(tmp_path / "s", level, {"small": shares["small"]}, n=20)
-        tasks = large["scores"]["tasks"] | other["scores"]["tasks"]
-        cells.append(large | {"scores": large["scores"] | {"tasks": tasks}})
+        cells.append(replace(large, tasks=large.tasks | other.tasks))
     found = paired(*in_order(over_seeds(cells))).paired
     assert found.difference == pytest.approx((1.5 - 0.75) / 2) and found.p < 0.001 and found.low > 0
     assert found.first == pytest.approx(0.75), "the means that the table shows"
@@ -510,7 +508,7 @@ def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said
     assert "30 of 40 questions are in every run with all frames" in text
     rows = list(csv.DictReader((tmp_path / "report/pairs.csv").open()))
     assert {row["n"] for row in rows} == {"30"}
-    right = sum(list(whole["scores"]["tasks"]["a"]["correct"].values())[:30])
+    right = sum(list(whole.tasks["a"].values.values())[:30])
     assert float(rows[0]["accuracy_first"]) == pytest.approx(right / 30, abs=1e-6)
     table = next(line for line in text.splitlines() if line.startswith("| a |"))
     assert f"| 30 | 30 | 25.0 | 25.0 | {100 * right / 30:.1f} (" in table
@@ -529,7 +527,7 @@ def test_a_control_that_was_asked_few_questions_takes_none_from_the_models(tmp_p
     assert "blind, level 1: its 20 questions" in table.columns and "80 of 80 questions" in table.note
     row = dict(zip(table.columns, table.rows[0], strict=True))
     assert row["n"] == "40" and row["level 1: 1,664 tokens"].startswith("75.0 (")
-    right = sum(few[0]["scores"]["tasks"]["a"]["correct"].values())
+    right = sum(few[0].tasks["a"].values.values())
     assert row["blind, level 1: its 20 questions"].startswith(f"{10 * right:.1f} ("), "on its own 10 of this task"
     assert {test.paired.n for test in _tests(common)} == {80, 40}
     # Where all were asked all, nothing is said.
@@ -542,9 +540,9 @@ def test_a_control_counts_on_the_questions_of_the_models_and_of_all_its_seeds(tm
     models = [make_cell(tmp_path, 1, {"a": 0.75}, seed=seed, drop=4) for seed in (42, 7)]
     blinds = [make_cell(tmp_path, 1, {"a": 0.25}, "blind", seed=seed, drop=drop) for seed, drop in ((42, 0), (7, 10))]
     common, every = on_common([*models, *blinds])
-    assert [len(cell["scores"]["tasks"]["a"]["correct"]) for cell in common] == [36, 36, 30, 30] and every == 36
-    merged = next(cell for cell in over_seeds(common) if cell["control"] == "blind")["scores"]["tasks"]["a"]
-    assert merged["n"] == 30 and 0 <= merged["right"] <= 30
+    assert [len(cell.tasks["a"].values) for cell in common] == [36, 36, 30, 30] and every == 36
+    merged = next(cell for cell in over_seeds(common) if cell.control == "blind").tasks["a"]
+    assert merged.n == 30 and 0 <= sum(merged.values.values()) <= 30
 
 
 @pytest.mark.parametrize(
@@ -567,7 +565,7 @@ def test_as_many_groups_as_tasks_are_reported_by_task(names, tmp_path):
     tables = report_tables(cells, cells, tests, 8 * len(names))
     (table,) = (table for table in tables if "accuracy by" in table.title)
     assert {row[0] for row in table.rows} == {*names, "mean of all tasks"}
-    picture = accuracy_vs_tokens(cells)["svg"].decode()
+    picture = means_vs_tokens(cells)["svg"].decode()
     assert all(f"<!-- {name} -->" in picture for name in names)
 
 
@@ -579,7 +577,7 @@ def test_models_of_unlike_questions_are_reported_as_they_are(tmp_path):
     ]
     common, every = on_common(cells)
     assert common == cells and every == 16
-    assert report_tables(cells, cells, [], 16) and tasks_by_level(cells) and accuracy_vs_tokens(cells)
+    assert report_tables(cells, cells, [], 16) and tasks_by_level(cells) and means_vs_tokens(cells)
 
 
 def test_seconds_are_those_of_the_questions_that_were_answered(tmp_path):
@@ -588,16 +586,16 @@ def test_seconds_are_those_of_the_questions_that_were_answered(tmp_path):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line, seconds in zip(lines, (99.0, 1.0, 2.0, 3.0, 99.0, 4.0, 4.0, 4.0), strict=True):
         line["seconds"] = seconds
-    write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     examples = [
         Example(line["task"], Path("/v"), line["video"], "?", OPTIONS, OPTIONS[i % 4]) for i, line in enumerate(lines)
     ]
     found = score(path, examples)
     assert [row["seconds_per_question"] for row in found["tasks"].values()] == [2.0, 4.0]
     assert found["overall"]["seconds_per_question"] == 3.0
-    assert answered["scores"]["overall"]["seconds_per_question"] == pytest.approx(0.1)
+    assert answered.overall.seconds_per_question == pytest.approx(0.1)
     none = make_cell(tmp_path / "none", 1, {"a": 0.5}, n=4, failed=4)
-    assert none["scores"]["overall"]["seconds_per_question"] is None
+    assert none.overall.seconds_per_question is None
     (costs,) = (table for table in report_tables([none], [none], [], 4) if table.title == "Cost of a question")
     assert costs.rows[0][5] == "not measured"
 

@@ -18,7 +18,8 @@ from eval.report.csv_files import pairs_csv, safe, stacked, sweep_csv
 from eval.report.files import markdown, page, plain_text
 from eval.report.latex import ROOM, ROWS, escape, tables_in_latex
 from eval.report.layout import column_blocks, file_name, slug
-from eval.report.report import Section, Table, _tests
+from eval.report.parts import Section, Table
+from eval.report.report import _tests
 from eval.report.sweep import _called
 
 NAMES = (
@@ -125,7 +126,9 @@ def test_blocks_of_columns_fit_and_are_about_as_wide():
     [
         ("=1+1", "'=1+1"), ("+x", "'+x"), ("-x", "'-x"), ("-3+cmd|x", "'-3+cmd|x"), ("@x", "'@x"), ("\t=1", "'\t=1"),
         ("＝1", "'＝1"), ("-3", "-3"), ("+1.5e-3", "+1.5e-3"), ("a=b", "a=b"), ("", ""), (-0.123456789, -0.123457),
-        (None, None), (3, 3),
+        (None, None), (3, 3), (" =1", "' =1"), ("\u200b=1", "'\u200b=1"), ("\ufeff\u00a0@x", "'\ufeff\u00a0@x"),
+        ("\u2060+x", "'\u2060+x"), (" \t -x", "' \t -x"), ("\u00ad＝1", "'\u00ad＝1"), ("\u3164=1", "'\u3164=1"),
+        ("\u034f=1", "'\u034f=1"), ("\x00=1", "'\x00=1"), (" a", " a"), (" ", " "), ("\u200bá=b", "\u200bá=b"),
     ],
 )  # fmt: skip
 def test_a_spreadsheet_runs_no_name_and_numbers_stay_numbers(value, cell):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
+from accelerate import PartialState
 from clips import coded_frames, render_mp4
 from safetensors.torch import load_file
 from test_cogvlm2_sampling import codes
@@ -19,7 +20,7 @@ from test_train import files_of, log_of
 from train_worker import Job
 
 from eval.answers.answer import read_answers
-from eval.statistics.stats import wilson
+from eval.statistics.estimates import wilson
 from eval.tasks.benchmarks import examples as questions_of
 from eval.tasks.binary_labels import LABELS, LabelExample, confusion, f1, label_scores, load_rwf2000, parse_label
 from videogpt_plus.app import cli
@@ -42,6 +43,7 @@ from videogpt_plus.io.runs import QUESTION
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.rwf2000 import Recipe, ensure_rwf2000
 from videogpt_plus.training import data, rwf2000, stages
+from videogpt_plus.training.engine import Replica
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -303,9 +305,8 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 
 
 def test_the_second_moments_memory_is_the_recipes():
-    from videogpt_plus.training.loop import training_arguments
-
-    assert training_arguments(tiny().training, Path("unused"), None).adam_beta2 == 0.95
+    engine = Replica(torch.nn.Linear(2, 2), stages.update_of(tiny().finetune, 1), PartialState(cpu=True))
+    assert engine.optimizer.defaults["betas"] == (0.9, 0.95)
 
 
 DEATHS = ("running", "saving")
@@ -317,7 +318,7 @@ def killed(tuned, tmp_path_factory) -> dict[str, dict]:
     root = tmp_path_factory.mktemp("killed")
     given = {d: {"experiment": tiny(), "projectors": {}, "out_dir": root / d, "workers": 0} for d in DEATHS}
     (root / "jobs").write_bytes(pickle.dumps([Job("finetune", given[d], root, d) for d in DEATHS]))
-    subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
+    fork_server.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
     return given
 
 

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from videogpt_plus.clips.prefetch import pad_to_square
-from videogpt_plus.encoders import scaling
+from videogpt_plus.clips.prefetch import CLIP_MEAN_COLOUR, pad_to_square
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
-from videogpt_plus.encoders.scaling import (
-    CLIP_MEAN_COLOUR,
-    bilinear_part,
-    middle_by_pillow,
-    shorter_side_to,
-    small_square,
-)
+from videogpt_plus.io import scaling
+from videogpt_plus.io.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
 from videogpt_plus.types import Clip
 
 SIZES = [(700, 90, 56), (61, 640, 48), (333, 333, 56), (20, 900, 336), (7, 5, 24)]
@@ -89,4 +83,4 @@ prepare.visual(clip, {still!r})
 more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
 assert more < 200, more
 """
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    assert fork_server.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0

@@ -11,10 +11,10 @@ import pytest
 
 from eval.answers.answer import Target, answer_all
 from eval.answers.score import score, scores_path
-from eval.statistics.stats import wilson
-from eval.tasks.task import Example, Reply
+from eval.statistics.estimates import wilson
+from eval.tasks.task import Example
 from videogpt_plus.app.commands.ask import _detectable
-from videogpt_plus.types import ClipError, UserError
+from videogpt_plus.types import ClipError, Reply, UserError
 
 HEADER = {"experiment": "toy_pool4"}
 OPTIONS = ("red", "green", "blue", "white")
@@ -122,7 +122,14 @@ def test_answers_to_an_older_benchmark_are_refused(tmp_path):
 
 
 def test_scoring_statistics_and_report_import_neither_torch_nor_matplotlib():
-    names = ("answers.score", "statistics.stats", "report.report", "answers.answer", "tasks.mvbench")
+    names = (
+        "answers.score",
+        "statistics.paired",
+        "statistics.power",
+        "report.report",
+        "answers.answer",
+        "tasks.mvbench",
+    )
     code = f"import sys, {', '.join(f'eval.{name}' for name in names)}; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "matplotlib", "scipy", "numpy", "transformers"} & set(modules)

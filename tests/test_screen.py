@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from videogpt_plus.app import screen
-from videogpt_plus.app.screen import show, table
+from videogpt_plus.app.screen import new_table, show
 
 #: What rich would take for its markup: it would colour, leave out, replace or refuse it.
 MARKUP = ("run[1]", "[red]x", "[/]", "[/red] y", "[bold", "a[link=http://x]b", ":smile:", "\\[red]", "{task}")
@@ -17,14 +17,14 @@ MARKUP = ("run[1]", "[red]x", "[/]", "[/red] y", "[bold", "a[link=http://x]b", "
 def test_a_table_in_a_file_or_a_pipe_breaks_no_cell(capsys):
     columns = [f"column number {i}" for i in range(8)]
     cell, title = "+10.3 (+5.2 to +15.1)", "A = /a/folder" + 30 * "/deeper"
-    made = table("task", *columns, title=f"{title}\nB = b")
+    made = new_table("task", *columns, title=f"{title}\nB = b")
     made.add_row("Counterfactual Inference", *(cell for _ in columns))
     show(made)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [title, "B = b"], "a path can be copied"
     (row,) = [line for line in lines if "Counterfactual" in line]
     assert "Counterfactual Inference" in row and row.count(cell) == 8
-    made = table("a", "b", title="short")
+    made = new_table("a", "b", title="short")
     made.add_row("x" * 20, "1")
     show(made)
     assert capsys.readouterr().out.splitlines()[0].strip() == "short"
@@ -32,7 +32,7 @@ def test_a_table_in_a_file_or_a_pipe_breaks_no_cell(capsys):
 
 @pytest.mark.parametrize("name", MARKUP)
 def test_a_name_that_looks_like_markup_is_shown_as_it_is(name, capsys):
-    made = table(f"column {name}", f"other {name}", title=f"title {name}")
+    made = new_table(f"column {name}", f"other {name}", title=f"title {name}")
     made.add_row(f"cell {name}", "1")
     show(made)
     with screen.progress(f"progress {name}") as advance:
@@ -52,7 +52,7 @@ def test_a_terminal_shows_it_as_it_is_too(name, monkeypatch):
         return Console(width=width or 200, file=out, force_terminal=True, color_system=None, **options)
 
     monkeypatch.setattr(screen, "Console", terminal)
-    made = table(f"column {name}", title=f"title {name}")
+    made = new_table(f"column {name}", title=f"title {name}")
     made.add_row(f"cell {name}")
     show(made)
     with screen.progress(f"progress {name}") as advance:

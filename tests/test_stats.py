@@ -15,26 +15,11 @@ from statsmodels.stats.proportion import proportion_confint
 from benchmarks.coverage import World, runs
 from eval.statistics import tango
 from eval.statistics.clustered import spread
-from eval.statistics.seeds import of_differences, of_means
+from eval.statistics.estimates import SCORE, Estimate, mean_score, share, wilson
+from eval.statistics.paired import FEWEST_CLIPS, compare, compare_seeds, equivalence, holm
+from eval.statistics.power import detectable, margin, resolvable
+from eval.statistics.seeds import SeedNoise, half_width, of_differences, of_means, with_seed_noise
 from eval.statistics.sign_flips import DRAWS, SignFlips
-from eval.statistics.stats import (
-    FEWEST_CLIPS,
-    Estimate,
-    SeedNoise,
-    compare,
-    compare_scores,
-    compare_seeds,
-    detectable,
-    equivalence,
-    half_width,
-    holm,
-    margin,
-    mean_score,
-    resolvable,
-    share,
-    wilson,
-    with_seed_noise,
-)
 
 
 def pair(both: int, first: int, second: int, neither: int):
@@ -163,8 +148,10 @@ def test_interval_and_p_agree_about_zero_wherever_answers_lie(per_clip):
         world = World(int(rng.integers(20, 400)), per_clip, 0.4, rng.uniform(0.02, 0.4), rng.uniform(0.5, 0.9))
         found = compare(*runs(world.changes(rng), rng))
         assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
-        scores = compare_scores(
-            {str(i): float(v) for i, v in enumerate(rng.integers(0, 6, 12))}, {str(i): 2.0 for i in range(12)}
+        scores = compare(
+            {str(i): float(v) for i, v in enumerate(rng.integers(0, 6, 12))},
+            {str(i): 2.0 for i in range(12)},
+            scale=SCORE,
         )
         assert (scores.p < 0.05) == (not scores.low <= 0 <= scores.high)
 
@@ -312,34 +299,34 @@ def test_the_mean_of_scores_is_tested_and_not_their_ranks():
     """60 clips lose a point, 13 win five: the mean is above zero by chance, whatever most clips say."""
     first = {f"{i:02}": 0.0 if i < 60 else 5.0 for i in range(73)}
     second = {f"{i:02}": 1.0 if i < 60 else 0.0 for i in range(73)}
-    found = compare_scores(first, second)
+    found = compare(first, second, scale=SCORE)
     assert found.difference == pytest.approx(5 / 73) and found.p > 0.5 and found.low < 0 < found.high
 
 
 def test_scores_of_few_clips_show_nothing_and_have_no_interval_of_zero_width():
     for clips in (1, 2, 5):
         first, second = ({str(i): value for i in range(clips)} for value in (4.0, 3.0))
-        found = compare_scores(first, second)
+        found = compare(first, second, scale=SCORE)
         assert (
             found.p >= 0.05
             and found.too_few
             and (found.low, found.high) == (-inf, inf)
             and not isfinite(found.detectable)
         )
-        assert equivalence(first, second, 5, scores=True).shown is None
-    six = compare_scores({str(i): 4.0 for i in range(6)}, {str(i): 3.0 for i in range(6)})
+        assert equivalence(first, second, 5, scale=SCORE).shown is None
+    six = compare({str(i): 4.0 for i in range(6)}, {str(i): 3.0 for i in range(6)}, scale=SCORE)
     assert six.p == pytest.approx(2 / 2**6) and 0 < six.low < 1 < six.high and FEWEST_CLIPS == 6
     same = {str(i): 3.0 for i in range(100)}
-    assert compare_scores(same, same).low < 0 < compare_scores(same, same).high
+    assert compare(same, same, scale=SCORE).low < 0 < compare(same, same, scale=SCORE).high
 
 
 def test_a_mean_score_has_an_interval_by_clips_within_the_scale():
-    assert mean_score({"a": 4.0, "b": 3.0}, {"a": "v", "b": "v"}, 0, 5) is None, "one clip says nothing of others"
-    two = mean_score({"a": 4.0, "b": 4.0}, None, 0, 5)
+    assert mean_score({"a": 4.0, "b": 3.0}, {"a": "v", "b": "v"}) is None, "one clip says nothing of others"
+    two = mean_score({"a": 4.0, "b": 4.0}, None)
     assert two is not None and two.low < 4.0 < two.high
     rng = np.random.default_rng(8)
     values = {f"{i:03}": float(v) for i, v in enumerate(rng.integers(0, 6, 300))}
-    found = mean_score(values, None, 0, 5)
+    found = mean_score(values, None)
     error = np.std(list(values.values()), ddof=1) / 300**0.5
     assert (found.high - found.low) / 2 == pytest.approx(1.97 * error, rel=0.02)
 
@@ -348,8 +335,8 @@ def test_scores_that_are_equivalent_are_told_from_those_that_are_not():
     rng = np.random.default_rng(9)
     second = {str(i): float(v) for i, v in enumerate(rng.integers(0, 5, 150))}
     first = {key: value + float(rng.random() < 0.4) for key, value in second.items()}
-    assert equivalence(first, second, 1.0, scores=True).shown is True
-    assert equivalence(first, second, 0.1, scores=True).shown is False
+    assert equivalence(first, second, 1.0, scale=SCORE).shown is True
+    assert equivalence(first, second, 0.1, scale=SCORE).shown is False
 
 
 def test_one_seed_is_the_plain_comparison_and_seeds_that_differ_widen_it():
@@ -366,9 +353,9 @@ def test_one_seed_is_the_plain_comparison_and_seeds_that_differ_widen_it():
 def test_over_seeds_interval_and_p_are_one_test():
     parts = [(1e-4, 60.0), (2e-4, 4.0)]
     for difference in (0.02, 0.05, 0.09):
-        from eval.statistics.stats import _p_of
+        from eval.statistics.seeds import p_of
 
-        p = _p_of(difference, parts)
+        p = p_of(difference, parts)
         assert half_width(p, parts) == pytest.approx(difference, rel=1e-6)
     # With no noise of the one kind it is Student's test of the other.
     from scipy.stats import t
@@ -379,11 +366,11 @@ def test_over_seeds_interval_and_p_are_one_test():
 def test_scores_over_seeds_are_compared_as_right_and_wrong_are():
     rng = np.random.default_rng(13)
     sides = [[runs(World(400, 1, 0, 0.2).changes(rng), rng)[0] for _ in range(3)] for _ in range(2)]
-    shares, scores = compare_seeds(*sides), compare_seeds(*sides, scores=True)
+    shares, scores = compare_seeds(*sides), compare_seeds(*sides, scale=SCORE)
     for name in ("n", "difference", "low", "high", "p", "first", "second", "seeds"):
         assert getattr(scores, name) == pytest.approx(getattr(shares, name)), name
-    assert compare_seeds(sides[0][:1], sides[1][:1], scores=True) == compare_scores(sides[0][0], sides[1][0])
-    same = compare_seeds(sides[0], sides[0], scores=True)
+    assert compare_seeds(sides[0][:1], sides[1][:1], scale=SCORE) == compare(sides[0][0], sides[1][0], scale=SCORE)
+    same = compare_seeds(sides[0], sides[0], scale=SCORE)
     assert same.difference == 0 and same.low < 0 < same.high and same.p == 1
 
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import numpy as np
 import pytest
 import sweep_worker
@@ -297,10 +298,10 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(tmp_path)
 # Several processes.
 
 
-def writer(folder: Path, step: int, cap_gib: float, turns: int) -> subprocess.Popen:
+def writer(folder: Path, step: int, cap_gib: float, turns: int) -> fork_server.Popen:
     command = [sys.executable, WORKER, folder, str(step), str(cap_gib), str(turns)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    return fork_server.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_two_processes_under_a_cap_disturb_each_other_in_nothing(tmp_path):

@@ -9,18 +9,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 from clips import coded_frames, render_mp4
 from torch import nn
 from transformers import AutoTokenizer
 
-from eval.answers.runs import load_answerer
-from eval.tasks.task import Example, Question
+from eval.tasks.task import Example
+from videogpt_plus import inference
 from videogpt_plus.config.experiments import TOY_WEIGHTS
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.io.files import located
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.types import UserError
+from videogpt_plus.models.base import VisionLM
+from videogpt_plus.types import Question, UserError
 
 HERE = Path(__file__).parent
 RUN = located(f"{TOY_WEIGHTS}/runs/toy_pool2")
@@ -36,7 +37,7 @@ TEXTS = [
 ]
 
 
-class Speaker(DualEncoderVLM):
+class Speaker(VisionLM):
     """The text side of a model alone."""
 
     def __init__(self, folder: str):
@@ -88,7 +89,7 @@ def clip(tmp_path_factory) -> Path:
 
 
 def test_the_stream_is_the_answer_that_a_benchmark_gets(clip):
-    answerer = load_answerer({"it": RUN})
+    answerer = inference.load({"it": RUN})
     asked = "Question: What is it?\nOptions:\n(A) red\n(B) blue"
     example = Example("a_task", clip, "clip.mp4", asked, ("red", "blue"), "red")
     ((_, replies),) = answerer.answers([Question(example, ("it",))], None)
@@ -102,9 +103,9 @@ def test_the_stream_is_the_answer_that_a_benchmark_gets(clip):
 
 
 def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
-    answerer = load_answerer({"it": RUN})
+    answerer = inference.load({"it": RUN})
     visual, seeds = answerer.prepare(clip), []
-    monkeypatch.setattr(DualEncoderVLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
+    monkeypatch.setattr(VisionLM, "stream_ids", lambda *given: seeds.append(given[-1].seed) or iter(()))
     for _ in range(2):
         for past in ((), [("Why?", "So.")], [("Why?", "So.")] * 2):
             list(answerer.stream("Why?", visual, past, GenerationConfig(1.0, seed=2**63 - 2)))
@@ -112,7 +113,7 @@ def test_each_turn_draws_anew_from_one_seed(clip, monkeypatch):
 
 
 def test_an_answer_gets_the_room_that_there_is_and_no_more_can_be_asked_for(clip):
-    answerer = load_answerer({"it": RUN})
+    answerer = inference.load({"it": RUN})
     visual = answerer.prepare(clip)
     most = answerer.members["it"].model.causal.config.max_position_embeddings
     with pytest.raises(UserError, match=f"of the {most:,} tokens that it reads, and {most:,} more do not fit: choose"):
@@ -125,9 +126,9 @@ def test_a_terminal_shows_an_answer_as_it_comes(clip):
     command = [sys.executable, "-m", "videogpt_plus", "predict", str(RUN), "What is it?", "--video", str(clip)]
     command += ["--temperature", "9", "--seed", "1", "--max-new-tokens", "12"]
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    plain = subprocess.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
+    plain = fork_server.run(command, capture_output=True, text=True, check=True, env=surroundings).stdout
     ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=surroundings) as process:
+    with fork_server.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=surroundings) as process:
         os.close(theirs)
         parts = []
         while part := _read(ours):

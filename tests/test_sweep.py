@@ -15,6 +15,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fork_server
 import pytest
 from sweep_worker import ARGS, RECIPE, prepare
 
@@ -315,7 +316,7 @@ def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp
 
     def child() -> subprocess.Popen:
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen([sys.executable, worker], cwd=tmp_path, **pipe)
+        return fork_server.Popen([sys.executable, worker], cwd=tmp_path, **pipe)
 
     moments, kills = random.Random(0), 0
     while kills < 4:
@@ -333,7 +334,7 @@ def test_a_sweep_killed_again_and_again_ends_as_a_straight_one_with_two_jobs(tmp
     straight = tmp_path / "straight"
     straight.mkdir()
     # The same command without a kill, side by side in two processes, in a folder of its own.
-    subprocess.run([sys.executable, worker, "--jobs", "2"], cwd=straight, check=True, capture_output=True)
+    fork_server.run([sys.executable, worker, "--jobs", "2"], cwd=straight, check=True, capture_output=True)
     assert answers(tmp_path) == answers(straight)
     for name in ("tiny_pool2", "tiny_pool16"):
         file = f"results/tiny/{name}/adapter_model.safetensors"

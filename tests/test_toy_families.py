@@ -6,10 +6,10 @@ import csv
 import hashlib
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from PIL import Image
@@ -18,12 +18,15 @@ from videogpt_plus.app import cli
 from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS, TOY_FAMILIES, at_level
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+from videogpt_plus.convert import convert_family, differing
+from videogpt_plus.families import FAMILIES
+from videogpt_plus.families.llava15 import twin as twin_of_llava
+from videogpt_plus.families.twin import ensure_twin
 from videogpt_plus.models.loading import load_model
-from videogpt_plus.toy import families
-from videogpt_plus.toy.families import WRITERS, ensure_family
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
+#: Families that have a twin.
+TWINS = [family.name for family in FAMILIES.values() if family.twin]
 #: What a published grid's side is to its twin's.
 RATIO = 2
 
@@ -34,7 +37,7 @@ def written(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("twins")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        assert all(ensure_family(f"{TOY_FAMILIES}/{family}") for family in WRITERS)
+        assert all(ensure_twin(f"{TOY_FAMILIES}/{family}") for family in TWINS)
     return root
 
 
@@ -56,32 +59,32 @@ def published(family: str):
     return EXPERIMENTS["llava15_7b" if family == "llava15" else family]
 
 
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_a_twin_is_written_once_and_always_alike(family, here, tmp_path, monkeypatch):
     folder = Path(TOY_FAMILIES) / family
     before = hashes(folder)
-    assert not ensure_family(folder) and not ensure_family("elsewhere/llava15")
+    assert not ensure_twin(folder) and not ensure_twin("elsewhere/llava15")
     monkeypatch.chdir(tmp_path)
-    assert ensure_family(folder) and hashes(folder) == before
+    assert ensure_twin(folder) and hashes(folder) == before
     (folder / "made.json").write_text(json.dumps({"code": "another"}))
     (folder / "config.json").unlink()
-    assert ensure_family(folder) and hashes(folder) == before
+    assert ensure_twin(folder) and hashes(folder) == before
     assert [p.name for p in folder.parent.glob("*.partial")] == []
 
 
 def test_nothing_half_made_is_left_under_the_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path(TOY_FAMILIES) / "llava15"
-    monkeypatch.setattr(families, "write_json", lambda *_: 1 / 0)
+    monkeypatch.setattr(twin_of_llava, "write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        ensure_family(folder)
+        ensure_twin(folder)
     assert not folder.exists()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    assert ensure_family(folder) and (folder / "config.json").is_file()
+    assert ensure_twin(folder) and (folder / "config.json").is_file()
 
 
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_a_twin_is_the_real_class_with_weights_that_differ_from_nought(family, here):
     model = load_model(twin(family), None, "cpu", torch.float32)
     assert all(p.any() for p in model.parameters())
@@ -96,7 +99,7 @@ def load_model_class(family: str) -> type:
     return Llava if family == "llava15" else CogVLM2
 
 
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_grids_keep_the_real_ones_ratio_so_that_levels_differ(family):
     ours, theirs = (dict(e.branches).popitem()[1].grid for e in (twin(family), published(family)))
     assert theirs == RATIO * ours
@@ -104,7 +107,7 @@ def test_grids_keep_the_real_ones_ratio_so_that_levels_differ(family):
     assert tokens == sorted(set(tokens), reverse=True)
 
 
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_all_text_can_be_written_and_no_special_token_by_hand(family, here):
     tokenizer = load_model(twin(family), None, "cpu", torch.float32).tokenizer
     text = "größe ☃\n(A) <|end_of_text|></s>"
@@ -113,7 +116,7 @@ def test_all_text_can_be_written_and_no_special_token_by_hand(family, here):
     assert not set(ids) & {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
 
 
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_a_twin_is_converted_both_ways(family, here, tmp_path):
     source = Path(TOY_FAMILIES) / family
     convert_family(family, source, tmp_path / "there")
@@ -129,7 +132,7 @@ def test_who_is_random_is_told_by_the_experiment():
 
 
 # ------------------------------------------------------------------------------------------------ the command line
-@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize("family", TWINS)
 def test_predict_writes_the_twin_and_says_that_it_means_nothing(family, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (60, 40), (200, 30, 30)).save("a.png")
@@ -192,8 +195,8 @@ def test_writing_a_twin_needs_no_network(tmp_path):
     code = (
         "import socket\n"
         "socket.socket.connect = lambda *a: (_ for _ in ()).throw(AssertionError(a))\n"
-        "from videogpt_plus.toy.families import ensure_family\n"
-        f"assert ensure_family('{TOY_FAMILIES}/llava15') and ensure_family('{TOY_FAMILIES}/cogvlm2_video')"
+        "from videogpt_plus.families.twin import ensure_twin\n"
+        f"assert ensure_twin('{TOY_FAMILIES}/llava15') and ensure_twin('{TOY_FAMILIES}/cogvlm2_video')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = fork_server.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import fork_server
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -29,7 +30,9 @@ from videogpt_plus.io.runs import FINISHED, alone_in
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.reducers.max import Max
 from videogpt_plus.training import stages
-from videogpt_plus.training.loop import check_deepspeed, in_one_line, left_alone
+from videogpt_plus.training.plan import training_steps
+from videogpt_plus.training.processes import in_one_line, left_alone
+from videogpt_plus.training.zero import check_deepspeed, keep_frozen_apart
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -98,7 +101,7 @@ def killed(experiment, straight, samples, tmp_path_factory) -> dict[tuple[str, s
         trainings[stage, dies] = {"experiment": experiment, "out_dir": root / f"{stage}_{dies}", **given}
     jobs = [Job(stage, arguments, samples, dies) for (stage, dies), arguments in trainings.items()]
     (root / "jobs").write_bytes(pickle.dumps(jobs))
-    subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
+    fork_server.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=300)
     return trainings
 
 
@@ -162,7 +165,7 @@ def test_a_training_that_waited_for_the_other_finds_its_weights(experiment, stra
 
 
 def test_a_lost_connection_is_one_line_and_other_errors_stay(monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.loop.PATIENCE", 0)
+    monkeypatch.setattr("videogpt_plus.training.processes.PATIENCE", 0)
     lost = pytest.raises(UserError, match="process 0 lost the others: .*run the same command again")
     with lost as told, left_alone():
         raise RuntimeError("[third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
@@ -291,7 +294,7 @@ def test_towers_beside_the_model_change_no_loss(experiment):
     dataset = data.Conversations(experiment, model.tokenizer, "unused")
     batch = data.collate([dataset[0], dataset[1]], pad_id=0)
     before = model(**batch).loss
-    stages._keep_from_deepspeed(model, torch.device("cpu"))
+    keep_frozen_apart(model, torch.device("cpu"))
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"llm", "projectors"}
     assert torch.equal(model(**batch).loss, before)
 
@@ -343,8 +346,10 @@ def test_unknown_stream_is_named(experiment, tmp_path):
         stages.pretrain(experiment, "audio", tmp_path)
 
 
-def dataset_of(size: int) -> SimpleNamespace:
-    return type("Sized", (SimpleNamespace,), {"__len__": lambda self: size})()
+def passes_of(training: Training, processes: int) -> list[list[int]]:
+    """Every forward pass on ten samples."""
+    ten = type("Sized", (SimpleNamespace,), {"__len__": lambda self: 10})()
+    return [one for step in training_steps(ten, training, processes) for one in step.passes]
 
 
 @pytest.mark.parametrize(
@@ -358,16 +363,16 @@ def dataset_of(size: int) -> SimpleNamespace:
 )
 def test_passes_of_a_training(changes, processes, passes):
     training = Training(data="TINY", per_device_train_batch_size=4, **changes)
-    batches = stages.training_batches(dataset_of(10), training, processes)
+    batches = passes_of(training, processes)
     assert len(batches) == passes
     assert sorted(i for batch in batches[:3] for i in batch) == list(range(10))
-    assert batches == stages.training_batches(dataset_of(10), training, processes)
-    assert batches != stages.training_batches(dataset_of(10), replace(training, seed=1), processes)
+    assert batches == passes_of(training, processes)
+    assert batches != passes_of(replace(training, seed=1), processes)
 
 
 def test_epochs_have_orders_of_their_own():
     training = Training(data="TINY", per_device_train_batch_size=10, num_train_epochs=2)
-    first, second = stages.training_batches(dataset_of(10), training, 1)
+    first, second = passes_of(training, 1)
     assert sorted(first) == sorted(second) and first != second
 
 
@@ -380,15 +385,8 @@ def test_epochs_have_orders_of_their_own():
     ],
 )
 def test_deepspeed_json_that_would_train_otherwise_is_refused(config, message, tmp_path, monkeypatch):
-    monkeypatch.setattr("videogpt_plus.training.loop.find_spec", lambda name: True)
+    monkeypatch.setattr("videogpt_plus.training.zero.find_spec", lambda name: True)
     path = tmp_path / "zero.json"
     path.write_text("{" if config is None else json.dumps(config))
     with pytest.raises(UserError, match=message):
         check_deepspeed(str(path))
-
-
-def test_parameter_of_size_zero_is_refused():
-    model = torch.nn.ModuleDict({"projectors": torch.nn.Linear(2, 2)})
-    model["projectors"].weight.data = torch.empty(0)
-    with pytest.raises(UserError, match="projectors.weight has size 0: ZeRO-3"):
-        stages.trainable_parameters(model)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
@@ -38,7 +39,9 @@ from faults.videos import (
     with_dropped,
     with_long_header,
     with_long_words,
+    with_noise,
     with_title,
+    without_lengths,
 )
 
 from videogpt_plus.clips.decoders import DECODERS, load_decoder
@@ -193,6 +196,27 @@ def test_a_header_that_is_too_long_is_believed_only_of_a_file_that_ends_too_earl
         read_clip(with_long_header(2 / 3, tmp_path), 8)
 
 
+@pytest.mark.parametrize("seconds", [0, 0.2, 0.7, 1.2, 12])
+def test_a_matroska_that_is_damaged_between_its_frames_is_no_shorter_clip(tmp_path, seconds):
+    """FFmpeg goes on at the next cluster, or ends where there is none."""
+    path = with_noise(seconds, tmp_path)
+    assert len(shown(path)) < 300
+    with pytest.raises(ClipError, match=r"the file is damaged, no element begins at byte [\d,]+; download it again"):
+        read_clip(path, 8)
+
+
+def test_a_matroska_need_not_say_how_long_its_parts_are(tmp_path):
+    all_as_shown(without_lengths(tmp_path))
+
+
+def test_a_matroska_that_lost_its_last_bytes_is_not_called_damaged(tmp_path):
+    path = with_long_header(1, tmp_path)
+    for end in range(path.stat().st_size - 1, path.stat().st_size - 400, -7):
+        os.truncate(path, end)
+        with pytest.raises(ClipError, match="of 25.0 s are in it"):
+            read_clip(path, 8)
+
+
 def test_palettes_that_change_in_an_avi(tmp_path):
     path = palettes(tmp_path)
     for count in (20, 7, 1):
@@ -284,6 +308,48 @@ def test_every_decoder_shows_the_same_or_none(tmp_path, other, name):
         path = render_mp4(tmp_path / "a.ts", noisy_frames(90), 10, options={"x264-params": STRUCTURES[name]})
         path = copy_packets(path, tmp_path / "cut.mkv", from_key=2)
     same_or_refused(path, other)
+
+
+#: Pixels, and height and width, of files whose colours have to be scaled up, or need not be.
+COLOURED = {
+    "common": ("yuv420p", 48, 64),
+    "odd": ("yuv420p", 49, 65),
+    "10 bits": ("yuv420p10le", 48, 64),
+    "10 bits, half as wide": ("yuv422p10le", 48, 64),
+    "half as high": ("yuv440p", 48, 64),
+    "a quarter as wide": ("yuv411p", 48, 64),
+    "half as wide, odd": ("yuv422p", 49, 65),
+    "whole": ("yuv444p", 49, 65),
+}
+
+
+def colourful(path: Path, pixels: str, height: int, width: int, **options: str) -> Path:
+    """A file of 12 frames without loss in which neighbours have other colours."""
+    frames = np.random.default_rng(0).choice(np.array([20, 230], np.uint8), (12, height, width, 3))
+    codec = "libx264" if options else "ffv1"
+    return render_mp4(path, frames, 10, codec=codec, pix_fmt=pixels, options=options)
+
+
+@pytest.mark.skipif(not which("ffmpeg"), reason="there is no ffmpeg command")
+@pytest.mark.parametrize("name", COLOURED)
+def test_colours_are_those_of_the_ffmpeg_command(tmp_path, name):
+    path = colourful(tmp_path / "a.mkv", *COLOURED[name])
+    command = ["ffmpeg", "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    shown = subprocess.run(command, capture_output=True, check=True).stdout
+    assert read_clip(path, 12).frames.permute(0, 2, 3, 1).contiguous().numpy().tobytes() == shown
+
+
+@pytest.mark.parametrize("name", COLOURED)
+def test_every_decoder_gives_the_same_colours_or_none(tmp_path, other, name):
+    assert same_or_refused(colourful(tmp_path / "a.mkv", *COLOURED[name]), other) or name not in ("common", "whole")
+
+
+def test_a_file_in_fields_has_the_colours_of_the_same_file_in_frames(tmp_path):
+    read = [
+        read_clip(colourful(tmp_path / f"{kind}.mp4", "yuv420p", 48, 64, **{"x264-params": f"qp=0{kind}"}), 12)
+        for kind in ("", ":interlaced=1")
+    ]
+    assert read[0].frames.equal(read[1].frames)
 
 
 # Files that would be waited for, and memory.

@@ -437,18 +437,18 @@ def copied_run(folder: Path, level: float) -> Path:
 
 
 def test_the_page_answers_as_predict_does_at_each_level(tmp_path):
-    from eval.answers.runs import load_answerer
-    from videogpt_plus.app.web.models import Talk
+    from videogpt_plus import inference
+    from videogpt_plus.app.web.models import Models
 
     runs = {level: copied_run(tmp_path, level) for level in (2, 8)}
     offers = offers_of((load_experiment(run), run) for run in runs.values())
-    models = Talk(offers, load_answerer)
+    models = Models(offers, inference.load)
     source = next(s for s in toy_clips(tmp_path / "clips") if s.name == "toy: motion direction")
     session = Session(tmp_path, {str(level): Setting("toy", "average", level, 8) for level in runs})
     session.show(source)
     for level, run in runs.items():
         *_, last = session.answers(models, str(level), source.question, GREEDY)
-        alone = load_answerer({"alone": run})
+        alone = inference.load({"alone": run})
         assert last.text == "".join(alone.stream(source.question, alone.prepare(source.path)))
     assert models.is_loaded(session.sides["2"].setting)
 
@@ -471,16 +471,16 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monkeypatch, clip):
     """Levels and adapters are dials over weights that are loaded once."""
-    from eval.answers.runs import load_answerer
-    from videogpt_plus.app.web.models import Talk
-    from videogpt_plus.toy.families import ensure_family
+    from videogpt_plus import inference
+    from videogpt_plus.app.web.models import Models
+    from videogpt_plus.families.twin import ensure_twin
 
     monkeypatch.chdir(tmp_path)
     make, dials = FAMILIES[family]
     experiment = make(tmp_path)
-    ensure_family(experiment.llm)
+    ensure_twin(experiment.llm)
     save_experiment(tmp_path / "run", experiment)
-    models = Talk(offers_of([(experiment, tmp_path / "run")]), load_answerer)
+    models = Models(offers_of([(experiment, tmp_path / "run")]), inference.load)
     settings = [Setting(experiment.name, adapter, level, experiment.num_frames) for adapter, level in dials]
     session = Session(tmp_path, {str(i): setting for i, setting in enumerate(settings)})
     session.show(clip)
@@ -488,7 +488,7 @@ def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monke
         *_, last = session.answers(models, side, "What is it?", GREEDY)
         own = at_level(with_reducer(experiment, adapter), level)
         save_experiment(tmp_path / side, own)
-        alone = load_answerer({"alone": tmp_path / side})
+        alone = inference.load({"alone": tmp_path / side})
         assert last.text == "".join(alone.stream("What is it?", alone.prepare(clip.path)))
         seen = session.look(models.offers[experiment.name].run(session.sides[side].setting)[0])
         assert "<svg" in drawing.pooled(seen.pictures, own, 0)
@@ -496,11 +496,11 @@ def test_every_published_family_answers_as_it_does_alone(family, tmp_path, monke
 
 
 def test_the_model_not_asked_for_longest_makes_room(tmp_path):
-    from videogpt_plus.app.web.models import Talk
+    from videogpt_plus.app.web.models import Models
 
     loaded = []
     two = offers_of([(at_level(TOY, 2), Path("a")), (LLAVA15_7B, Path("b")), (COGVLM2_VIDEO, Path("c"))])
-    models = Talk(two, lambda runs: loaded.append(list(runs)) or object(), most=2)
+    models = Models(two, lambda runs: loaded.append(list(runs)) or object(), most=2)
     settings = [offer.default() for offer in two.values()]
     for i in (0, 1, 0, 2, 0):
         models.load(settings[i])

@@ -175,9 +175,9 @@ def test_a_clip_is_seen_as_in_the_page_s_own_process(read, tmp_path):
 
 def test_whoever_comes_when_too_many_wait_is_told_so():
     full = Readers(at_once=1, waiting=0)
-    with full._entered(), pytest.raises(UserError, match="1 files are being read or wait for it: try again"):
+    with full.line.taken(), pytest.raises(UserError, match="1 files are being read or wait for it: try again"):
         full(int, name="a.mp4", seconds=1)
-    with full._entered():
+    with full.line.taken():
         pass  # there is room again
 
 
@@ -306,8 +306,8 @@ def test_what_nobody_foresaw_is_a_message_and_a_line_in_the_log(page, session, c
 
 def test_the_line_of_questions_is_bounded(page, session):
     session.show(Source("mine.png", Path("a.png")))
-    with page._in_line(), page._in_line():  # one is answered, one waits
+    with page.line.taken(), page.line.taken():  # one is answered, one waits
         *_, (said, question, *_) = page.ask(session, "What?", False, 0, 0)
         assert "1 questions wait for their turn: ask again in a minute" in said and question == "What?"
-    with page._in_line():
+    with page.line.taken():
         pass

@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
+import fork_server
 import numpy as np
 import pytest
 from PIL import Image
@@ -45,11 +46,11 @@ MARKUP = "![x](http://elsewhere.invalid/a.png) <img src='http://elsewhere.invali
 def serving(folder: Path, visitors: Path):
     """The address of a page with the packaged toy at levels 2 and 8; a question that begins with "count" gets slow
     numbers without end, "markup" gets MARKUP."""
-    from eval.answers.runs import load_answerer
-    from videogpt_plus.app.web.models import Talk
+    from videogpt_plus import inference
+    from videogpt_plus.app.web.models import Models
     from videogpt_plus.app.web.server import served
 
-    class Slow(Talk):
+    class Slow(Models):
         def stream(self, setting, question, visual, past, generation_config):
             if question.startswith("markup"):
                 yield MARKUP
@@ -61,7 +62,7 @@ def serving(folder: Path, visitors: Path):
                 yield from super().stream(setting, question, visual, past, generation_config)
 
     runs = [copied_run(folder / "runs", level) for level in (2, 8)]
-    models = Slow(offers_of((load_experiment(run), run) for run in runs), load_answerer)
+    models = Slow(offers_of((load_experiment(run), run) for run in runs), inference.load)
     with served(models, toy_clips(folder / "clips"), visitors, Limits(megabytes=2), sweep_every=1) as url:
         yield url
 
@@ -190,7 +191,7 @@ def test_two_settings_stand_side_by_side(page):
     assert figure(page, "A", "visual tokens") == "416"
     assert figure(page, "B", "encoding") == "kept"  # the other side has encoded the clip
     assert figure(page, "A", "memory").endswith("B")
-    assert figure(page, "A", "keys and values") != figure(page, "B", "keys and values")
+    assert figure(page, "A", "KV cache") != figure(page, "B", "KV cache")
     assert "12×12 patches → 2×2 = 4 tokens" in page.inner_text("#grid-B")
     left, right = (page.locator(f"#panel-{side}").bounding_box() for side in "AB")
     assert left["x"] + left["width"] <= right["x"]
@@ -454,7 +455,7 @@ def test_the_command_serves_a_named_run_and_cleans_up_when_it_is_ended(tmp_path)
     (tmp_path / "files").mkdir()
     command = [sys.executable, "-m", "videogpt_plus", "web", str(copied_run(tmp_path, 4))]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "files")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
+    process = fork_server.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=Path.cwd())
     try:
         line = process.stdout.readline()
         assert line.startswith("the page is at http://127.0.0.1:"), line

@@ -9,17 +9,21 @@ Three kinds of folders on each side:
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from videogpt_plus.config.experiment import Experiment, Lora, pretraining_experiment, with_settings
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level, get_experiment, level_text
+from videogpt_plus.families import FAMILIES
 from videogpt_plus.io.files import located, read_object, require, write_bytes, write_json
 from videogpt_plus.io.folders import new_folder
 from videogpt_plus.io.model_folders import values_of
 from videogpt_plus.io.run_weights import ADAPTER_FILES, projector_key, projector_part, read_adapter, read_projectors
 from videogpt_plus.io.runs import FINISHED
+from videogpt_plus.io.shards import DTYPES, SHARD_BYTES, Differing
 from videogpt_plus.io.tensors import State, check_fit, read_tensors, save_tensors
 from videogpt_plus.reducers.average import Average
 from videogpt_plus.training.folder import describe
@@ -83,6 +87,43 @@ def largest_difference(source: str | Path, target: str | Path, to: str) -> float
     if (other / TUNED).exists():
         theirs = at_level(experiment, _config(other).get("pool_level", experiment.level))
     return (_logits(experiment, ours) - _logits(theirs, other)).abs().max().item()
+
+
+def convert_family(
+    family: str,
+    source: str | Path,
+    target: str | Path,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    to: str | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> str:
+    """Writes a family's weights into the new folder `target`, in another layout, and returns what that is called.
+
+    `to` names it where the family has several. `dtype` is that of the target, as stored unless it is named. `target`
+    is there whole or not at all. `tell` is given a line about what of `source` was left out.
+    UserError: `source` is of another family, and of which; or missing and unexpected keys and wrong shapes, all at
+    once; or a value is finite, and would not be in `dtype`.
+    """
+    file = _conversion_of(family)
+    if dtype is not None and dtype not in DTYPES:
+        raise UserError(f"unknown dtype '{dtype}'; choose from: {', '.join(DTYPES)}")
+    return file.convert(family, source, target, to, dtype, shard_bytes, tell)
+
+
+def differing(family: str, source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
+    """The tensors of such a conversion's source that are not bit for bit the target's.
+
+    Read back from both, a tensor at a time, the source's brought to `dtype`.
+    """
+    return _conversion_of(family).differing(family, source, target, dtype)
+
+
+def _conversion_of(family: str) -> ModuleType:
+    able = [name for name, record in FAMILIES.items() if record.convert]
+    if family not in able:
+        raise UserError(f"unknown family '{family}'; choose from: {', '.join(able)}")
+    return FAMILIES[family].function("convert")
 
 
 def _logits(experiment: Experiment, folder: Path) -> Any:

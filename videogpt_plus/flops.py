@@ -10,40 +10,23 @@ and those before it: n (n + 1) / 2 pairs, where a kernel that computes whole blo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, Branch, Experiment
-from videogpt_plus.config.experiments import (
-    CINEGO_512,
-    CINEGO_768,
-    CLIP_B_16,
-    CLIP_L_336,
-    COGVLM2_IMAGE,
-    COGVLM2_VIDEO,
-    LLAVA15_7B,
-    QWEN_1_5B,
-    QWEN_3B,
-)
+from videogpt_plus.config.experiment import Branch, Experiment
+from videogpt_plus.config.experiments import CLIP_L_336, QWEN_1_5B, QWEN_3B
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.encoders import encoder_of
+from videogpt_plus.families import family_of
 from videogpt_plus.io.files import located, read_object
 from videogpt_plus.reducers import Reducer
 
 #: Text tokens of a question where nobody counts them: system prompt, a short question, four short options.
 TEXT_TOKENS = 60
-_COGVLM2: Mapping[str, Any] = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_multi_query_heads": 8, "vocab_size": 128256,
-    "vision_config": {"hidden_size": 1792, "intermediate_size": 15360, "num_hidden_layers": 63, "patch_size": 14},
-}  # fmt: skip
-#: What a LLaVA's config leaves out of its language model.
-_LLAMA_7B: Mapping[str, Any] = {
-    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 32, "vocab_size": 32000,
-}  # fmt: skip
-#: Sizes of published weights, from the `config.json` of their repositories, for machines that do not hold them.
+#: Sizes of published weights, from the `config.json` of their repositories, for machines that do not hold them. Those
+#: of a model family stand in its folder.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     # openai/clip-vit-large-patch14-336, its vision_config
     CLIP_L_336.weights: {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14},
@@ -54,20 +37,6 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
     QWEN_3B.llm: {  # Qwen/Qwen2.5-3B-Instruct
         "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
         "num_key_value_heads": 2, "vocab_size": 151936,
-    },
-    LLAVA15_7B.llm: {"text_config": {"vocab_size": 32064}},  # llava-hf/llava-1.5-7b-hf
-    # THUDM/cogvlm2-video-llama3-chat and THUDM/cogvlm2-llama3-chat-19B differ in what is read of pictures alone
-    COGVLM2_VIDEO.llm: _COGVLM2,
-    COGVLM2_IMAGE.llm: _COGVLM2,
-    # openai/clip-vit-base-patch16, its vision_config
-    CLIP_B_16.weights: {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "patch_size": 16},
-    CINEGO_512.llm: {
-        "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "vocab_size": 6400,
-    },
-    CINEGO_768.llm: {
-        "hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "vocab_size": 6400,
     },
 }  # fmt: skip
 
@@ -100,7 +69,12 @@ class Tower:
     def parameters(self) -> int:
         """Weights of the blocks that run, the patch embedding and the projector, without biases and norms."""
         blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
-        return blocks + 3 * self.patch**2 * self.width + sum(a * b for a, b in _pairs(self.projector))
+        return blocks + 3 * self.patch**2 * self.width + self.projector_parameters
+
+    @property
+    def projector_parameters(self) -> int:
+        """Weights of the projector, without biases."""
+        return sum(a * b for a, b in zip(self.projector, self.projector[1:], strict=False))
 
     def encode(self, frames: int) -> int:
         """FLOPs of the frames of one visual; a last chunk that is not full costs a full one."""
@@ -115,58 +89,12 @@ class Tower:
 
     def project(self, frames: int) -> int:
         """FLOPs of the projector, which is applied to every patch before pooling, at any level."""
-        return 2 * frames * self.grid**2 * sum(a * b for a, b in _pairs(self.projector))
+        return 2 * frames * self.grid**2 * self.projector_parameters
 
     def train_projector(self, frames: int) -> int:
         """FLOPs of its forward and backward: gradients of all weights, and of all inputs but the frozen grid."""
         first = 2 * frames * self.grid**2 * self.projector[0] * self.projector[1] if len(self.projector) > 1 else 0
         return 3 * self.project(frames) - first
-
-
-@dataclass(frozen=True)
-class Eva2Tower(Tower):
-    """CogVLM2's: its grid is that behind a convolution of 2 x 2 patches; `projector` is (in, LLM's, hidden) width."""
-
-    @property
-    def side(self) -> int:
-        """Patches a side in the blocks."""
-        return 2 * self.grid
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the blocks, the patch embedding, the convolution and the projector, without biases and norms."""
-        width, _, _ = self.projector
-        blocks = self.blocks * (4 * self.width**2 + 2 * self.width * self.mlp)
-        return blocks + 3 * self.patch**2 * self.width + 4 * width**2 + self._gated
-
-    def encode(self, frames: int) -> int:
-        """FLOPs of the frames of one visual, each a sequence of its own."""
-        return super().encode(frames) + 2 * frames * self.grid**2 * 4 * self.width**2
-
-    def project(self, frames: int) -> int:
-        """FLOPs of the projector, which is applied to every patch before pooling, at any level."""
-        return 2 * frames * self.grid**2 * self._gated
-
-    @property
-    def _gated(self) -> int:
-        width, llm, hidden = self.projector
-        return width * llm + 3 * llm * hidden
-
-
-@dataclass(frozen=True)
-class CinegoTower(Tower):
-    """CLIP with all its blocks, and a projector behind the reducer: it takes what that leaves, and no more."""
-
-    # Tokens that the reducer leaves of so many frames.
-    left: Callable[[int], int] = int
-
-    def project(self, frames: int) -> int:
-        """FLOPs of the projector."""
-        return 2 * self.left(frames) * sum(a * b for a, b in _pairs(self.projector))
-
-    def train_projector(self, frames: int) -> int:
-        """FLOPs of its forward and backward, down to what the reducer gives it."""
-        return 3 * self.project(frames)
 
 
 @dataclass(frozen=True)
@@ -297,30 +225,42 @@ class Sizes:
 
 
 def sizes_of(experiment: Experiment) -> Sizes | None:
-    """The experiment's sizes, from its configs and the `config.json` of its weights.
+    """The experiment's sizes, from its configs and the `config.json` of its weights, as its family counts them.
 
-    None where those are neither on this machine nor among PUBLISHED.
+    None where those files are neither here nor published sizes, or where nobody wrote a formula for an encoder.
     """
-    llm = _llm(experiment.llm)
-    if llm and experiment.family != "dual_encoder":
-        tied = experiment.family == "cinego"
-        llm = replace(llm, experts=2 if experiment.family == "cogvlm2_image" else 1, tied=tied)
-    towers = {name: _tower(stream, llm) if llm else None for name, stream in experiment.branches}
-    if not llm or not all(towers.values()):
+    return family_of(experiment.family).function("sizes")(experiment)
+
+
+def dual_encoder(experiment: Experiment) -> Sizes | None:
+    """`sizes_of` for the dual encoder."""
+    config = config_of(experiment.llm, PUBLISHED)
+    if config is None or config.get("model_type", "qwen2") != "qwen2":
         return None
-    if experiment.family == "cinego":
-        left = partial(num_visual_tokens, experiment)
-        towers = {name: CinegoTower(**vars(tower), left=left) for name, tower in towers.items()}
-    return Sizes(towers, llm, tuple(_readers(experiment, llm)))
+    llm = llm_of(config)
+    towers = towers_of(experiment, llm)
+    return towers and Sizes(towers, llm, readers_of(experiment, llm.width))
 
 
-def _readers(experiment: Experiment, llm: Llm) -> Iterator[Reading]:
-    for _, branch in experiment.branches if experiment.reducer.learns else ():
-        if experiment.family == "cinego":  # before the projector, with the class token among the patches
-            grid = (1, branch.grid**2 + CLASS_TOKENS.get(branch.encoder, 0))
-            yield Reading(experiment.reducer, branch.width, grid, experiment.num_frames)
-        else:
-            yield Reading(experiment.reducer, llm.width, (branch.grid, branch.grid))
+def towers_of(experiment: Experiment, llm: Llm) -> dict[str, Tower] | None:
+    """The experiment's encoders with their projectors, by branch; None unless all of them are known."""
+    towers = {}
+    for name, stream in experiment.branches:
+        formula = encoder_of(stream.encoder).tower
+        tower = resolve_name(formula)(stream, llm) if formula else None
+        if tower is None:
+            return None
+        towers[name] = tower
+    return towers
+
+
+def readers_of(experiment: Experiment, width: int, picture: int = 1) -> tuple[Reading, ...]:
+    """Reducers that learn, each on tokens of `width`; a picture counts as `picture` frames."""
+    if not experiment.reducer.learns:
+        return ()
+    sides = [(branch.grid, encoder_of(branch.encoder).class_tokens) for _, branch in experiment.branches]
+    grids = [(1, side**2 + alone) if alone else (side, side) for side, alone in sides]
+    return tuple(Reading(experiment.reducer, width, grid, picture) for grid in grids)
 
 
 def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[str, int | None]:
@@ -338,11 +278,8 @@ def costs(experiment: Experiment, frames: int, text: int = TEXT_TOKENS) -> dict[
     }
 
 
-def _llm(folder: str) -> Llm | None:
-    if (config := _config(folder)) is None or config.keys() == {"rope_layout"}:
-        return None
-    if "text_config" in config:
-        config = {**_LLAMA_7B, **config["text_config"]}
+def llm_of(config: Mapping[str, Any], experts: int = 1, tied: bool = True) -> Llm:
+    """The sizes of a Llama or a Qwen2 in a `config.json`."""
     width, heads = config["hidden_size"], config["num_attention_heads"]
     return Llm(
         config["num_hidden_layers"],
@@ -352,39 +289,46 @@ def _llm(folder: str) -> Llm | None:
         config.get("head_dim") or width // heads,
         config["intermediate_size"],
         config["vocab_size"],
+        experts,
+        tied,
     )
 
 
-def _tower(stream: Branch, llm: Llm) -> Tower | None:
-    widths = _projector_widths(stream.projector, stream.width, llm.width)
-    if size := stream.size:
-        mlp = int(size.width * size.mlp_ratio)
-        return Tower(size.depth - 1, size.width, mlp, size.patch, stream.grid, size.chunk, widths)
-    if (config := _config(stream.weights)) is None:
+def clip(stream: Branch, llm: Llm) -> Tower | None:
+    """CLIP's tower, whose last block never runs."""
+    config = config_of(stream.weights, PUBLISHED)
+    return config and vision_transformer(stream, llm, config, unused=1)
+
+
+def vision_transformer(stream: Branch, llm: Llm, config: Mapping[str, Any], unused: int = 0) -> Tower | None:
+    """A tower as `config`, a whole CLIP's or its vision tower's, describes it; so many of its last blocks never run."""
+    config = config.get("vision_config", config)
+    widths = projector_widths(stream.projector, stream.width, llm.width)
+    blocks = config["num_hidden_layers"] - unused
+    sizes = (blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1)
+    return Tower(*sizes, widths) if widths else None
+
+
+def internvideo2(stream: Branch, llm: Llm) -> Tower | None:
+    """InternVideo2's tower, whose last block never runs."""
+    size, widths = stream.size, projector_widths(stream.projector, stream.width, llm.width)
+    if size is None or widths is None:
         return None
-    if stream.encoder == "clip_llava":  # the original's config names the CLIP instead of describing it
-        config = config.get("vision_config") or PUBLISHED[CLIP_L_336.weights]
-    config = config.get("vision_config", config)  # a whole CLIP, or its vision tower alone
-    if stream.projector == "glu":
-        blocks, widths = config["num_hidden_layers"], (stream.width, llm.width, llm.mlp)
-        return Eva2Tower(
-            blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths
-        )
-    blocks = config["num_hidden_layers"] - (stream.encoder != "clip_cinego")
-    return Tower(blocks, stream.width, config["intermediate_size"], config["patch_size"], stream.grid, 1, widths)
+    mlp = int(size.width * size.mlp_ratio)
+    return Tower(size.depth - 1, size.width, mlp, size.patch, stream.grid, size.chunk, widths)
 
 
-def _projector_widths(name: str, width: int, llm_width: int) -> tuple[int, ...]:
+def projector_widths(name: str, width: int, llm_width: int) -> tuple[int, ...] | None:
+    """The widths that a projector goes through; None for one of no known shape."""
     if name == "identity":
         return (width,)
     layers = re.fullmatch(r"mlp(\d+)x_gelu", name)
+    if not layers and name != "linear":
+        return None
     return (width, *[llm_width] * (int(layers[1]) if layers else 1))
 
 
-def _config(folder: str) -> Mapping[str, Any] | None:
+def config_of(folder: str, published: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The `config.json` of a folder, or what is published of its sizes; None where there is neither."""
     file = located(folder) / "config.json"
-    return read_object(file, "download it again") if file.is_file() else PUBLISHED.get(folder)
-
-
-def _pairs(widths: tuple[int, ...]) -> zip[tuple[int, int]]:
-    return zip(widths, widths[1:], strict=False)
+    return read_object(file, "download it again") if file.is_file() else published.get(folder)

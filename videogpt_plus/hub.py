@@ -1,10 +1,11 @@
-"""Uploads a finished run folder to the Hugging Face Hub. Offered, never required: nothing else here knows the Hub."""
+"""Uploads a finished run folder to the Hugging Face Hub. Optional: nothing else here uses the Hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.io.errors import in_one_line, translated
 from videogpt_plus.io.files import write_bytes
 from videogpt_plus.io.model_folders import TOKENIZER_FILES
 from videogpt_plus.io.runs import FINISHED
@@ -29,8 +30,8 @@ KEPT = ("answers*_first[0-9]*",)
 def push(run: str | Path, repo_id: str, private: bool = False) -> str:
     """Uploads a run in one commit and returns its address; the repository is made if there is none.
 
-    The model card is written anew first, so that it tells the scores there are by now. Token and address of the Hub
-    are those of huggingface_hub.
+    The model card is written again first, with the scores there are by now. Token and address of the Hub are those of
+    huggingface_hub.
     UserError: the run is not finished, `repo_id` is no NAME/MODEL, or the Hub cannot be reached or refuses. Before
     the first two nothing is written.
     """
@@ -42,13 +43,13 @@ def push(run: str | Path, repo_id: str, private: bool = False) -> str:
     experiment = load_experiment(run)
     if not (run / FINISHED).exists():
         raise UserError(f"{run} is not finished: it has no {FINISHED}; run the same training to its end")
-    try:
+    no_name = f"'{repo_id}' is no name of a repository: choose one such as NAME/MODEL"
+    with translated(HFValidationError, to=lambda _: UserError(no_name)):
         validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"'{repo_id}' is no name of a repository: choose one such as NAME/MODEL") from error
     write_bytes(run / CARD, model_card(experiment, run).encode())
     api = HfApi()
-    try:
+    refused = f"cannot push to '{repo_id}'"
+    with translated(HTTPError, OSError, to=lambda error: UserError(f"{refused}: {in_one_line(error, 300)}")):
         repo = api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=repo.repo_id,
@@ -57,6 +58,4 @@ def push(run: str | Path, repo_id: str, private: bool = False) -> str:
             ignore_patterns=list(KEPT),
             commit_message=f"Upload {experiment.name}",
         )
-    except (HTTPError, OSError) as error:
-        raise UserError(f"cannot push to '{repo_id}': {' '.join(str(error).split()):.300}") from error
     return str(repo)

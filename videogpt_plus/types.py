@@ -9,14 +9,22 @@ inputs_embeds "b s d"
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, TypedDict
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int, UInt8
     from torch import Tensor
+
+#: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
+CONTROLS: dict[str, str] = {
+    "blind": "no video: the prompt without any visual token",
+    "one_frame": "one frame, repeated to the full number of frames",
+    "shuffled": "all frames, in a random order that is fixed for each question",
+}
+Control = Literal["blind", "one_frame", "shuffled"]
 
 #: Stands in `input_ids` where one frame of a visual goes; `merge.splice` replaces whole runs of it.
 PLACEHOLDER = -200
@@ -105,3 +113,56 @@ class Batch(TypedDict):
     attention_mask: Bool[Tensor, "b l"]  # False on padding
     labels: Int[Tensor, "b l"]  # IGNORE where not supervised
     visuals: Sequence[Sequence[Visual]]  # for each sample, in the order of its placeholders
+
+
+class Askable(Protocol):
+    """What a question about a clip has to say so that a model can be asked it. It is hashable."""
+
+    #: Where the clip lies: a file or a folder of frames.
+    path: Path
+    #: The clip's name in messages.
+    video: str
+    #: Bounds in seconds; None where the whole clip is meant.
+    start: float | None
+    end: float | None
+    #: What the model reads, without placeholders.
+    prompt: str
+    #: Hexadecimal digits that name the question by its content; the controls draw by them.
+    key: str
+    #: The options in order; none of an open question.
+    candidates: Sequence[str]
+    #: What a model says for each option; None for its letter in brackets.
+    spoken: tuple[str, ...] | None
+
+
+class Question(NamedTuple):
+    """A question, and the names of the models that it is for."""
+
+    example: Askable
+    models: tuple[str, ...]
+
+
+class Reply(NamedTuple):
+    """What a model said, how many visual tokens it was shown, and what that took."""
+
+    #: What it said, greedily; the most likely option `(C)` where only the options' probabilities were asked for.
+    text: str
+    visual_tokens: int
+    #: log P of each option's letter; None where they were not asked for.
+    option_logprobs: tuple[float, ...] | None = None
+    #: Seconds for this answer. Of a batch, or of a clip that serves several answers: this one's even share.
+    seconds: float | None = None
+    #: Of these, decoding and encoding: what models that are asked together do once. It counts fully for each.
+    seconds_encode: float | None = None
+    #: Until the first token: encoding and prefill.
+    seconds_first: float | None = None
+
+
+#: What became of a question: by model a reply, or why that model cannot be asked it; or a clip that cannot be read.
+Outcome: TypeAlias = "Mapping[str, Reply | ClipError] | ClipError"
+
+
+def check_control(control: str | None) -> None:
+    """Raises UserError unless `control` is None or one of CONTROLS."""
+    if control is not None and control not in CONTROLS:
+        raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")

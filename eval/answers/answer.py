@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 
 from eval.tasks.open_questions import OpenExample
 from eval.tasks.options import reference_verdict
-from eval.tasks.task import Answerer, Example, Question, Reply, check_control, fingerprint
-from videogpt_plus.io.files import read_object, write_bytes
+from eval.tasks.task import Answerer, Example, fingerprint
+from videogpt_plus.io.files import read_object
 from videogpt_plus.io.jsonl_log import append, claim, cut_torn_line, meta_path, open_locked, read_lines, wrong_field
-from videogpt_plus.types import ClipError, UserError
+from videogpt_plus.types import ClipError, Question, Reply, UserError, check_control
 
-#: What a meta file says of places: the benchmark's, where it is not the usual one, and the grid store's.
+#: Fields of a meta file that are locations: the benchmark's, where it is not the usual one, and the feature cache's.
 TOLD = ("root", "store")
 TEXT, TEXT_OR_NONE, NUMBER_OR_NONE = (str,), (str, NoneType), (float, NoneType)
-#: What the fields of an answer are, where a line has them: those of earlier versions lack some.
+#: Types of the fields of an answer.
 FIELDS = {
     **dict.fromkeys(("key", "task", "video", "clip", "question", "reference", "experiment"), TEXT),
     **dict.fromkeys(("reply", "error", "control", "choice", "logprob_choice"), TEXT_OR_NONE),
@@ -35,7 +35,7 @@ FIELDS = {
     "visual_tokens": (int, NoneType),
     "seconds": (float,),
 }
-#: What of an answer that is scored has to be there.
+#: Fields that scoring needs.
 SCORED = ("video", "reference", "reply", "error", "seconds", "visual_tokens")
 META_FIELDS = {"experiment": TEXT, "control": TEXT_OR_NONE, "benchmark": TEXT}
 
@@ -57,7 +57,7 @@ class Target(NamedTuple):
     """Where a model's answers go, and what they depend on."""
 
     path: Path
-    #: "experiment" (its name), fingerprints of the weights and the benchmark. Kept beside the answers.
+    #: "experiment" (its name), fingerprints of the weights and the benchmark. Written to the meta file.
     header: Mapping[str, Any]
 
 
@@ -196,11 +196,6 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     return value
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """`checkpoint.write_bytes` of the text in UTF-8."""
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
 def _line(
     example: Example | OpenExample, outcome: Reply | ClipError, seconds: float, experiment: str, control: str | None
 ) -> dict[str, Any]:
@@ -229,7 +224,7 @@ def _line(
         "visual_tokens": reply and reply.visual_tokens,
         "logprob_choice": likely,
         "logprob_margin": margin,
-        # log P of each option in the order of the options; None where it was not asked for, absent in older files.
+        # log P of each option in the order of the options; None where it was not asked for.
         "option_logprobs": None if logprobs is None else [round(value, 6) for value in logprobs],
         "seconds": round(seconds, 4),
         "seconds_encode": _rounded(reply and reply.seconds_encode),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-#: The benchmark of options that lies where the experiment says.
+#: The multiple-choice benchmark whose folder the experiment names.
 OWN = "mvbench"
 
 
 def options_of(task: str, control: str | None, limit: int | None, place: Path | None, is_own: bool) -> list[str]:
     """The options of `answer`, `score`, `export` and `judge` that say which answers are meant.
 
-    `place` is where the benchmark lies, None for its usual place; one of the user's own states it with its name.
+    `place` is the benchmark's folder, None for its usual one; one of the user's own states it with its name.
     """
     stated = f"{task}={place}" if is_own else task
     options = ["--task", stated] if stated != OWN else []

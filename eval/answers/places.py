@@ -1,9 +1,8 @@
-"""Where answers lie and whose they are: a run, a folder and a meta file that have to agree; and the commands for them.
+"""Folders of answers: run, folder and meta file have to agree; and the commands that finish answers.
 
     RUN/answers[_BENCHMARK[_of_COPY]][_CONTROL][_firstN]/answers.jsonl
 
-What the meta file says is what was asked. A folder that was renamed, or copied from another run, is told and not
-believed.
+The meta file says what was asked. A folder that was renamed, or copied from another run, is an error.
 """
 
 from __future__ import annotations
@@ -17,19 +16,15 @@ from typing import Any
 from eval.answers.answer import TOLD, are_among, read_meta
 from eval.answers.naming import OWN, answers_folder, asked_name, limit_of, options_of
 from eval.tasks.benchmarks import BENCHMARKS, is_own, kind_of
-from eval.tasks.task import CONTROLS, Example
+from eval.tasks.task import Example
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.options import DEFAULT_EVAL
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.jsonl_log import meta_path
-from videogpt_plus.types import UserError
+from videogpt_plus.types import CONTROLS, UserError
 
 #: The files of a run whose fingerprints its answers keep as `weights`, in that order.
 WEIGHTS = ("adapter_model.safetensors", "projectors.safetensors")
-
-
-#: A grid store for the command that finishes answers of a time when it was not recorded.
-SOME_STORE = ".cache/store"
 
 
 class OtherAnswers(UserError):
@@ -52,14 +47,14 @@ def is_judged(meta: Mapping[str, Any]) -> bool:
 
 
 def without_places(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the answers depend on, without where things lie on this machine."""
+    """The fields of a meta file that answers depend on, without locations on this machine."""
     return {name: value for name, value in meta.items() if name not in TOLD}
 
 
 def check_place(path: str | Path) -> None:
     """Raises OtherAnswers unless the answers are those of their run, asked as the name of their folder says.
 
-    Answers that lie in no run's `answers...` folder are what their meta file says.
+    Answers outside of a run's `answers...` folder are what their meta file says.
     """
     path = Path(path)
     run = path.parent.parent
@@ -121,7 +116,7 @@ def check_complete(
 
 
 def answer_command(path: str | Path, asked: Sequence[str] | None = None) -> str:
-    """The command that answers what is left of these answers, in the way in which the others were asked.
+    """The command that finishes these answers, with the same options.
 
     `asked` is what `options_of` gives. Without it and without a meta file the folder's name says what is meant.
     """
@@ -155,5 +150,5 @@ def _ways(meta: Mapping[str, Any]) -> list[str]:
     chosen = {name: meta.get(name) for name in ("scoring", "encoder_dtype", "store_dtype", "bits", "rope_precision")}
     chosen = {name: value for name, value in chosen.items() if value not in (None, usual.get(name))}
     if "store_dtype" in chosen:
-        chosen["store"] = meta.get("store", SOME_STORE)
+        chosen["store"] = meta["store"]
     return [part for name, value in chosen.items() for part in (f"--{name.replace('_', '-')}", str(value))]

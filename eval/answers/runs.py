@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from eval.tasks import benchmarks
 from eval.tasks.benchmarks import check_scoring, copy_of, is_own, one_root, place_of, root_of
 from eval.tasks.task import Example
 from eval.tasks.task import fingerprint as questions_fingerprint
-from videogpt_plus.clips.cache import GridCache, open_cache
+from videogpt_plus.clips.cache import open_cache
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
@@ -23,52 +22,12 @@ from videogpt_plus.io import fingerprint
 from videogpt_plus.io.runs import taught
 
 if TYPE_CHECKING:
-    import torch
-
-    from eval.answers.video_llm import VideoLLM
+    from videogpt_plus import inference
 
 
 def examples_of(root: str | Path, limit: int | None = None, task: str = "mvbench") -> list[Example]:
     """The questions of a benchmark folder, at most `limit` a task; `task` is the benchmark's name."""
     return benchmarks.examples(task, root, limit)
-
-
-def load_answerer(
-    runs: Mapping[str, Path],
-    eval_config: EvalConfig = DEFAULT_EVAL,
-    store: GridCache | None = None,
-    tell: Callable[[str], None] | None = None,
-    longest: int | None = None,
-) -> VideoLLM:
-    """The models of run folders by name, on a GPU in bfloat16 where there is one, else on the CPU in float32.
-
-    They share their encoders and their LLM. `store` is that of `eval_config`, where it is open already; `tell`
-    is told what weights that were published whole take, before they are loaded, with answers of `longest` tokens, or
-    of the experiments' own number.
-    UserError: they do not see clips in the same way, or the cards cannot hold them.
-    """
-    from eval.answers.video_llm import Member, VideoLLM
-    from videogpt_plus.models.device_map import free
-    from videogpt_plus.models.loading import load_models
-
-    experiments = {name: load_experiment(run) for name, run in runs.items()}
-    if longest:
-        experiments = {name: replace(e, max_new_tokens=longest) for name, e in experiments.items()}
-    device, dtype, encoder_dtype = _arithmetic(eval_config)
-    pairs = [(experiments[name], run) for name, run in runs.items()]
-    models = load_models(pairs, device, dtype, encoder_dtype, eval_config, eval_config.batch_size, free(), tell)
-    members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}
-    return VideoLLM(members, eval_config, store or open_cache(eval_config))
-
-
-def _arithmetic(eval_config: EvalConfig) -> tuple[str, torch.dtype, torch.dtype]:
-    """Device, dtype of the LLM, dtype of the encoders."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    return device, dtype, dtype if eval_config.encoder_dtype == "auto" else getattr(torch, eval_config.encoder_dtype)
 
 
 def answer_runs(
@@ -99,14 +58,16 @@ def answer_runs(
     targets = {str(run): Target(path, headers[run]) for run, path in runs.items()}
     store = open_cache(eval_config)
 
-    def load() -> VideoLLM:
+    def load_all() -> inference.VideoLLM:
+        from videogpt_plus import inference
+
         if store and say and control is None:  # a control's clips are not kept
             clips = {(example.path, example.start, example.end) for example in examples}
-            dtype = str(_arithmetic(eval_config)[-1]).removeprefix("torch.")
+            dtype = str(inference.arithmetic(eval_config)[-1]).removeprefix("torch.")
             say(store.announce(len(clips), next(iter(experiments.values())), dtype))
-        return load_answerer({str(run): run for run in runs}, eval_config, store, say)
+        return inference.load({str(run): run for run in runs}, eval_config, store, say)
 
-    done = answer_all(load, examples, targets, progress, control, retry_errors)
+    done = answer_all(load_all, examples, targets, progress, control, retry_errors)
     if store and say and (lost := store.measured()):
         say(lost)
     return {run: done[str(run)] for run in runs}
@@ -131,7 +92,7 @@ def header_of(
 
 
 def _benchmark(task: str, own: str, chosen: Path | None) -> dict[str, str]:
-    """What answers keep of the benchmark: its name, and where it lies if that is not the usual place."""
+    """What the meta file says of the benchmark: its name, and its folder if that is not the usual one."""
     named = {"benchmark": task} if task != OWN else {}
     copy = copy_of(task, own, chosen)
     if not copy and not is_own(task):

@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from eval.answers.answer import SCORED, read_answers, read_meta, write_atomically
+from eval.answers.answer import SCORED, read_answers, read_meta
 from eval.answers.places import check_complete, check_place, without_places
-from eval.statistics.stats import share
+from eval.statistics.estimates import share
 from eval.tasks.binary_labels import LabelExample, label_scores
 from eval.tasks.options import reference_verdict
 from eval.tasks.task import Example
+from videogpt_plus.io.files import write_text
 from videogpt_plus.types import UserError
 
 
@@ -26,7 +27,7 @@ def scores_path(answers_path: str | Path) -> Path:
 
 
 def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence[str] | None = None) -> dict[str, Any]:
-    """Scores of a finished run, written beside the answers (`scores_path`) and returned.
+    """Scores of a finished run, written next to the answers (`scores_path`) and returned.
 
     `tasks` has, for each task: n (all that were asked), n_answered, n_failed (clips that could not be read),
     n_unparsed, n_videos, right, accuracy over all n with its interval by clips (ci_low, ci_high),
@@ -52,7 +53,7 @@ def score(answers_path: str | Path, examples: Sequence[Example], asked: Sequence
     scores = {**without_places(read_meta(answers_path)), "overall": overall, "tasks": tasks}
     if labelled := [example for example in examples if isinstance(example, LabelExample)]:
         scores["labels"] = label_scores(labelled, answers)
-    write_atomically(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    write_text(scores_path(answers_path), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 
@@ -93,7 +94,7 @@ def _score_task(examples: Sequence[Example], answers: Mapping[str, Mapping[str, 
 
 
 def _to_first_token(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """The median, which a slow first question does not move. Answers of older runs do not say it."""
+    """The median, which a slow first question does not move."""
     seconds = [line["seconds_first"] for line in lines if line.get("seconds_first") is not None]
     return {"seconds_to_first_token": median(seconds) if seconds else None}
 

@@ -14,6 +14,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from eval.judge.parser import parse
 from eval.judge.prompts import Prompt
 from eval.judge.settings import JudgeConfig
 from eval.judge.transport import Lost, Reply, Stopped, Transport, Unreachable
+from videogpt_plus.io.errors import attempted, translated
 from videogpt_plus.types import UserError
 
 __all__ = ["Budget", "Endpoint", "Judgement", "JudgeConfig", "NoConnection", "Stopped"]
@@ -35,7 +38,7 @@ LONGEST_WAIT = 900.0
 PATIENCE_AT_FIRST, PATIENCE_LATER = 3.0, 10.0
 #: Judgements in a row without a score; then the server is taken to be no judge.
 GIVE_UP_AFTER = 10
-#: How many times more often a call may be told to wait (429) than it may fail.
+#: How many times more often a call may be asked to wait (429) than it may fail.
 PATIENCE = 5
 #: Statuses of an address that takes no chats.
 NO_SUCH_PLACE = (404, 405, 407, 410, 421, 426)
@@ -45,7 +48,7 @@ WAIT_FOR_FIRST = 5.0
 #: Seconds between two tries to connect.
 BETWEEN_TRIES = 0.5
 _NOTHING = "nothing was recorded for what is left, and the same command asks it again"
-#: What of a judgement is in a server's words.
+#: Fields of a judgement that hold a server's words.
 _SAID = ("unscored", "reply", "model")
 
 
@@ -111,8 +114,8 @@ class _Tally:
 class Endpoint:
     """The judge at the other end; may be called by several threads. `key` is the server's and is written nowhere.
 
-    `prompts` are all that may be asked. `left_out` is what a ledger's earlier calls went without, so that all of it is
-    asked alike; None where there were none. `settled` is told what calls go without as soon as it is known.
+    `prompts` are all that may be asked. `left_out` are the options that a ledger's earlier calls went without, so that
+    all of it is asked alike; None without earlier calls. `settled` gets such options as soon as they are known.
     """
 
     def __init__(
@@ -139,11 +142,13 @@ class Endpoint:
 
     def judge(self, prompt: Prompt, fields: Mapping[str, str], with_verdict: bool = False) -> Judgement:
         """The score of one answer, or why there is none. UserError: no call can succeed; Stopped: one has failed so."""
-        try:
-            found = self._judge(prompt, prompt.messages(fields), with_verdict)
-        except UserError as error:
+
+        def final(error: Exception) -> Exception:
             self.stop.set()
-            raise type(error)(self._hide_key(str(error))) from error
+            return type(error)(self._hide_key(str(error)))
+
+        with translated(UserError, to=final):
+            found = self._judge(prompt, prompt.messages(fields), with_verdict)
         hidden = {name: value and self._hide_key(value) for name, value in found._asdict().items() if name in _SAID}
         return found._replace(**hidden)
 
@@ -156,18 +161,19 @@ class Endpoint:
         tally, body, reason = _Tally(), {}, "no call was made"
         failures = waits = 0
         while failures < self.judge_config.attempts and waits < self.judge_config.attempts * PATIENCE:
-            try:
-                body = self._ask(prompt, messages, with_verdict, tally)
+            found = attempted(partial(self._ask, prompt, messages, with_verdict, tally), _Again, _Never)
+            if isinstance(found, _Never):
+                self._unscored(str(found))
+                return tally.judgement(None, None, str(found), {})
+            if isinstance(found, _Again):
+                error, reason = found, str(found)
+            else:
+                body = found
                 score, verdict, reason = self._read(body, with_verdict)
                 if score is not None:
                     self._scored()
                     return tally.judgement(score, verdict, None, body)
                 error = _Again(reason)
-            except _Never as refusal:
-                self._unscored(str(refusal))
-                return tally.judgement(None, None, str(refusal), {})
-            except _Again as failure:
-                error, reason = failure, str(failure)
             failures, waits = failures + (not error.busy), waits + error.busy
             if failures < self.judge_config.attempts:
                 self._pause(error, failures + waits)
@@ -193,13 +199,11 @@ class Endpoint:
     def _ask(self, prompt: Prompt, messages: list, with_verdict: bool, tally: _Tally) -> dict[str, Any]:
         """The answer to a question. The first to ask finds out what the server takes; others wait for that a while."""
         if self.left_out is None:
-            is_first = self._first.acquire(timeout=min(WAIT_FOR_FIRST, self.judge_config.timeout / 4))
-            try:
+            with ExitStack() as at_the_end:
+                if self._first.acquire(timeout=min(WAIT_FOR_FIRST, self.judge_config.timeout / 4)):
+                    at_the_end.callback(self._first.release)
                 if self.left_out is None:
                     return self._ask_first(prompt, messages, with_verdict, tally)
-            finally:
-                if is_first:
-                    self._first.release()
         options = options_of(prompt, with_verdict, self.judge_config.max_tokens, self.left_out)
         return self._call(messages, options, tally)
 
@@ -209,12 +213,9 @@ class Endpoint:
         options = options_of(prompt, with_verdict, self.judge_config.max_tokens)
         decides, body, refusal = ways(everything) == ways(options), None, None
         if decides:
-            try:
-                body = self._call(
-                    messages, options_of(prompt, with_verdict, self.judge_config.max_tokens, tried), tally
-                )
-            except _Refused as error:
-                refusal = error
+            first = options_of(prompt, with_verdict, self.judge_config.max_tokens, tried)
+            found = attempted(partial(self._call, messages, first, tally), _Refused)
+            body, refusal = (None, found) if isinstance(found, _Refused) else (found, None)
         with self._settling:
             if self.left_out is None:
                 found = self._find_out(everything, prompt, with_verdict, tally) if body is None else tried
@@ -238,14 +239,12 @@ class Endpoint:
         failures, told, small = 0, "", most.messages(SMALL)
         while left:
             options = options_of(most, with_verdict and most is prompt, self.judge_config.max_tokens, left[0])
-            try:
-                self._call(small, options, tally)
+            error = attempted(partial(self._call, small, options, tally), _Again, _Never)
+            if not isinstance(error, Exception):
                 return left[0]
-            except _Refused as error:
-                told, left = str(error), without(left[1:], error.option)
-            except _Never as error:
-                told, left = str(error), []
-            except _Again as error:
+            if isinstance(error, _Never):
+                told, left = str(error), without(left[1:], error.option) if isinstance(error, _Refused) else []
+            else:
                 failures += 1
                 if failures >= self.judge_config.attempts * (PATIENCE if error.busy else 1):
                     where = self.judge_config.server
@@ -272,7 +271,8 @@ class Endpoint:
         self.budget.reserve(messages)
         spent: tuple[int | None, int | None] = (0, 0)
         tally.calls, tally.sent = tally.calls + 1, sent(options)
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(lambda: self.budget.settle(messages, *spent))
             reply = self._post({"model": self.judge_config.judge_model, "messages": messages, **options})
             if not 200 <= reply.status < 300:
                 raise self._of_status(reply.status, replies.error_in(reply.body), reply.headers, options)
@@ -286,25 +286,19 @@ class Endpoint:
                 raise _Again(f"an error in the reply: {self._told(said.words)}", retry_after(reply.headers))
             spent = counted if any(counted) else (None, None)
             return body
-        finally:
-            self.budget.settle(messages, *spent)
 
     def _post(self, request: Mapping[str, Any]) -> Reply:
         """The server's answer of whatever status, after tries to connect. UserError: none can be had."""
         while True:
             began = time.monotonic()
-            try:
-                reply = self.transport.post(request)
-            except Unreachable as error:
-                self._no_connection(error, began, error.final)
-            except Lost as error:
-                if self._reached or error.waited:
-                    raise _Again(self._told(str(error))) from error
-                self._no_connection(error, began, False)
-            else:
+            reply = attempted(partial(self.transport.post, request), Unreachable, Lost)
+            if isinstance(reply, Reply):
                 with self._lock:
                     self._reached, self._gone_since = True, None
                 return reply
+            if isinstance(reply, Lost) and (self._reached or reply.waited):
+                raise _Again(self._told(str(reply))) from reply
+            self._no_connection(reply, began, isinstance(reply, Unreachable) and reply.final)
             if self.stop.wait(BETWEEN_TRIES):
                 raise Stopped
 
@@ -330,7 +324,9 @@ class Endpoint:
         if status in (401, 403):
             return UserError(f"{where} refuses the key in OPENAI_API_KEY ({status}: {told}); nothing more was sent")
         if status == 402 or said.without_credit:
-            return UserError(f"{where} says that no credit is left ({status}: {told}); the same command goes on after")
+            return UserError(
+                f"{where} says that no credit is left ({status}: {told}); the same command resumes after that"
+            )
         if status in NO_SUCH_PLACE:
             return UserError(f"{where} has no model '{model}' at this address ({status}: {told}); see --base-url")
         if status in (400, 422):
@@ -344,7 +340,7 @@ class Endpoint:
         if error.pause is not None and error.pause > LONGEST_WAIT:
             raise UserError(
                 f"{self.judge_config.server} asks to wait {error.pause:.0f} seconds ({error}); "
-                "the same command goes on then"
+                "the same command resumes then"
             )
         pause = max(error.pause or 0.0, back_off(tries) if error.pause is None else back_off(1))
         if error.busy:
@@ -363,7 +359,7 @@ class Endpoint:
         if in_vain >= GIVE_UP_AFTER:
             raise UserError(
                 f"{self.judge_config.server} gave no score to {in_vain} answers in a row, the last time: {why}; "
-                "the same command with --retry-unscored goes on when it does"
+                "the same command with --retry-unscored resumes when it does"
             )
 
     def _told(self, text: str) -> str:
@@ -376,10 +372,9 @@ class Endpoint:
 
 def _object(text: bytes) -> dict[str, Any]:
     """The object that a body holds. _Again: it holds none."""
-    try:
+    what = "a body that is not JSON" if text.strip() else "an empty body"
+    with translated(ValueError, RecursionError, to=lambda _: _Again(what)):
         body = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _Again("a body that is not JSON" if text.strip() else "an empty body") from error
     if not isinstance(body, dict):
         raise _Again("a body that is no object")
     return body

@@ -1,7 +1,7 @@
-"""Who judges and how all of it is asked: what stands beside a ledger, and keeps unlike judgements apart.
+"""The meta file of a ledger: who judges, and with which options.
 
 judged.meta.json    {judge_model, prompt_hash, wording, token_limit, left_out}: the options that calls go without are
-                    known from the first reply on, null before. A ledger of before they were kept has no `left_out`.
+                    known from the first reply on, null before.
 """
 
 from __future__ import annotations
@@ -57,26 +57,22 @@ def judge_of(judge_config: JudgeConfig, benchmark: Benchmark) -> Judge:
 
 
 def left_out_by(path: str | Path, judge: Judge) -> LeftOut | None:
-    """The options that the calls of a ledger went without; None where it does not say, or has no reply yet."""
+    """The options that the calls of a ledger went without; None before the first reply."""
     meta = meta_of(Path(path))
     named = meta.get("left_out") if is_of(meta, judge) else None
     return frozenset(named) if named is not None else None
 
 
 def meta_of(ledger: Path) -> dict[str, Any]:
-    """What a ledger says of its judge; {} without a word."""
+    """The meta file of a ledger; {} without one."""
     beside = meta_path(ledger)
     return read_object(beside, f"move it and {ledger} away") if beside.exists() else {}
 
 
 def is_of(meta: Mapping[str, Any], judge: Judge) -> bool:
-    """Whether a ledger is of this judge. One that says nothing of the token limit may be."""
-    return bool(meta) and all(meta.get(k, v if k == "token_limit" else None) == v for k, v in judge.header.items())
-
-
-def is_old(meta: Mapping[str, Any], judge: Judge) -> bool:
-    """Whether a ledger does not say how its judge was asked."""
-    return judge.model != LEXICAL and "left_out" not in meta
+    """Whether a ledger is of this judge, and says how it was asked."""
+    asked = judge.model == LEXICAL or "left_out" in meta
+    return bool(meta) and asked and all(meta.get(name) == value for name, value in judge.header.items())
 
 
 def asked_of(path: Path, judge: Judge) -> LeftOut | None:
@@ -94,10 +90,10 @@ def ledgers_beside(path: Path, judge: Judge) -> list[Path]:
     return [other for other in sorted(beside) if other != path and is_of(meta_of(other), judge)]
 
 
-def claim(path: Path, judge: Judge, left: int) -> LeftOut | None:
-    """Keeps beside the ledger who judges; what its calls go without, None if that is not known yet.
+def claim(path: Path, judge: Judge) -> LeftOut | None:
+    """Writes who judges next to the ledger; returns what its calls go without, None if that is not known yet.
 
-    UserError: it is another judge's or another token limit's, or it is of before this was kept and not finished.
+    UserError: it is another judge's or another token limit's.
     """
     if not path.stat().st_size:
         asked = asked_of(path, judge)
@@ -109,11 +105,6 @@ def claim(path: Path, judge: Judge, left: int) -> LeftOut | None:
             f"{path} holds judgements of {_described(found)}, this judge is {_described(judge.header)}; "
             "`videogpt-plus rejudge` keeps them and judges anew"
         )
-    if left and is_old(found, judge):
-        raise UserError(
-            f"{path} does not say how its judge was asked (temperature, token limit, format), so that the {left} "
-            "judgements that it lacks cannot be added; `videogpt-plus rejudge` keeps it and judges anew"
-        )
     return left_out_by(path, judge)
 
 
@@ -123,6 +114,6 @@ def _described(header: Mapping[str, Any]) -> str:
 
 
 def write_meta(path: Path, judge: Judge, left_out: LeftOut | None) -> None:
-    """Keeps beside the ledger at `path` who judges, and what its calls go without."""
+    """Writes the meta file of the ledger at `path`: who judges, and which options calls go without."""
     told = {} if judge.model == LEXICAL else {"left_out": None if left_out is None else sorted(left_out)}
     write_json(meta_path(path), judge.header | told)

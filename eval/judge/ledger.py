@@ -6,18 +6,14 @@ were asked before (`answers_first20`) or whose folder was moved aside (`answers.
 
 judged.jsonl        lines {key, aspect, score, verdict, unscored, reply, model, sent, tokens_in, ..., date}
 judged.meta.json    who judges and how all of it was asked: another judge, or another way, has a ledger of its own
-
-A ledger of before it was written down how the judge was asked has no `left_out` there. It is read and scored as it is;
-no judgement is added to it and none is taken from it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,23 +21,13 @@ from typing import Any, NamedTuple
 from eval.answers.answer import read_answers
 from eval.answers.places import check_complete, check_place
 from eval.judge.endpoint import Budget, Endpoint, JudgeConfig, Judgement, NoConnection, Stopped
-from eval.judge.header import (
-    Judge,
-    asked_of,
-    claim,
-    is_of,
-    is_old,
-    judge_of,
-    ledgers_beside,
-    left_out_by,
-    meta_of,
-    write_meta,
-)
+from eval.judge.header import Judge, asked_of, claim, is_of, judge_of, ledgers_beside, left_out_by, meta_of, write_meta
 from eval.judge.lexical import LEXICAL, RULE, lexical
 from eval.judge.options import LeftOut
 from eval.judge.prompts import PAIRED, VERDICTS
 from eval.tasks.benchmarks import Benchmark
 from eval.tasks.open_questions import OpenExample
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.io.jsonl_log import append, cut_torn_line, meta_path, open_locked, read_lines
 from videogpt_plus.types import UserError
 
@@ -139,7 +125,7 @@ def _key(judge: Judge, aspect: str, asked: Sequence[OpenExample], fields: Mappin
         return None
     prompt = judge.prompts[aspect].hash if judge.prompts else [RULE, *asked[0].facts]
     content = [judge.model, prompt, aspect, sorted(fields.items())]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    return of_value(content, 32)
 
 
 def estimate(judge_config: JudgeConfig, judge: Judge, items: Sequence[Item], done: Mapping[str, Any]) -> Estimate:
@@ -161,27 +147,15 @@ def estimate(judge_config: JudgeConfig, judge: Judge, items: Sequence[Item], don
     )
 
 
-def ledger_path(
-    answers_path: str | Path, judge: Judge, again: bool, items: Sequence[Item] = (), retry_unscored: bool = False
-) -> Path:
-    """The ledger beside the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`.
-
-    One of before it was written down how the judge was asked serves as long as nothing of `items` is left to judge.
-    """
+def ledger_path(answers_path: str | Path, judge: Judge, again: bool) -> Path:
+    """The ledger next to the answers: `judged.jsonl`, or when judged `again` by another `judged_MODEL_HASH.jsonl`."""
     path = Path(answers_path).with_name("judged.jsonl")
     if not again or not path.exists() or not meta_path(path).exists():
         return path
     for one in (path, *sorted(path.parent.glob("judged_*.jsonl"))):
-        meta = meta_of(one)
-        if is_of(meta, judge) and not (is_old(meta, judge) and _lacks(one, judge, items, retry_unscored)):
+        if is_of(meta_of(one), judge):
             return one
     return path.with_name(f"judged_{judge.slug}.jsonl")
-
-
-def _lacks(ledger: Path, judge: Judge, items: Sequence[Item], retry_unscored: bool) -> bool:
-    """Whether something of these items is left to judge."""
-    lines = lines_left(ledger, judge, retry_unscored)
-    return any(item.key is not None and item.key not in lines for item in items)
 
 
 def read_judged(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -248,7 +222,7 @@ def judge_all(
             raise UserError(f"{meta_path(path)} is missing: nothing says who judged {path}; move the ledger away")
         done, own = lines_left(path, judge, retry_unscored), read_judged(path)
         left = [item for name, item in unique.items() if name not in done]
-        asked = claim(path, judge, len(left))
+        asked = claim(path, judge)
         append(file, path, *(done[name] for name in unique if name in done and done[name] != own.get(name)))
         if not left:  # nobody is called, and no key is needed
             return _done(judge_config, path, unique, [], torn)
@@ -328,20 +302,19 @@ def _asker(
 
 def _all(one: Callable[[Item], Judgement], items: Sequence[Item], ask: _Asker | _Lexical) -> list[Judgement]:
     """`one` of every item, as many at a time as `ask` allows. The first error stops the others and is raised."""
-    with ThreadPoolExecutor(ask.workers) as pool:
-        try:
-            futures = [pool.submit(one, item) for item in items]
-            finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
-            if not errors:
-                return [future.result() for future in futures]
-            error = next((e for e in errors if not isinstance(e, Stopped)), errors[0])
-            pool.shutdown(wait=False, cancel_futures=True)
-            wait([future for future in futures if future.running()], timeout=ask.grace(error))
-            raise error
-        finally:  # after Ctrl-C as well, no further call goes out, and none is waited for
-            ask.close()
-            pool.shutdown(wait=True, cancel_futures=True)
+    with ThreadPoolExecutor(ask.workers) as pool, ExitStack() as at_the_end:
+        # After Ctrl-C as well, no further call goes out, and none is waited for.
+        at_the_end.callback(pool.shutdown, wait=True, cancel_futures=True)
+        at_the_end.callback(ask.close)
+        futures = [pool.submit(one, item) for item in items]
+        finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        errors = [e for f in finished if not f.cancelled() and (e := f.exception())]
+        if not errors:
+            return [future.result() for future in futures]
+        error = next((e for e in errors if not isinstance(e, Stopped)), errors[0])
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in futures if future.running()], timeout=ask.grace(error))
+        raise error
 
 
 def _line(item: Item, judgement: Judgement, judge_config: JudgeConfig) -> dict[str, Any]:

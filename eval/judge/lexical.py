@@ -19,13 +19,13 @@ RULE = "facts-1"
 
 
 def found(fact: str, answer: str) -> bool:
-    """Whether one of the fact's alternatives (`a|b`) stands in the answer as whole words."""
+    """Whether the answer holds one of the fact's alternatives (`a|b`) as whole words."""
     words = f" {' '.join(_words(answer))} "
     return any(f" {' '.join(_words(one))} " in words for one in fact.split("|"))
 
 
 def lexical(facts: Sequence[str], answers: Sequence[str]) -> Judgement:
-    """5 where every fact stands in each of the answers, 0 where none does, and in between by their share."""
+    """5 if every answer names every fact, 0 if none does, and in between by their share."""
     share = sum(all(found(fact, answer) for answer in answers) for fact in facts) / len(facts)
     return Judgement(round(HIGHEST * share), "yes" if share == 1 else "no", model=LEXICAL)
 

@@ -43,7 +43,7 @@ def _in_base64(key: bytes) -> Iterator[str]:
         text = base64.b64encode(bytes(before) + key).decode()
         if before == 0:
             yield text.rstrip("=")
-        # The first and the last character may hold bits of what stands beside the key.
+        # The first and the last character may hold bits of the bytes around the key.
         inner = text.rstrip("=")[-(-before * 8 // 6) : -1 if (before + len(key)) % 3 else None]
         if len(inner) >= SHORT:
             yield from (inner, inner.replace("+", "-").replace("/", "_"))

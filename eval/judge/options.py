@@ -78,10 +78,5 @@ def _schema(with_verdict: bool) -> dict[str, Any]:
     properties: dict[str, Any] = {"score": {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))}}
     if with_verdict:
         properties = {"pred": {"type": "string", "enum": ["yes", "no"]}, **properties}
-    schema = {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
     return {"type": "json_schema", "json_schema": {"name": "judgement", "strict": True, "schema": schema}}

@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from math import isnan
 
@@ -25,15 +26,12 @@ def back_off(tries: int) -> float:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that the server asks to wait: milliseconds, seconds or a date; None where it says nothing of the kind."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        try:
+        with suppress(KeyError, ValueError):
             seconds = float(headers[name]) * unit
-        except (KeyError, ValueError):
-            continue
-        return None if isnan(seconds) else max(0.0, seconds)
-    try:
+            return None if isnan(seconds) else max(0.0, seconds)
+    with suppress(KeyError, TypeError, ValueError, OverflowError):
         return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
+    return None
 
 
 class Pace:
@@ -79,7 +77,7 @@ class Budget:
             if limit is not None and self.spent + self.reserved + most > limit:
                 raise UserError(
                     f"stopped before --max-cost {limit:g} is passed: {self.spent:.4f} are spent; every score so far is "
-                    "kept, and the same command goes on with a budget of its own"
+                    "kept, and the same command resumes with a budget of its own"
                 )
             self.reserved += most
 

@@ -1,4 +1,4 @@
-"""What a judge is told: our own wording (prompts.toml), or the official scripts' as it stands in the user's copy.
+"""The judge's prompts: our own (prompts.toml), or those of the official scripts in the user's copy.
 
 The official wording is read as a syntax tree; nothing of those files is run.
 """
@@ -6,8 +6,6 @@ The official wording is read as a syntax tree; nothing of those files is run.
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +13,8 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
+from videogpt_plus.io.errors import translated
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import UserError
 
 #: What a prompt may name, by aspect; the official scripts call them the same.
@@ -22,7 +22,7 @@ SINGLE = ("question", "answer", "pred")
 PAIR = ("question1", "question2", "answer", "pred1", "pred2")
 #: Aspects that two answers are judged for together.
 PAIRED = ("consistency",)
-#: Aspects that have a yes or no beside the score.
+#: Aspects that have a yes or no in addition to the score.
 VERDICTS = ("answer",)
 #: Official evaluation scripts by the benchmark's files and the aspect: names of one file, the first that is found.
 OFFICIAL: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -56,8 +56,8 @@ class Prompt:
 
     @property
     def hash(self) -> str:
-        """16 hexadecimal digits of all that the judge is told."""
-        return hashlib.sha256(json.dumps([self.system, self.user, self.temperature]).encode()).hexdigest()[:16]
+        """16 hexadecimal digits of the whole prompt."""
+        return of_value([self.system, self.user, self.temperature])
 
     def messages(self, fields: Mapping[str, str]) -> list[dict[str, str]]:
         """The chat's messages with the names filled in."""
@@ -90,7 +90,7 @@ def official_prompts(folder: str | Path, files: str, aspects: Iterable[str]) -> 
 def combined_hash(prompts: Mapping[str, Prompt]) -> str:
     """16 hexadecimal digits of all prompts of a benchmark."""
     hashes = sorted((aspect, prompt.hash) for aspect, prompt in prompts.items())
-    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
+    return of_value(hashes)
 
 
 def _official(folder: Path, names: tuple[str, ...], allowed: tuple[str, ...]) -> Prompt:
@@ -106,10 +106,10 @@ def _official(folder: Path, names: tuple[str, ...], allowed: tuple[str, ...]) ->
 
 def read_script(path: Path, allowed: tuple[str, ...]) -> Prompt:
     """The one chat that an evaluation script sends, its variables turned into $names. Nothing of it is run."""
-    try:
+    then = "download the official script again"
+    kinds = (OSError, ValueError, SyntaxError, RecursionError, MemoryError)
+    with translated(*kinds, to=lambda error: UserError(f"{path} cannot be read as Python ({error}); {then}")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"{path} cannot be read as Python ({error}); download the official script again") from error
     calls = [
         (keyword.value, {k.arg: k.value for k in node.keywords})
         for node in ast.walk(tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 #: More tokens than any call takes: such a count is not believed.
@@ -59,10 +60,9 @@ def error_said(body: Any) -> ErrorSaid | None:
 
 def error_in(text: bytes) -> ErrorSaid:
     """The error in the body of an answer of a status that is one; its plain text where it holds no object."""
-    try:
+    said = None
+    with suppress(ValueError, RecursionError):
         said = error_said(json.loads(text))
-    except (ValueError, RecursionError):
-        said = None
     return said or ErrorSaid(" ".join(text[:2000].decode("utf-8", "replace").split())[:300] or "no reason given")
 
 
@@ -93,10 +93,9 @@ def is_whole(body: Mapping[str, Any], reply: str) -> bool:
     """Whether nothing can follow on what the reply says: not cut off or filtered, or a whole object for all that."""
     if _first_choice(body).get("finish_reason") not in ("length", "content_filter"):
         return True
-    try:
+    with suppress(ValueError, RecursionError):
         return isinstance(json.loads(reply), dict)
-    except (ValueError, RecursionError):
-        return False
+    return False
 
 
 def model_of(body: Mapping[str, Any]) -> str | None:

@@ -25,10 +25,16 @@ JUDGED = _words(
     "detail context consistency accuracy"
 )
 DETERMINERS = _words("the your that my its their given above")
-#: What may stand between "I give" and the number, beside what is judged.
+#: What may stand between "I give" and the number, in addition to what is judged.
 BETWEEN = _words("a an as of to with only predicted generated solid full total overall")
 SEPARATORS = frozenset(":=-–—→|([{*\"'“”")
 CLOSING = frozenset(")]}|\"'“”")
+#: What a scale is written with: "from 0 to 10", "/10", "0-5".
+BEFORE_BOUNDS = _words("/ , out from between")
+BOUNDS = _words("/ , out of from between range max - – to and 0 1 2 3 4 5 6 7 8 9 10")
+OUR_BOUNDS = _words("0 5 to - – max maximum from scale out of /")
+#: "4 out of a maximum of 5"
+BEFORE_HIGHEST = _words("a the possible maximum max total of 为 是 :")
 UNITS = _words("point points pt pts star stars mark marks 分 星 ★ ⭐")
 #: "I give it a 4", "the answer deserves a 4".
 GIVERS, GIVING = _words("i we 我"), _words("give rate score assign award say 给 打")

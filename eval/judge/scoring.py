@@ -1,4 +1,4 @@
-"""From judgements to scores, and which scores may stand in one column. Imports no torch and calls nobody."""
+"""From judgements to scores, and which scores are comparable. Imports no torch and calls no server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answers.answer import read_answers, read_meta, write_atomically
+from eval.answers.answer import read_answers, read_meta
 from eval.answers.places import without_places
 from eval.judge.command import judge_command
 from eval.judge.header import left_out_by
@@ -18,11 +18,11 @@ from eval.judge.lexical import LEXICAL
 from eval.judge.options import options_of, sent
 from eval.judge.parser import HIGHEST, LOWEST
 from eval.judge.prompts import VERDICTS
-from eval.statistics.stats import mean_score, share
+from eval.statistics.estimates import mean_score, share
 from eval.tasks.benchmarks import Benchmark
 from eval.tasks.open_questions import OpenExample
 from videogpt_plus.io import fingerprint
-from videogpt_plus.io.files import read_object
+from videogpt_plus.io.files import read_object, write_text
 from videogpt_plus.types import UserError
 
 #: Aspects that VCGBench-Diverse's further means are over.
@@ -44,7 +44,7 @@ def score_judged(
     judge: Judge,
     ledger: str | Path,
 ) -> dict[str, Any]:
-    """Scores of a judged run, written beside its ledger (`scores_of_ledger`) and returned.
+    """Scores of a judged run, written next to its ledger (`scores_of_ledger`) and returned.
 
     `aspects` has, for each aspect: n (with a score), n_expected, n_failed (clips that could not be read: 0 points,
     they stay in n), n_unscored (they lower n), n_videos, mean from 0 to 5 with its interval over clips (ci_low,
@@ -75,7 +75,7 @@ def score_judged(
         "overall": _overall(aspects, [aspect for aspect in by_aspect]),
         "aspects": aspects,
     }
-    write_atomically(scores_of_ledger(ledger), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
+    write_text(scores_of_ledger(ledger), json.dumps(scores, indent=1, ensure_ascii=False) + "\n")
     return scores
 
 
@@ -85,9 +85,8 @@ def _hash(answers: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def is_of_answers(scores: Mapping[str, Any], answers_path: str | Path) -> bool:
-    """Whether scores are of the answers that are there now. Those of before hold a hash of the file's bytes."""
-    found = scores.get("answers")
-    return found == _hash(read_answers(answers_path)) or found == fingerprint.of_path(answers_path)
+    """Whether scores are of the answers that are there now."""
+    return scores.get("answers") == _hash(read_answers(answers_path))
 
 
 def _judge(judge: Judge, used: Sequence[Mapping[str, Any]], ledger: str | Path) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def _judge(judge: Judge, used: Sequence[Mapping[str, Any]], ledger: str | Path) 
 
 
 def _sent(judge: Judge, ledger: str | Path) -> dict[str, Any] | None:
-    """What went with the messages of all prompts; None where there was no reply, or the ledger does not say it."""
+    """What went with the messages of all prompts; None where there was no reply."""
     left_out = left_out_by(ledger, judge)
     if judge.model == LEXICAL or left_out is None:
         return None
@@ -127,14 +126,14 @@ def _aspect(items: Sequence[Item], lines: Mapping[str, Mapping[str, Any]], with_
         name = f"{item.examples[0].key}/{item.aspect}"
         scores[name] = line["score"]
         if line["score"] is None:
-            # Scores may be published: what the server said beside it, perhaps of its network, stays in the ledger.
+            # Scores may be published: the server's own words, which may name hosts, stay in the ledger.
             unscored[line["unscored"].partition(":")[0]] += 1
             continue
         clips[name] = item.examples[0].clip
         if with_verdict:
             verdicts[name] = line["verdict"] == "yes"
     known = {key: score for key, score in scores.items() if score is not None}
-    found_mean = mean_score(known, clips, LOWEST, HIGHEST) if known else None
+    found_mean = mean_score(known, clips) if known else None
     found: dict[str, Any] = {
         "n": len(known),
         "n_expected": len(items),
@@ -209,14 +208,14 @@ def _asked(judge: Mapping[str, Any]) -> str:
         return ""
     how = judge.get("sent")
     if how is None:
-        return "temperature and token limit not recorded"
+        return "without a reply"
     given = ["the server's own" if value is None else f"{value:g}" for value in how["temperature"]]
     form = "replies by a schema" if how["format"] == "schema" else "replies in words"
     return f"temperature {' or '.join(given)}, {form}, at most {how['token_limit']} tokens"
 
 
 def check_alike(named: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises UserError unless all these scores (by the name of what was judged) may stand in one column."""
+    """Raises UserError unless all these scores (by the name of what was judged) are comparable."""
     first, *others = [(name, scores, identity(scores)) for name, scores in named.items()]
     for name, scores, who in others:
         if scores["benchmark"] != first[1]["benchmark"]:
@@ -284,7 +283,7 @@ def _fresh_and_old(answers_path: str | Path) -> tuple[dict[str, dict[str, Any]],
 
 
 def columns_of(scores: Mapping[Path, Sequence[Mapping[str, Any]]]) -> list[dict[Path, Mapping[str, Any]]]:
-    """What may stand in one column: all runs for each judge that scored all; where none did, each judge's own runs."""
+    """Comparable scores: all runs for each judge that scored all; where none did, each judge's own runs."""
     judges = dict.fromkeys(identity(one) for several in scores.values() for one in several)
     columns = [
         {run: one for run, several in scores.items() for one in several if identity(one) == who} for who in judges

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from videogpt_plus.io.errors import translated
 from videogpt_plus.types import UserError
 
 
@@ -70,12 +72,11 @@ class JudgeConfig:
         host = urlsplit(self.base_url).hostname.rstrip(".")
         if host == "localhost" or host.endswith(".localhost"):
             return True
-        try:
+        with suppress(ValueError):
             address = ipaddress.ip_address(host)
-        except ValueError:
-            return False
-        address = getattr(address, "ipv4_mapped", None) or address
-        return address.is_loopback or address.is_unspecified
+            address = getattr(address, "ipv4_mapped", None) or address
+            return address.is_loopback or address.is_unspecified
+        return False
 
     def cost(self, tokens_in: float, tokens_out: float) -> float:
         """What so many tokens cost; 0 without prices."""
@@ -84,10 +85,8 @@ class JudgeConfig:
 
 def _check_address(address: str) -> None:
     """Raises UserError unless calls can be sent to this address."""
-    try:
+    with translated(ValueError, to=lambda error: UserError(f"--base-url {address!r} is no address ({error})")):
         parts = urlsplit(address)
-    except ValueError as error:
-        raise UserError(f"--base-url {address!r} is no address ({error})") from error
     if parts.scheme not in ("http", "https"):
         raise UserError(f"--base-url {address!r} is no address: it begins with http:// or https://")
     if "@" in parts.netloc:
@@ -99,7 +98,6 @@ def _check_address(address: str) -> None:
 
 
 def _has_port(parts: SplitResult) -> bool:
-    try:
+    with suppress(ValueError):
         return parts.port is None or parts.port > 0
-    except ValueError:
-        return False
+    return False

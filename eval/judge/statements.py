@@ -167,13 +167,8 @@ def _note(said: Sequence[Token], at: int, end: int) -> tuple[int, bool]:
     stop, numbers = at, []
     if at < end and said[at].text in ("(", "[", "{"):
         stop = next((i + 1 for i in range(at, min(at + known.REACH, end)) if said[i].text in (")", "]", "}")), at)
-    else:
-        while stop < min(at + known.REACH, end) and said[stop].text.casefold() in (
-            ("/", ",", "out", "of", "from", "between", "range", "max", "-", "–", "to", "and", *map(str, range(11)))
-            if said[at].text.casefold() in ("/", ",", "out", "from", "between") or number_of(said[at]) is not None
-            else ()
-        ):
-            stop += 1
+    elif at < end and (said[at].text.casefold() in known.BEFORE_BOUNDS or number_of(said[at]) is not None):
+        stop = _skip(said, at, min(at + known.REACH, end), known.BOUNDS)
     numbers = [number for token in said[at:stop] if (number := number_of(token)) is not None]
     if stop > at and said[stop - 1].text in ("-", "–", ","):
         stop -= 1
@@ -299,18 +294,7 @@ def _scale(said: Sequence[Token], at: int, end: int) -> tuple[float | None, int]
         i += 1
     elif words[i : i + 2] == ["out", "of"] or words[i : i + 2] == ["满", "分"]:
         i += 2
-        while words[i : i + 1] and words[i] in (
-            "a",
-            "the",
-            "possible",
-            "maximum",
-            "max",
-            "total",
-            "of",
-            "为",
-            "是",
-            ":",
-        ):
+        while words[i : i + 1] and words[i] in known.BEFORE_HIGHEST:
             i += 1
     elif words[i : i + 1] == ["of"]:
         i += 1
@@ -326,9 +310,7 @@ def _skip_bounds(said: Sequence[Token], at: int, end: int) -> int:
     """The place behind our own scale in brackets, such as "(0-5)" and "(max 5)"; `at` where nothing like it stands."""
     behind, other = _note(said, at, end) if at < end and said[at].text in ("(", "[") else (at, False)
     words = [token.text.casefold() for token in said[at + 1 : behind - 1]]
-    is_scale = all(
-        word in ("0", "5", "to", "-", "–", "max", "maximum", "from", "scale", "out", "of", "/") for word in words
-    )
+    is_scale = all(word in known.OUR_BOUNDS for word in words)
     return behind if is_scale and not other and str(HIGHEST) in words else at
 
 

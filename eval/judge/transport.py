@@ -15,9 +15,11 @@ import ssl
 import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any, NamedTuple
 
 from eval.judge.settings import JudgeConfig
+from videogpt_plus.io.errors import attempted, reason, translated
 from videogpt_plus.types import UserError
 
 #: Seconds that a connection may take to come about, names and certificates included.
@@ -28,7 +30,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
 class Stopped(Exception):
-    """Another call found that nothing can go on."""
+    """Another call found that no call can succeed."""
 
 
 class Unreachable(Exception):
@@ -76,10 +78,8 @@ class Transport:
             if self._closed:
                 raise Stopped
             future = asyncio.run_coroutine_threadsafe(self._post(data), self._loop)
-        try:
+        with translated(CancelledError, to=lambda _: Stopped()):
             return future.result()
-        except CancelledError as error:
-            raise Stopped from error
 
     def close(self) -> None:
         """Ends the calls under way, which raise Stopped, and lets none begin."""
@@ -95,7 +95,15 @@ class Transport:
     async def _post(self, data: bytes) -> Reply:
         import httpx2
 
-        try:
+        not_connected = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol)
+
+        def told(error: Exception) -> Exception:
+            if isinstance(error, TimeoutError):
+                return Lost(f"no reply within {self.timeout:g} seconds", waited=True)
+            why, final = _cause(error)
+            return Unreachable(why, final) if isinstance(error, not_connected) else Lost(f"no reply: {why}")
+
+        with translated(TimeoutError, httpx2.TransportError, httpx2.DecodingError, to=told):
             async with asyncio.timeout(self.timeout), self._client.stream("POST", self._url, content=data) as response:
                 body = bytearray()
                 async for part in response.aiter_bytes():
@@ -103,13 +111,6 @@ class Transport:
                     if len(body) > LARGEST:
                         raise Lost(f"a reply of more than {LARGEST:,} bytes")
                 return Reply(response.status_code, response.headers, bytes(body))
-        except TimeoutError as error:
-            raise Lost(f"no reply within {self.timeout:g} seconds", waited=True) from error
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError, httpx2.UnsupportedProtocol) as error:
-            reason, final = _cause(error)
-            raise Unreachable(reason, final) from error
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise Lost(f"no reply: {_cause(error)[0]}") from error
 
     async def _end(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
@@ -126,20 +127,17 @@ class _Loop(asyncio.SelectorEventLoop):
     async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):  # noqa: A002  # asyncio's names
         found = self.create_future()
 
-        def settle(answer: Any, error: OSError | None) -> None:
+        def settle(answer: Any) -> None:
             if not found.done():
-                found.set_exception(error) if error else found.set_result(answer)
+                found.set_exception(answer) if isinstance(answer, Exception) else found.set_result(answer)
 
         def look_up() -> None:
-            answer = failure = None
-            try:
-                answer = socket.getaddrinfo(host, port, family, type, proto, flags)
-            except OSError as error:
-                failure = error
-            except UnicodeError:  # a part of the name is empty or too long
-                failure = socket.gaierror(socket.EAI_NONAME, "no name that can be looked up")
+            call = partial(socket.getaddrinfo, host, port, family, type, proto, flags)
+            answer = attempted(call, OSError, UnicodeError)
+            if isinstance(answer, UnicodeError):  # a part of the name is empty or too long
+                answer = socket.gaierror(socket.EAI_NONAME, "no name that can be looked up")
             if not self.is_closed():
-                self.call_soon_threadsafe(settle, answer, failure)
+                self.call_soon_threadsafe(settle, answer)
 
         threading.Thread(target=look_up, name="judge-names", daemon=True).start()
         return await found
@@ -149,11 +147,17 @@ def _client(judge_config: JudgeConfig, key: str):
     """An httpx2 client that follows no redirect and, for a server on this machine, asks the environment for nothing."""
     import httpx2
 
-    try:
+    def no_proxy(error: Exception) -> UserError:
+        named = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
+        return UserError(
+            f"the proxy in {' or '.join(named) or 'the system settings'} cannot be used ({type(error).__name__}); "
+            f"correct it, or leave it out for this server: NO_PROXY={judge_config.server}"
+        )
+
+    what = f"--base-url {judge_config.base_url!r} is no address"
+    with translated(httpx2.InvalidURL, to=lambda error: UserError(f"{what} ({error})")):
         httpx2.URL(judge_config.url)
-    except httpx2.InvalidURL as error:
-        raise UserError(f"--base-url {judge_config.base_url!r} is no address ({error})") from error
-    try:
+    with translated(httpx2.InvalidURL, ValueError, ImportError, to=no_proxy):
         return httpx2.AsyncClient(
             headers=_headers(judge_config, key),
             verify=_certificates() if judge_config.url.startswith("https:") or not judge_config.is_local else False,
@@ -162,12 +166,6 @@ def _client(judge_config: JudgeConfig, key: str):
             timeout=httpx2.Timeout(None, connect=min(CONNECTING, 0.8 * judge_config.timeout)),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=judge_config.concurrency),
         )
-    except (httpx2.InvalidURL, ValueError, ImportError) as error:
-        named = [name for name in PROXIES if os.environ.get(name) or os.environ.get(name.lower())]
-        raise UserError(
-            f"the proxy in {' or '.join(named) or 'the system settings'} cannot be used ({type(error).__name__}); mend "
-            f"it, or leave it out for this server: NO_PROXY={judge_config.server}"
-        ) from error
 
 
 def _headers(judge_config: JudgeConfig, key: str) -> dict[str, str]:
@@ -185,18 +183,17 @@ def _certificates() -> ssl.SSLContext:
     import httpx2
 
     file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
-    try:
+    then = "name a file of certificates, or unset it"
+    with translated(  # ssl.SSLError is an OSError
+        OSError, to=lambda error: UserError(f"SSL_CERT_FILE {file} cannot be used ({reason(error)}); {then}")
+    ):
         if file or folder:
             return ssl.create_default_context(cafile=file or None, capath=folder or None)
         return httpx2.create_ssl_context()
-    except OSError as error:  # ssl.SSLError is one
-        raise UserError(
-            f"SSL_CERT_FILE {file} cannot be used ({error.strerror or error}); name a file of certificates, or unset it"
-        ) from error
 
 
 def _cause(error: BaseException) -> tuple[str, bool]:
-    """What lies at the bottom of an error, in one line, and whether it is a certificate, which no time mends."""
+    """The first cause of an error, in one line, and whether it is a certificate, so that trying again is no use."""
     while True:
         inner = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__ or error.__context__
         if inner is None:

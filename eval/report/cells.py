@@ -1,49 +1,31 @@
-"""Reading the cells of a sweep: one cell is one model under one control, with its scores.
-
-A cell holds experiment, adapter, level, visual_tokens, control and scores (`score.score`), and where they are known
-seed, num_frames, random, flops and kv_bytes of a question (`flops.costs`); more is left alone. Of a model that was
-trained with several seeds there is a cell for each, until `over_seeds` makes them one that holds them as `runs`.
-"""
+"""Cells of a sweep put together: on their common questions, over their seeds, along their curves."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, groupby
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import inf, isfinite, isnan
 from statistics import fmean
-from typing import Any, NamedTuple
 
+from eval.report.results import Cell, Numbers, TaskScore
 from eval.statistics import seeds
-from eval.statistics.stats import Estimate, Paired, SeedNoise, compare_seeds, share, with_seed_noise
-
-Cell = Mapping[str, Any]
+from eval.statistics.estimates import ACCURACY, SCORE, Estimate, share
+from eval.statistics.seeds import with_seed_noise
 
 #: Groups that are known go first, from what survives any pooling to what needs many frames.
 GROUP_ORDER = ("coarse", "middle", "fine", "temporal")
-
-
-def series(cell: Cell) -> str:
-    """What stays the same along one curve: the experiment's name without its level and seed."""
-    return re.sub(r"(_pool[\d.]+)?(_seed\d+)?$", "", cell["experiment"])
-
-
-def runs_of(cell: Cell) -> list[Cell]:
-    """The runs of a model, one for each seed."""
-    return cell.get("runs") or [cell]
 
 
 def fullest(cells: Sequence[Cell]) -> list[Cell]:
     """Of the answers of one run under one control those to the most questions: it may have been asked a few first."""
     best: dict[tuple, Cell] = {}
     for cell in cells:
-        at = (cell["experiment"], cell["control"])
-        if at not in best or _size(cell) > _size(best[at]):
+        at = (cell.experiment, cell.control)
+        if at not in best or len(cell.values()) > len(best[at].values()):
             best[at] = cell
     return list(best.values())
-
-
-def _size(cell: Cell) -> int:
-    return len(correct(cell, None))
 
 
 def on_common(cells: Sequence[Cell]) -> tuple[list[Cell], int]:
@@ -54,40 +36,30 @@ def on_common(cells: Sequence[Cell]) -> tuple[list[Cell], int]:
     of the questions that stay; what else a row says (chance, majority, seconds) stays that of all its questions.
     Without a common question cells stay as they are.
     """
-    shown = [correct(cell, None).keys() for cell in cells if cell["control"] is None]
+    shown = [cell.values().keys() for cell in cells if cell.control is None]
     if not shown:
         return list(cells), 0
     common, every = set.intersection(*map(set, shown)), set.union(*map(set, shown))
-    kept = {_model(cell): set(common) for cell in cells}
+    kept = {cell.model: set(common) for cell in cells}
     for cell in cells:
-        if cell["control"] is not None:
-            kept[_model(cell)] &= correct(cell, None).keys()
-    return [_only(cell, kept[_model(cell)]) for cell in cells], len(every)
-
-
-def _model(cell: Cell) -> tuple[str, float, str | None]:
-    """What the runs of all its seeds have alike."""
-    return series(cell), cell["level"], cell["control"]
+        if cell.control is not None:
+            kept[cell.model] &= cell.values().keys()
+    return [_only(cell, kept[cell.model]) for cell in cells], len(every)
 
 
 def _only(cell: Cell, keys: set[str]) -> Cell:
     """The cell on these questions; as it is where it has no other, or none of them."""
-    own = correct(cell, None).keys()
+    own = cell.values().keys()
     if own <= keys or not own & keys:
         return cell
     rows = {}
-    for task, row in cell["scores"]["tasks"].items():
-        kept = {key: right for key, right in row["correct"].items() if key in keys}
+    for row in cell.rows():
+        kept = {key: right for key, right in row.values.items() if key in keys}
+        failed = sum(failure.key in keys for failure in row.failures)
         if kept:
-            failed = sum(failure["key"] in keys for failure in row["failures"])
-            counts = {"n": len(kept), "right": sum(kept.values()), "n_failed": failed, "correct": kept}
-            rows[task] = row | counts | _accuracy(kept, row.get("videos"))
-    return {**cell, "scores": {**cell["scores"], "tasks": rows}}
-
-
-def _accuracy(right: Mapping[str, float], clips: Mapping[str, str] | None) -> dict[str, float]:
-    found = share(right, clips or None)
-    return {"accuracy": found.value, "ci_low": found.low, "ci_high": found.high}
+            found = share(kept, row.clips)
+            rows[row.name] = replace(row, n=len(kept), n_failed=failed, values=kept, estimate=found)
+    return replace(cell, tasks=rows)
 
 
 def over_seeds(cells: Sequence[Cell]) -> list[Cell]:
@@ -97,71 +69,104 @@ def over_seeds(cells: Sequence[Cell]) -> list[Cell]:
     """
     models: dict[tuple, list[Cell]] = {}
     for cell in cells:
-        models.setdefault(_model(cell), []).append(cell)
+        models.setdefault(cell.model, []).append(cell)
     peers: dict[tuple, list[list[Cell]]] = {}
-    for (name, _, *control), runs in models.items():
-        peers.setdefault((name, *control), []).append(runs)
-    return [_merged(runs, peers[name, *control]) for (name, _, *control), runs in models.items()]
+    for (name, _, control), runs in models.items():
+        peers.setdefault((name, control), []).append(runs)
+    return [_merged(runs, peers[name, control]) for (name, _, control), runs in models.items()]
 
 
 def _merged(runs: Sequence[Cell], peers: Sequence[Sequence[Cell]]) -> Cell:
-    first, *others = runs = sorted(runs, key=lambda run: (run.get("seed") or 0, run["experiment"]))
+    first, *others = runs = sorted(runs, key=lambda run: (run.seed or 0, run.experiment))
     if not others:
-        return {**first, "peers": peers}
-    held = [run["scores"]["tasks"] for run in runs]
+        return replace(first, peers=peers)
     tasks = {
-        task: _merged_row(task, [rows[task] for rows in held], peers)
-        for task in held[0]
-        if all(task in rows for rows in held)
+        task: _merged_row([run.tasks[task] for run in runs], peers, first.scale is ACCURACY)
+        for task in first.tasks
+        if all(task in run.tasks for run in runs)
     }
-    overall = _mean_of([run["scores"]["overall"] for run in runs])
-    name = re.sub(r"_seed\d+$", "", first["experiment"])
-    scores = {**first["scores"], "overall": overall, "tasks": tasks}
-    merged = {**first, "experiment": name, "seed": None, "runs": runs, "peers": peers, "scores": scores}
-    found = estimate(merged, None)
-    overall["macro"] = {"accuracy": found.value, "ci_low": found.low, "ci_high": found.high}
-    return merged
+    name = re.sub(r"_seed\d+$", "", first.experiment)
+    merged = replace(first, experiment=name, seed=None, runs=runs, peers=peers, tasks=tasks)
+    if first.overall is None:
+        return merged
+    numbers = Numbers.means([run.overall for run in runs]) | {"estimate": estimate(merged, None)}
+    return replace(merged, overall=Numbers(**numbers))
 
 
-def _merged_row(task: str, rows: Sequence[Mapping[str, Any]], peers: Sequence[Sequence[Cell]]) -> dict[str, Any]:
+def _merged_row(rows: Sequence[TaskScore], peers: Sequence[Sequence[Cell]], counted: bool) -> TaskScore:
     """The rows of a task over seeds as one: the mean over them, of the questions that all of them have."""
-    common = set.intersection(*(set(row["correct"]) for row in rows))
-    right = {key: fmean(row["correct"][key] for row in rows) for key in sorted(common)}
-    by_seed = [fmean(row["correct"][key] for key in common) for row in rows] if common else []
-    found = share(right, rows[0].get("videos") or None) if common else Estimate(0.0, 0.0, 1.0)
-    noise = seeds.of_means([_means(runs, lambda run: _rows_of_task(run, task), common) for runs in peers])
-    whole = with_seed_noise(found, by_seed, noise)
-    counts = {"n": len(common), "right": sum(right.values())}
-    assert 0 <= counts["right"] <= counts["n"] + 1e-9, f"{task}: {counts['right']} right of {counts['n']}"
-    return _mean_of(rows) | counts | {"accuracy": whole.value, "ci_low": whole.low, "ci_high": whole.high}
+    task, common = rows[0].name, set.intersection(*(set(row.values) for row in rows))
+    values = {key: fmean(row.values[key] for row in rows) for key in sorted(common)}
+    numbers = Numbers.means(rows) | {"n": len(common)}
+    if counted:
+        by_seed = [fmean(row.values[key] for key in common) for row in rows] if common else []
+        found = share(values, rows[0].clips) if common else Estimate(0.0, 0.0, 1.0)
+        noise = seeds.of_means([_means(runs, lambda run: run.rows(task=task), common) for runs in peers])
+        numbers["estimate"] = with_seed_noise(found, by_seed, noise)
+        assert 0 <= sum(values.values()) <= len(common) + 1e-9, f"{task}: {sum(values.values())} right"
+    else:
+        numbers["estimate"] = _mean_of_scores(task, [row.estimate for row in rows if row.values], peers)
+    return replace(rows[0], values=values, **numbers)
 
 
-def _rows_of_task(run: Cell, task: str) -> list[Mapping[str, Any]]:
-    return [row for name, row in run["scores"]["tasks"].items() if name == task]
+def _mean_of_scores(task: str, found: Sequence[Estimate], peers: Sequence[Sequence[Cell]]) -> Estimate:
+    """Of runs whose judge may have left unlike answers without a score: the mean of their own means."""
+    if not found:
+        return Estimate(float("nan"), -inf, inf)
+    whole = Estimate(*(fmean(part) for part in zip(*found, strict=True)))
+    if not isfinite(whole.high - whole.low):
+        return whole._replace(low=-inf, high=inf)
+    rows = [[run.tasks[task] for run in runs if task in run.tasks] for runs in peers]
+    noise = seeds.of_means([[row.estimate.value for row in level if row.values] for level in rows])
+    return with_seed_noise(whole, [one.value for one in found], noise, SCORE)
 
 
-def _means(runs: Sequence[Cell], rows: Callable[[Cell], Sequence[Mapping[str, Any]]], keys: set[str]) -> list[float]:
-    """The mean over tasks of each run's accuracies on these questions; of the runs that have all of them."""
+def _means(runs: Sequence[Cell], rows: Callable[[Cell], Sequence[TaskScore]], keys: set[str]) -> list[float]:
+    """The mean over tasks of each run's means on these questions; of the runs that have all of them."""
     found = []
     for run in runs:
-        parts = [{k: r for k, r in row["correct"].items() if k in keys} for row in rows(run)]
+        parts = [[value for key, value in row.values.items() if key in keys] for row in rows(run)]
         if sum(map(len, parts)) == len(keys) and keys:
-            found.append(fmean(fmean(part.values()) for part in parts if part))
+            found.append(fmean(fmean(part) for part in parts if part))
     return found
 
 
-def _mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers become means, a number that one row lacks is not known; the rest is the first row's."""
-    first = dict(rows[0])
-    for name, value in first.items():
-        values = [row[name] for row in rows]
-        if isinstance(value, Mapping) and name in ("macro", "micro"):
-            first[name] = _mean_of(values)
-        elif all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
-            first[name] = fmean(values)
-        elif isinstance(value, int | float):
-            first[name] = None
-    return first
+def pooled_noise(
+    first: Cell, second: Cell, common: Sequence[int | None], rows: Callable[[Cell], Sequence[TaskScore]], keys: set[str]
+) -> seeds.SeedNoise | None:
+    """The luck of one training, pooled over the levels that have all of these seeds; None of unlike series.
+
+    A seed that is better at every level of one series need not be so in another, so these have their own pair alone.
+    """
+    if len(common) < 2 or first.series != second.series:
+        return None
+    means = []
+    for runs in first.peers:
+        found = {run.seed: run for run in runs}
+        of_seeds = _means([found[seed] for seed in common if seed in found], rows, keys)
+        if len(of_seeds) == len(common):
+            means.append(of_seeds)
+    return seeds.of_differences(means)
+
+
+def estimate(cell: Cell, group: str | None) -> Estimate:
+    """The mean over the tasks of `group` (all tasks for None), each task weighing the same.
+
+    The interval respects clips, those that several tasks share among them, and holds the seeds' noise.
+    """
+    if cell.scale is SCORE:
+        (row,) = cell.rows(group)
+        return row.estimate
+    runs = list(cell.by_seed.values())
+    answers = [run.values(group) for run in runs]
+    common = set.intersection(*map(set, answers))
+    right = {key: fmean(run[key] for run in answers) for key in common}
+    found = share(right, runs[0].clips, runs[0].task_of(group))
+    if len(runs) < 2:
+        return found
+    of_levels = [_means(peers, lambda run: run.rows(group), common) for peers in cell.peers]
+    of_seeds = _means(runs, lambda run: run.rows(group), common)
+    return with_seed_noise(found, of_seeds, seeds.of_means(of_levels))
 
 
 def seeds_said(cells: Sequence[Cell], of_tests: bool = False) -> str:
@@ -169,7 +174,7 @@ def seeds_said(cells: Sequence[Cell], of_tests: bool = False) -> str:
 
     Models are means over all of their seeds, tests over those that both sides have.
     """
-    counts = sorted({len(runs_of(cell)) for cell in cells})
+    counts = sorted({len(cell.by_seed) for cell in cells})
     if counts[-1] == 1:
         return "One training seed: the noise of training is not in these numbers, so a difference is one of two runs."
     if of_tests:
@@ -183,32 +188,31 @@ def seeds_said(cells: Sequence[Cell], of_tests: bool = False) -> str:
 
 def in_order(cells: Sequence[Cell]) -> list[Cell]:
     """By series in the order given, then by level, then all frames before the controls."""
-    first = {name: i for i, name in reversed(list(enumerate(map(series, cells))))}
-    return sorted(cells, key=lambda cell: (first[series(cell)], cell["level"], cell["control"] or ""))
+    first = {cell.series: i for i, cell in reversed(list(enumerate(cells)))}
+    return sorted(cells, key=lambda cell: (first[cell.series], cell.level, cell.control or ""))
 
 
 def curves(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     """Series -> its cells with all frames, from the finest level to the coarsest."""
-    shown = [cell for cell in in_order(cells) if cell["control"] is None]
-    return {name: list(group) for name, group in groupby(shown, key=series)}
+    shown = [cell for cell in in_order(cells) if cell.control is None]
+    return {name: list(group) for name, group in groupby(shown, key=lambda cell: cell.series)}
 
 
 def with_control(cells: Sequence[Cell], cell: Cell, control: str) -> Cell | None:
     """The same model as `cell` under `control`, or None where nobody asked it."""
-    name = cell["experiment"]
-    return next((c for c in cells if c["experiment"] == name and c["control"] == control), None)
+    return next((one for one in cells if (one.experiment, one.control) == (cell.experiment, control)), None)
 
 
 def tasks(cells: Sequence[Cell]) -> list[str]:
     """Every task, grouped, in the order of GROUP_ORDER and then as the cells have them."""
-    found = {name: row["group"] for cell in cells for name, row in cell["scores"]["tasks"].items()}
+    found = {row.name: row.group for cell in cells for row in cell.rows()}
     order = groups(cells)
     return sorted(found, key=lambda name: order.index(found[name]))
 
 
 def groups(cells: Sequence[Cell]) -> list[str]:
     """Every group of tasks; where nobody groups them each task is its own."""
-    found = dict.fromkeys(row["group"] for cell in cells for row in cell["scores"]["tasks"].values())
+    found = dict.fromkeys(row.group for cell in cells for row in cell.rows())
     return [g for g in GROUP_ORDER if g in found] + [g for g in found if g not in GROUP_ORDER]
 
 
@@ -217,123 +221,15 @@ def are_grouped(cells: Sequence[Cell]) -> bool:
     return len(groups(cells)) < len(tasks(cells))
 
 
-def rows_of(cell: Cell, group: str | None) -> dict[str, Mapping[str, Any]]:
-    """Task -> scores for the tasks of `group`; all tasks for None."""
-    return {n: row for n, row in cell["scores"]["tasks"].items() if group in (None, row["group"])}
-
-
-def estimate(cell: Cell, group: str | None) -> Estimate:
-    """The mean accuracy over the tasks of `group` (all tasks for None), each task weighing the same.
-
-    The interval respects clips, those that several tasks share among them, and holds the seeds' noise.
-    """
-    runs = runs_of(cell)
-    answers = [correct(run, group) for run in runs]
-    common = set.intersection(*map(set, answers))
-    tasks, clips = _tasks_of(runs[0], group), clips_of(runs[0])
-    right = {key: fmean(run[key] for run in answers) for key in common}
-    found = share(right, clips, tasks)
-    if len(runs) < 2:
-        return found
-    by_level = [_means(peers, lambda run: list(rows_of(run, group).values()), common) for peers in cell["peers"]]
-    by_seed = _means(runs, lambda run: list(rows_of(run, group).values()), common)
-    return with_seed_noise(found, by_seed, seeds.of_means(by_level))
-
-
-def _tasks_of(cell: Cell, group: str | None) -> dict[str, str]:
-    return {key: task for task, row in rows_of(cell, group).items() for key in row["correct"]}
-
-
-def clips_of(cell: Cell) -> dict[str, str] | None:
-    """Question -> clip over all tasks; None where nobody kept them, so that each question is a clip of its own."""
-    found = {key: clip for row in rows_of(cell, None).values() for key, clip in row.get("videos", {}).items()}
-    return found or None
-
-
-def n_clips(cell: Cell, group: str | None, task: str | None = None) -> int:
-    """How many clips the questions of a group, or of one task, are about."""
-    rows = _rows_of_task(cell, task) if task else rows_of(cell, group).values()
-    return len({row.get("videos", {}).get(key, key) for row in rows for key in row["correct"]})
-
-
-def mean_of(cell: Cell, group: str | None, name: str) -> float:
-    """The mean of the field `name` (chance, majority, ...) over the tasks of `group`."""
-    rows = rows_of(cell, group).values()
-    return sum(row[name] for row in rows) / len(rows)
-
-
-def correct(cell: Cell, group: str | None) -> dict[str, bool]:
-    """Question key -> right or wrong, for paired tests."""
-    return {key: right for row in rows_of(cell, group).values() for key, right in row["correct"].items()}
-
-
-class Comparison(NamedTuple):
-    """Two models on the same questions."""
-
-    paired: Paired
-    #: The same without the questions that a run failed at; None where none did.
-    readable: Paired | None
-    #: The seeds that both have.
-    seeds: tuple[int | None, ...]
-
-
-def paired(first: Cell, second: Cell, group: str | None = None, task: str | None = None) -> Comparison | None:
-    """The two models on the tasks of a group, each weighing the same, or on one task; None without a common question.
-
-    Over the seeds that both have. Their noise is pooled over the levels of a series that have them all.
-    """
-
-    def rows(run: Cell) -> list[Mapping[str, Any]]:
-        return _rows_of_task(run, task) if task else list(rows_of(run, group).values())
-
-    def by_seed(cell: Cell) -> dict[int | None, Cell]:
-        return {run.get("seed"): run for run in runs_of(cell)}
-
-    one, other = by_seed(first), by_seed(second)
-    common = tuple(seed for seed in one if seed in other)
-    runs = [side[seed] for side in (one, other) for seed in common]
-    answers = {id(run): {k: right for row in rows(run) for k, right in row["correct"].items()} for run in runs}
-    keys = set.intersection(*map(set, answers.values())) if runs else set()
-    if not keys:
-        return None
-    failed = {failure["key"] for run in runs for row in rows(run) for failure in row.get("failures", ())} & keys
-    clips = clips_of(runs[0])
-    of_task = None if task else {key: name for name, row in rows_of(runs[0], group).items() for key in row["correct"]}
-
-    def compared(kept: set[str]) -> Paired:
-        sides = [[{k: answers[id(side[seed])][k] for k in kept} for seed in common] for side in (one, other)]
-        return compare_seeds(*sides, clips, of_task, _noise(first, second, common, rows, kept))
-
-    return Comparison(compared(keys), compared(keys - failed) if failed and keys - failed else None, common)
-
-
-def _noise(
-    first: Cell,
-    second: Cell,
-    common: Sequence[int | None],
-    rows: Callable[[Cell], Sequence[Mapping[str, Any]]],
-    keys: set[str],
-) -> SeedNoise | None:
-    """The luck of one training, pooled over the levels that have all of these seeds; None of unlike series.
-
-    A seed that is better at every level of one series need not be so in another, so these have their own pair alone.
-    """
-    if len(common) < 2 or series(first) != series(second):
-        return None
-    means = []
-    for runs in first["peers"]:
-        found = {run.get("seed"): run for run in runs}
-        of_seeds = _means([found[seed] for seed in common if seed in found], rows, keys)
-        if len(of_seeds) == len(common):
-            means.append(of_seeds)
-    return seeds.of_differences(means)
+def has_mean(row: TaskScore | None) -> bool:
+    return row is not None and not isnan(row.estimate.value)
 
 
 #: What a question costs: what it is called, and its value in that unit or None where it is not known.
 COSTS: dict[str, Callable[[Cell], float | None]] = {
-    "GFLOP a question": lambda cell: _scaled(cell.get("flops"), 1e9),
-    "seconds to the first token": lambda cell: cell["scores"]["overall"].get("seconds_to_first_token"),
-    "KV cache (MB)": lambda cell: _scaled(cell.get("kv_bytes"), 1e6),
+    "GFLOP a question": lambda cell: cell.flops and cell.flops / 1e9,
+    "seconds to the first token": lambda cell: cell.overall.seconds_to_first_token,
+    "KV cache (MB)": lambda cell: cell.kv_bytes and cell.kv_bytes / 1e6,
 }
 
 
@@ -353,23 +249,5 @@ def dominated(cells: Sequence[Cell], name: str) -> dict[str, Cell]:
     for cost, loss, cell in points:
         found = [p for p in points if p[0] <= cost and p[1] <= loss and p[:2] != (cost, loss)]
         if found:
-            better[cell["experiment"]] = min(found, key=lambda point: point[:2])[2]
+            better[cell.experiment] = min(found, key=lambda point: point[:2])[2]
     return better
-
-
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value / unit
-
-
-def pairs(cells: Sequence[Cell]) -> Iterator[tuple[str, Cell, Cell]]:
-    """What is to be compared: all levels of each series, the finer one first, then each later series with the first."""
-    all_curves = curves(cells)
-    for name, curve in all_curves.items():
-        for fine, coarse in combinations(curve, 2):
-            yield f"{name}: level {fine['level']:g} - level {coarse['level']:g}", fine, coarse
-    first_name, *later = all_curves or [None]
-    for name in later:
-        for one in all_curves[first_name]:
-            for other in all_curves[name]:
-                if one["level"] == other["level"]:
-                    yield f"level {one['level']:g}: {first_name} - {name}", one, other

@@ -11,18 +11,15 @@ from typing import Any
 from eval.answers.answer import read_answers
 from eval.answers.places import answer_command, check_place, is_judged
 from eval.judge.command import judge_command
-from eval.statistics.stats import LEVEL, Paired, compare, compare_scores, equivalence, holm
+from eval.statistics.estimates import ACCURACY, LEVEL, SCORE, Clips, Scale, Tasks
+from eval.statistics.paired import TOO_FEW, Paired, compare, equivalence, holm
 from videogpt_plus.io.files import read_object
 from videogpt_plus.io.jsonl_log import clip_of, meta_path
 from videogpt_plus.types import UserError
 
-#: What is said where a test finds nothing. That is not "they are equal", which `--margin` tests.
-NONE_SHOWN = "no difference shown"
-#: What is said where no outcome of so few clips could have shown anything.
-TOO_FEW = "too few clips to tell"
 #: What is said of equivalence that holds or fails with the clips that one of the runs could not read.
 DECIDED_BY_FAILURES = "unreadable clips decide it"
-A_BETTER, B_BETTER = "A is better", "B is better"
+BETTER = A_BETTER, B_BETTER = "A is better", "B is better"
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,10 @@ class Run:
     def judged(self) -> bool:
         """Whether the values are a judge's scores."""
         return "judge" in self.meta
+
+    @property
+    def scale(self) -> Scale:
+        return SCORE if self.judged else ACCURACY
 
 
 def read_run(path: str | Path) -> Run:
@@ -164,147 +165,105 @@ def compare_runs(first: Run, second: Run, margin: float | None = None) -> dict[s
     `verdicts` has the accuracies of a judge's yes and no. UserError: the runs are not about the same questions.
     """
     common = _check_alike(first, second)
-    tasks = _by_task(first, second, margin)
-    several = len(tasks) > 1 and not first.judged
     failed = set() if first.judged else (first.failed | second.failed) & common
-    whole, more = _with_readable(first, second, common, failed, margin, by_task=False)
-    if several:
-        of_tasks, readable = _with_readable(first, second, common, failed, margin, by_task=True)
-        more |= {"mean_of_tasks": of_tasks | readable}
-    verdicts = first.verdicts.keys() & second.verdicts.keys()
+    counts, whole = _with_readable(first, second, common, failed, margin, None)
+    tasks = _by_task(first, second, margin)
+    if len(tasks) > 1 and not first.judged:
+        of_task = {key: task for task, part in first.parts.items() for key in part}
+        n, numbers = _with_readable(first, second, common, failed, margin, of_task)
+        whole |= {"mean_of_tasks": n | numbers}
+    if first.verdicts.keys() & second.verdicts.keys():
+        whole |= {"verdicts": _row(first.verdicts, second.verdicts, first.videos)[1]}
     return {
         "a": str(first.path),
         "b": str(second.path),
         "control_a": first.meta.get("control"),
         "control_b": second.meta.get("control"),
-        **{name: whole[name] for name in ("n", "n_videos", "n_differing")},
+        **counts,
         "only_a": len(first.values.keys() - common),
         "only_b": len(second.values.keys() - common),
         # An answer without a score is in no mean: it cannot be common.
         "failed_a": len(first.failed if first.judged else first.failed & common),
         "failed_b": len(second.failed if second.judged else second.failed & common),
-        **{name: value for name, value in whole.items() if name not in ("n", "n_videos", "n_differing")},
-        **more,
-        **({"verdicts": _accuracies(first.verdicts, second.verdicts, first.videos, None, None)[1]} if verdicts else {}),
+        **whole,
         "tasks": tasks,
     }
 
 
 def _with_readable(
-    first: Run, second: Run, common: set[str], failed: set[str], margin: float | None, by_task: bool
+    first: Run, second: Run, common: set[str], failed: set[str], margin: float | None, tasks: Tasks | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The comparison of all common questions, and `readable`: that of those at which neither run failed.
+    """The counts and the numbers of all common questions, with `readable`: those of where neither run failed.
 
     Equivalence is refused where the two disagree about it.
     """
-    whole = _measured(first, second, common, margin, by_task)
-    if failed == common and margin is not None and whole["equivalent"]:  # of what nobody could read
-        return whole | {"equivalent": None, "equivalence": DECIDED_BY_FAILURES}, {}
-    if not failed or failed == common:
-        return whole, {}
-    readable = _measured(first, second, common - failed, margin, by_task)
-    if margin is not None and whole["equivalent"] != readable["equivalent"]:
+
+    def on(keys: set[str]) -> dict[str, Any]:
+        values = ({key: run.values[key] for key in keys} for run in (first, second))
+        return _row(*values, first.videos, tasks, margin, first.scale)[1]
+
+    whole, more = on(common), {}
+    equivalent = whole.get("equivalent")
+    if failed and failed != common:
+        more = {"readable": on(common - failed)}
+        refused = equivalent != more["readable"].get("equivalent")
+    else:
+        refused = bool(failed and equivalent)  # of what nobody could read
+    if refused:
         whole |= {"equivalent": None, "equivalence": DECIDED_BY_FAILURES}
-    return whole, {"readable": readable}
+    counts = {name: whole.pop(name) for name in ("n", "n_videos", "n_differing")}
+    return counts, whole | more
 
 
 def _by_task(first: Run, second: Run, margin: float | None) -> dict[str, dict[str, Any]]:
-    found: dict[str, tuple[Paired, dict[str, Any]]] = {}
-    for task, values in first.parts.items():
-        other = second.parts.get(task, {})
-        if values.keys() & other.keys():
-            found[task] = (
-                _scores(values, other, first.videos, margin)
-                if first.judged
-                else _accuracies(values, other, first.videos, None, margin)
-            )
-    adjusted = holm([row["p"] for _, row in found.values()])
+    found = {
+        task: _row(values, other, first.videos, None, margin, first.scale)
+        for task, values in first.parts.items()
+        if values.keys() & (other := second.parts.get(task, {})).keys()
+    }
+    adjusted = holm([paired.p for paired, _ in found.values()])
     for (paired, row), p in zip(found.values(), adjusted, strict=True):
         detected = _finite(paired.detectable_at(LEVEL / len(found)))
-        row |= {"p_holm": p, "verdict": verdict(paired, p), "detectable_after_holm": detected}
+        row |= {"p_holm": p, "verdict": paired.verdict(p, BETTER), "detectable_after_holm": detected}
     return {task: row for task, (_, row) in found.items()}
 
 
-def _measured(first: Run, second: Run, keys: set[str], margin: float | None, by_task: bool) -> dict[str, Any]:
-    one, other = ({key: run.values[key] for key in keys} for run in (first, second))
-    if first.judged:
-        return _scores(one, other, first.videos, margin)[1]
-    tasks = {key: task for task, part in first.parts.items() for key in part} if by_task else None
-    return _accuracies(one, other, first.videos, tasks, margin)[1]
-
-
-def _accuracies(
-    first: Mapping[str, bool],
-    second: Mapping[str, bool],
-    videos: Mapping[str, str],
-    tasks: Mapping[str, str] | None,
-    margin: float | None,
-) -> tuple[Paired, dict[str, Any]]:
-    found = compare(first, second, videos, tasks)
-    row = _row(found, "accuracy") | {"only_a_right": found.only_first, "only_b_right": found.only_second}
-    row |= _tested(found) | {"mcnemar_p": found.mcnemar_p}
-    return found, row | _equivalence(first, second, margin, videos, tasks, False)
-
-
-def _scores(
+def _row(
     first: Mapping[str, float],
     second: Mapping[str, float],
-    videos: Mapping[str, str],
-    margin: float | None,
+    clips: Clips,
+    tasks: Tasks | None = None,
+    margin: float | None = None,
+    scale: Scale = ACCURACY,
 ) -> tuple[Paired, dict[str, Any]]:
-    found = compare_scores(first, second, videos)
-    return found, _row(found, "score") | _tested(found) | _equivalence(first, second, margin, videos, None, True)
-
-
-def _tested(found: Paired) -> dict[str, Any]:
-    return {
-        "interval": found.method,
-        "p": found.p,
-        "detectable_difference": _finite(found.detectable),
-        "verdict": verdict(found, found.p),
-    }
-
-
-def _row(found: Paired, what: str) -> dict[str, Any]:
-    return {
+    """The comparison, and as plain values."""
+    found, counted = compare(first, second, clips, tasks, scale), scale is ACCURACY
+    row = {
         "n": found.n,
         "n_videos": found.n_videos,
         "n_differing": found.n_differing,
-        f"{what}_a": found.first,
-        f"{what}_b": found.second,
+        f"{scale.name}_a": found.first,
+        f"{scale.name}_b": found.second,
         "difference": found.difference,
         "ci_low": _finite(found.low),
         "ci_high": _finite(found.high),
+        **({"only_a_right": found.only_first, "only_b_right": found.only_second} if counted else {}),
+        "interval": found.method,
+        "p": found.p,
+        "detectable_difference": _finite(found.detectable),
+        "verdict": found.verdict(found.p, BETTER),
+        **({"mcnemar_p": found.mcnemar_p} if counted else {}),
     }
+    if margin is not None:
+        said = equivalence(first, second, margin, clips, tasks, scale)
+        words = {True: "equivalent", False: "not shown to be equivalent", None: TOO_FEW}[said.shown]
+        row |= {"margin": margin, "equivalence_p": said.p, "equivalent": said.shown, "equivalence": words}
+    return found, row
 
 
 def _finite(value: float) -> float | None:
     """JSON knows no infinity: None where nothing is known."""
     return value if isfinite(value) else None
-
-
-def _equivalence(
-    first: Mapping[str, float],
-    second: Mapping[str, float],
-    margin: float | None,
-    videos: Mapping[str, str],
-    tasks: Mapping[str, str] | None,
-    scores: bool,
-) -> dict[str, Any]:
-    if margin is None:
-        return {}
-    found = equivalence(first, second, margin, videos, tasks, scores)
-    words = {True: "equivalent", False: "not shown to be equivalent", None: TOO_FEW}
-    return {
-        "margin": margin, "equivalence_p": found.p, "equivalent": found.shown, "equivalence": words[found.shown]
-    }  # fmt: skip
-
-
-def verdict(found: Paired, p: float, better: tuple[str, str] = (A_BETTER, B_BETTER)) -> str:
-    """What a paired test says, in words; `p` is that of the test, adjusted where it is one of several."""
-    if p < LEVEL:
-        return better[found.difference < 0]
-    return TOO_FEW if found.too_few else NONE_SHOWN
 
 
 def _check_alike(first: Run, second: Run) -> set[str]:

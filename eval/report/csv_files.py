@@ -1,94 +1,84 @@
-"""The numbers of a report as CSV: each run and task, and each comparison. No name in it is a formula."""
+"""The numbers of a report as CSV: each run and task, and each comparison."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
-from unicodedata import normalize
 
-from eval.report.cells import Cell, over_seeds, runs_of
-from eval.report.parts import MEAN, Test
+from eval.report.cells import over_seeds
+from eval.report.comparisons import Test
+from eval.report.parts import MEAN, csv_text, safe
+from eval.report.results import Cell, Numbers
+from eval.statistics.estimates import ACCURACY, Scale
 
 CSV_COLUMNS = [
     "experiment", "adapter", "level", "seed", "visual_tokens", "control", "task", "group", "n", "n_videos",
     "n_failed", "n_unparsed", "accuracy", "ci_low", "ci_high", "chance", "majority", "reference_rule_accuracy",
     "seconds_per_question", "seconds_to_first_token", "flops", "kv_bytes",
 ]  # fmt: skip
-
-#: A spreadsheet runs a cell that begins so, unless it is a number.
-RUN = ("=", "+", "-", "@", "\t", "\r", "\n")
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
-
-
-def safe(value: Any) -> Any:
-    """The value for a cell: floats with 6 digits; a text that a spreadsheet would run has an apostrophe before it."""
-    if isinstance(value, float):
-        return round(value, 6)
-    if isinstance(value, str) and normalize("NFKC", value[:1]) in RUN and not NUMBER.fullmatch(value):
-        return f"'{value}"
-    return value
+#: Of a comparison; what accuracies alone have, or scores alone, is left out for the other.
+PAIRS_COLUMNS = {
+    "accuracy": [
+        "family", "first", "second", "questions", "accuracy_first", "accuracy_second", "n", "n_videos", "n_differing",
+        "only_first", "only_second", "difference", "low", "high", "mcnemar_p", "p", "detectable", "method",
+        "difference_readable", "low_readable", "high_readable", "seeds", "family_size", "p_holm",
+        "detectable_after_holm", "verdict",
+    ],
+    "score": [
+        "first", "second", "aspect", "n", "n_videos", "n_differing", "score_first", "score_second", "difference",
+        "low", "high", "p", "detectable", "method", "seeds", "seeds_compared", "p_holm", "detectable_after_holm",
+        "verdict",
+    ],
+}  # fmt: skip
 
 
 def stacked(files: Sequence[tuple[str | None, str]]) -> str:
     """One CSV of several with equal columns; where they have names, these are the first column."""
+    read = [(name, list(csv.reader(io.StringIO(text)))) for name, text in files]
+    first, (columns, *_) = read[0]
+    named = [[safe(name), *row] if name else row for name, (_, *rows) in read for row in rows]
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    for number, (name, text) in enumerate(files):
-        head, *rows = csv.reader(io.StringIO(text))
-        if not number:
-            writer.writerow(["benchmark", *head] if name else head)
-        writer.writerows([safe(name), *row] if name else row for row in rows)
+    csv.writer(out, lineterminator="\n").writerows([["benchmark", *columns] if first else columns, *named])
     return out.getvalue()
 
 
-#: Numbers of a comparison, for both of `pairs.csv` and those of judged scores.
-PAIRED_COLUMNS = [
-    "n", "n_videos", "n_differing", "only_first", "only_second", "difference", "low", "high", "mcnemar_p", "p",
-    "detectable", "method",
-]  # fmt: skip
+def pairs_csv(tests: Sequence[Test], scale: Scale = ACCURACY) -> str:
+    columns = PAIRS_COLUMNS[scale.name]
+    return csv_text(columns, ([_of_test(test, column) for column in columns] for test in tests))
 
 
-def pairs_csv(tests: Sequence[Test]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([
-        "family", "first", "second", "questions", "accuracy_first", "accuracy_second", *PAIRED_COLUMNS,
-        "difference_readable", "low_readable", "high_readable", "seeds", "family_size", "p_holm",
-        "detectable_after_holm", "verdict",
-    ])  # fmt: skip
-    for test in tests:
-        fair = test.readable or test.paired
-        row = [
-            test.family, test.first, test.second, test.questions, test.paired.first, test.paired.second,
-            *(getattr(test.paired, name) for name in PAIRED_COLUMNS), fair.difference, fair.low, fair.high,
-            " ".join(map(str, test.seeds)), test.family_size, test.adjusted, test.detectable, test.verdict,
-        ]  # fmt: skip
-        writer.writerow(map(safe, row))
-    return out.getvalue()
+def _of_test(test: Test, column: str) -> Any:
+    name, _, part = column.partition("_")
+    if name == test.scale.name:
+        return getattr(test.paired, part)
+    if column.endswith("_readable"):
+        return getattr(test.readable or test.paired, name)
+    if column in ("first", "second", "family", "questions", "family_size", "verdict"):
+        return getattr(test, column)
+    named = {"aspect": test.questions, "p_holm": test.adjusted, "detectable_after_holm": test.detectable}
+    if column == "seeds_compared" or (column, test.scale) == ("seeds", ACCURACY):
+        return " ".join(map(str, test.seeds))
+    return named[column] if column in named else getattr(test.paired, column)
 
 
 def sweep_csv(runs: Sequence[Cell]) -> str:
     """A row for each run and task, then the means over seeds where there are several."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for cell in [*runs, *(model for model in over_seeds(runs) if "runs" in model)]:
-        names = ("experiment", "adapter", "seed", "visual_tokens", "flops", "kv_bytes")
-        model = {name: cell.get(name) for name in names}
-        model |= {"level": f"{cell['level']:g}", "control": cell["control"] or "none"}
-        model |= {"seed": f"mean of {len(runs_of(cell))}"} if "runs" in cell else {}
-        for row in _csv_rows(cell):
-            writer.writerow({column: safe(value) for column, value in (model | row).items()})
-    return out.getvalue()
+    cells = [*runs, *(model for model in over_seeds(runs) if model.runs)]
+    return csv_text(CSV_COLUMNS, (row for cell in cells for row in _rows(cell)))
 
 
-def _csv_rows(cell: Cell) -> Iterator[Mapping[str, Any]]:
-    wanted = CSV_COLUMNS[CSV_COLUMNS.index("group") : CSV_COLUMNS.index("flops")]
-    for task, row in cell["scores"]["tasks"].items():
-        yield {"task": task} | {name: row[name] for name in wanted}
-    total = cell["scores"]["overall"]
-    row = total | total["macro"] | {"group": ""}
-    yield {"task": MEAN} | {name: row[name] for name in wanted}
+def _rows(cell: Cell) -> Iterator[list[Any]]:
+    seed = f"mean of {len(cell.runs)}" if cell.runs else cell.seed
+    model = [cell.experiment, cell.adapter, f"{cell.level:g}", seed, cell.visual_tokens, cell.control or "none"]
+    for row in cell.rows():
+        yield [*model, row.name, row.group, *_numbers(row), cell.flops, cell.kv_bytes]
+    yield [*model, MEAN, "", *_numbers(cell.overall), cell.flops, cell.kv_bytes]
+
+
+def _numbers(found: Numbers) -> list[Any]:
+    return [
+        found.n, found.n_videos, found.n_failed, found.n_unparsed, *found.estimate, found.chance, found.majority,
+        found.reference_rule_accuracy, found.seconds_per_question, found.seconds_to_first_token,
+    ]  # fmt: skip

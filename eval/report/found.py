@@ -15,7 +15,7 @@ from eval.answers.answer import read_answers, read_meta
 from eval.answers.naming import limit_of
 from eval.answers.places import OtherAnswers, check_place, is_judged, name_of, task_of
 from eval.answers.score import score
-from eval.report.cells import series
+from eval.report.results import series_of
 from eval.tasks.benchmarks import copy_of, examples, is_own, root_of
 from eval.tasks.task import Example
 from videogpt_plus.config.experiment import Experiment
@@ -137,7 +137,7 @@ def _names(experiments: Mapping[Path, Experiment]) -> tuple[dict[Path, str], lis
     """Names for the report, and what is said of them: runs of one series whose recipes differ are not one curve."""
     by_series: dict[str, dict[str, list[Path]]] = {}
     for run, e in experiments.items():
-        by_series.setdefault(series({"experiment": e.name}), {}).setdefault(_recipe(e), []).append(run)
+        by_series.setdefault(series_of(e.name), {}).setdefault(_recipe(e), []).append(run)
     shown, told = {run: e.name for run, e in experiments.items()}, []
     for name, recipes in by_series.items():
         settings = {recipe: _settings(experiments[runs[0]]) for recipe, runs in recipes.items()}
@@ -180,7 +180,7 @@ def _ways(answers: Sequence[Answers]) -> list[tuple[str, str]]:
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
     for one in answers:
         way = ", ".join(f"{name} {one.meta[name]}" for name in WAYS if one.meta.get(name) is not None)
-        at = (series({"experiment": one.shown}), name_of(one.meta))
+        at = (series_of(one.shown), name_of(one.meta))
         found.setdefault(at, {}).setdefault(way or "settings that nobody kept", []).append(str(one.path.parent))
     return [
         (", ".join(paths), f"asked with {way}, and other answers of {name} to {asked} were not")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from eval.report.cells import Cell, clips_of, correct, curves, estimate, rows_of, runs_of
+from eval.report.cells import curves, estimate
 from eval.report.parts import Table
+from eval.report.results import Cell
+from eval.statistics.estimates import ACCURACY
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,18 +40,18 @@ def outcomes(curve: Sequence[Cell]) -> Outcomes | None:
     """None where there is one level, or no seed or question that all levels have."""
     import numpy as np
 
-    by_seed = [{run.get("seed"): correct(run, None) for run in runs_of(cell)} for cell in curve]
+    by_seed = [{seed: run.values() for seed, run in cell.by_seed.items()} for cell in curve]
     seeds = [seed for seed in by_seed[0] if all(seed in runs for runs in by_seed)]
     answers = [[runs[seed] for runs in by_seed] for seed in seeds]
     keys = sorted(set.intersection(*(set(run) for runs in answers for run in runs))) if answers else []
     if len(curve) < 2 or not keys:
         return None
-    clips = clips_of(curve[0]) or {}
+    clips = curve[0].clips
     return Outcomes(
         np.array([[[bool(run[key]) for key in keys] for run in runs] for runs in answers]),
-        [clips.get(key, key) for key in keys],
-        [cell["visual_tokens"] for cell in curve],
-        [f"level {cell['level']:g} ({cell['visual_tokens']:,} tokens)" for cell in curve],
+        [clips[key] for key in keys],
+        [cell.visual_tokens for cell in curve],
+        [f"level {cell.level:g} ({cell.visual_tokens:,} tokens)" for cell in curve],
         seeds,
     )
 
@@ -68,7 +70,7 @@ def level_tables(models: Sequence[Cell], margin: float | None) -> list[Table]:
 
 
 def _seeds_of(curve: Sequence[Cell]) -> list[list[str]]:
-    return [[f"{cell['level']:g}", ", ".join(str(run.get("seed", "-")) for run in runs_of(cell))] for cell in curve]
+    return [[f"{cell.level:g}", ", ".join(map(str, cell.by_seed))] for cell in curve]
 
 
 def _note(together: Outcomes) -> str:
@@ -116,9 +118,9 @@ def _budget(together: Outcomes) -> list[list[str]]:
 
 def _headline(curve: Sequence[Cell]) -> list[list[str]]:
     """Tasks of unlike size: a row that keeps what all questions say from being taken for the mean of tasks."""
-    if len({row["n"] for row in rows_of(curve[0], None).values()}) < 2:
+    if len({row.n for row in curve[0].rows()}) < 2:
         return []
-    means = ", ".join(f"level {cell['level']:g} {100 * estimate(cell, None).value:.1f} %" for cell in curve)
+    means = ", ".join(f"level {cell.level:g} {100 * estimate(cell, None).value:.1f} %" for cell in curve)
     said = "The tasks are of unlike size, so it can differ from the answers above, which are of all questions"
     return [["Mean of tasks", f"{said}: {means}."]]
 
@@ -127,8 +129,8 @@ def _band(name: str, curve: Sequence[Cell], together: Outcomes) -> Table:
     from eval.statistics.band import band
 
     rows = [
-        [f"{cell['level']:g}", f"{cell['visual_tokens']:,}", f"{100 * one.value:.1f}",
-         f"{100 * one.low:.1f} to {100 * one.high:.1f}"]
+        [f"{cell.level:g}", f"{cell.visual_tokens:,}", ACCURACY.show(one.value),
+         f"{ACCURACY.show(one.low)} to {ACCURACY.show(one.high)}"]
         for cell, one in zip(curve, band(together.right, together.clips), strict=True)
     ]  # fmt: skip
     note = (

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from math import isfinite
 from statistics import median
 
-from eval.report.cells import (
-    Cell,
-    are_grouped,
-    clips_of,
-    correct,
-    curves,
-    groups,
-    n_clips,
-    pairs,
-    rows_of,
-    runs_of,
-)
-from eval.report.compare import NONE_SHOWN, TOO_FEW
-from eval.report.parts import DETECTABLE, MEAN, Table, Test
-from eval.statistics.stats import LEVEL, Paired, margin, resolvable
+from eval.report.cells import are_grouped, groups
+from eval.report.comparisons import Test, between_neighbours, pairs
+from eval.report.parts import DETECTABLE, MEAN, Table, difference, p_value
+from eval.report.results import Cell
+from eval.statistics.estimates import ACCURACY, LEVEL, Scale
+from eval.statistics.paired import NONE_SHOWN, TOO_FEW
+from eval.statistics.power import margin, resolvable
 
 #: Shares of discordant pairs (right with one level, wrong with the other), as they are seen in practice.
 DISCORDANCES = (0.08, 0.15, 0.20)
@@ -51,12 +42,8 @@ def paired_tables(tests: Sequence[Test], said: str) -> list[Table]:
 
 def unpaired_said(models: Sequence[Cell]) -> str:
     """Which levels were not compared because they have no seed in common; "" where all were."""
-    lost = [label for label, one, other in pairs(models) if not _seeds(one) & _seeds(other)]
+    lost = [label for label, one, other in pairs(models) if not one.by_seed.keys() & other.by_seed.keys()]
     return f" Not compared, without a seed in common: {'; '.join(lost)}." if lost else ""
-
-
-def _seeds(cell: Cell) -> set[int | None]:
-    return {run.get("seed") for run in runs_of(cell)}
 
 
 def _table(title: str, note: str, tests: Sequence[Test], in_latex: bool = False) -> Table:
@@ -99,29 +86,12 @@ def seeds_of(test: Test) -> str:
     return used if test.of_seeds == (len(test.seeds),) * 2 else f"{used} (of {test.of_seeds[0]} and {test.of_seeds[1]})"
 
 
-def difference(found: Paired) -> str:
-    """In points with its interval; what rounds to nothing is +0.0, never -0.0."""
-    value, low, high = (0.0 + round(100 * part, 1) for part in (found.difference, found.low, found.high))
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def detectable(share: float) -> str:
-    return f"{100 * share:.1f}" if isfinite(share) else NOTHING_FOUND
-
-
-def p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def detectable_of(curve: Sequence[Cell], tests: Sequence[Test], questions: str) -> str:
-    """The minimum detectable difference of neighbouring levels, the median of these; "" without any."""
-    found = [test.detectable for test in _between_neighbours([curve], tests, questions)]
-    return detectable(median(found)) if found else ""
-
-
-def _between_neighbours(all_curves: Sequence[Sequence[Cell]], tests: Sequence[Test], questions: str) -> list[Test]:
-    near = {(fine["experiment"], coarse["experiment"]) for curve in all_curves for fine, coarse in pairwise(curve)}
-    return [test for test in tests if (test.first, test.second) in near and test.questions == questions]
+def detectable(found: float | None, scale: Scale = ACCURACY) -> str:
+    """ "" where nothing was tested."""
+    if found is None:
+        return ""
+    none = NOTHING_FOUND if scale is ACCURACY else "none"
+    return scale.show(found) if isfinite(found) else none
 
 
 def _count(number: float | None) -> str:
@@ -132,10 +102,10 @@ def _count(number: float | None) -> str:
 
 def resolution_table(cells: Sequence[Cell], tests: Sequence[Test]) -> Table:
     """What differences the benchmark can show at all, by clips and after Holm's adjustment."""
-    first = next(cell for cell in cells if cell["control"] is None)
-    smallest = min(rows_of(first, None), key=lambda task: len(rows_of(first, None)[task]["correct"]))
+    first = next(cell for cell in cells if cell.control is None)
+    smallest = min(first.rows(), key=lambda row: len(row.values)).name
     parts: list[tuple[str, str, str | None, str | None]] = [("mean of all tasks", MEAN, None, None)]
-    parts += [(g, g, g, None) for g in groups(cells) if rows_of(first, g)] if are_grouped(cells) else []
+    parts += [(g, g, g, None) for g in groups(cells) if first.rows(g)] if are_grouped(cells) else []
     parts.append(("one task (the smallest)", smallest, None, smallest))
     rows = [_resolution(first, cells, tests, *part) for part in parts]
     columns = [
@@ -164,18 +134,15 @@ def _resolution(
 ) -> list[str]:
     from eval.statistics.clustered import spread
 
-    run = runs_of(first)[0]
-    right = rows_of(run, None)[task]["correct"] if task else correct(run, group)
-    of_task = {key: one for one, row in rows_of(run, None).items() for key in row["correct"]}
-    of = spread(right, clips_of(run), None if task else {key: of_task[key] for key in right})
-    alone = of.questions / of.design_effect()
-    near = _between_neighbours(list(curves(cells).values()), tests, questions)
-    spreads = [test.paired.power.spread for test in near if test.paired.power]
-    paired = median(s.questions / s.design_effect() for s in spreads) if spreads else alone
+    run = next(iter(first.by_seed.values()))
+    right = run.values(group, task)
+    alone = spread(right, run.clips, None if task else run.task_of(group)).worth
+    near = between_neighbours(cells, tests, questions)
+    paired = median(test.paired.power.spread.worth for test in near) if near else alone
     level = LEVEL / max([test.family_size for test in near], default=1)
-    worth = f"{alone:,.0f}; {paired:,.0f}" if spreads else f"{alone:,.0f}"
+    worth = f"{alone:,.0f}; {paired:,.0f}" if near else f"{alone:,.0f}"
     return [
-        name, f"{len(right):,}", f"{n_clips(run, group, task):,}", worth, f"±{100 * margin(0.55, alone):.1f}",
+        name, f"{len(right):,}", f"{run.n_clips(group, task):,}", worth, f"±{100 * margin(0.55, alone):.1f}",
         *("too few" if (found := resolvable(paired, d, level)) is None else f"{100 * found:.1f}" for d in DISCORDANCES),
     ]  # fmt: skip
 

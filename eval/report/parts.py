@@ -1,14 +1,21 @@
-"""What a report is made of: tables, files of others, comparisons and the section of one benchmark."""
+"""What a page is made of: tables, files of others and the section of one benchmark; and how its numbers are printed."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from unicodedata import category, normalize
 
-from eval.report.cells import Cell
-from eval.report.compare import verdict
-from eval.statistics.stats import LEVEL, Paired
+from eval.statistics.estimates import ACCURACY, Estimate, Scale
+
+if TYPE_CHECKING:
+    from eval.report.comparisons import Test
+    from eval.report.results import Cell
+    from eval.statistics.paired import Paired
 
 #: What stands in backticks in a note is code.
 CODE = re.compile(r"`([^`\n]+)`")
@@ -16,6 +23,11 @@ CODE = re.compile(r"`([^`\n]+)`")
 MEAN = "mean of all tasks"
 #: The column of the smallest difference that a paired test sees with 80 % power.
 DETECTABLE = "minimum detectable difference (80 % power)"
+#: A spreadsheet runs a cell that begins so, unless it is a number; some of them leave out what is not seen before it.
+RUN = ("=", "+", "-", "@", "\t", "\r", "\n")
+#: Signs that are not seen, though Unicode calls them letters or symbols: fillers of Hangul, and an empty Braille cell.
+UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -41,65 +53,54 @@ class Section:
 
     @property
     def pictures(self) -> dict[str, bytes]:
-        return shown(self.files)
+        """Of the files those that stand in the page and in `sweep.md`."""
+        return {name: content for name, content in self.files.items() if name.endswith(".png")}
 
 
 #: What is added where nobody adds anything.
 NOTHING = Section()
 
 
-@dataclass(frozen=True)
-class Test:
-    """One comparison of two models; `adjusted` is its p after Holm over all `family_size` comparisons of its family."""
+@dataclass(frozen=True, kw_only=True)
+class Part(Section):
+    """What the report says of one benchmark of options; its name where there are several."""
 
-    family: str
-    label: str
-    first: str
-    second: str
-    questions: str
-    paired: Paired
-    #: The same without the questions that a run failed at; None where none did.
-    readable: Paired | None
-    #: The seeds that were compared, and how many either model has.
-    seeds: tuple[int | None, ...]
-    of_seeds: tuple[int, int]
-    adjusted: float = 1.0
-    family_size: int = 1
-
-    @property
-    def verdict(self) -> str:
-        """With one seed it is a run that is better, and not yet a level."""
-        what = "" if self.paired.seeds > 1 else " run"
-        return verdict(self.paired, self.adjusted, (f"first{what} is better", f"second{what} is better"))
-
-    @property
-    def shown(self) -> bool:
-        """Whether there is more than chance."""
-        return self.adjusted < LEVEL
-
-    @property
-    def detectable(self) -> float:
-        """The minimum detectable difference at the level that Holm leaves to the first of the family."""
-        return self.paired.detectable_at(LEVEL / self.family_size)
-
-
-@dataclass(frozen=True)
-class Part:
-    """What the report says of one benchmark of options."""
-
-    #: Its name where there are several.
     name: str | None
     runs: Sequence[Cell]
     tests: Sequence[Test]
-    tables: Sequence[Table]
-    #: Pictures by the names of their files, each as PNG, SVG and PDF.
-    files: Mapping[str, bytes]
-
-    @property
-    def pictures(self) -> dict[str, bytes]:
-        return shown(self.files)
 
 
-def shown(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Of the files those that stand in the page and in `sweep.md`."""
-    return {name: content for name, content in files.items() if name.endswith(".png")}
+def interval(found: Estimate, scale: Scale = ACCURACY) -> str:
+    return f"{scale.show(found.value)} ({scale.show(found.low)} to {scale.show(found.high)})"
+
+
+def difference(found: Paired, scale: Scale = ACCURACY) -> str:
+    low, high = scale.show(found.low, "+"), scale.show(found.high, "+")
+    return f"{scale.show(found.difference, '+')} ({low} to {high})"
+
+
+def p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A CSV in which no name is a formula."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerows([columns, *(map(safe, row) for row in rows)])
+    return out.getvalue()
+
+
+def safe(value: Any) -> Any:
+    """The value for a cell: floats with 6 digits; a text that a spreadsheet would run has an apostrophe before it."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, str) and not NUMBER.fullmatch(value) and (value[:1] in RUN or _first_seen(value) in RUN):
+        return f"'{value}"
+    return value
+
+
+def _first_seen(text: str) -> str:
+    """The first sign, in plain form, that is no space, control sign, mark or anything else that is not seen."""
+    signs = (sign for sign in text if category(sign)[0] not in "ZCM" and sign not in UNSEEN)
+    return normalize("NFKC", next(signs, " "))

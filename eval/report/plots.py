@@ -7,20 +7,10 @@ from itertools import groupby
 from math import log
 from typing import TYPE_CHECKING, Any
 
-from eval.report.cells import (
-    Cell,
-    are_grouped,
-    correct,
-    curves,
-    estimate,
-    groups,
-    mean_of,
-    rows_of,
-    tasks,
-    with_control,
-)
+from eval.report.cells import are_grouped, curves, estimate, groups, has_mean, tasks, with_control
 from eval.report.pictures import drawn, legend_columns, legend_label, new_figure, wrapped
-from eval.statistics.stats import Estimate
+from eval.report.results import Cell
+from eval.statistics.estimates import ACCURACY, Estimate, Scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,30 +38,20 @@ PANEL_INCHES, SMALL_PANEL_INCHES = 6.8, 2.6
 PANEL_COLUMNS = 2
 
 
-def accuracy_vs_tokens(cells: Sequence[Cell]) -> dict[str, bytes]:
-    """Accuracy over visual tokens, a line for each group of tasks, a panel for each series; a picture by its ending."""
-    lines = _lines(cells)
+def means_vs_tokens(cells: Sequence[Cell]) -> dict[str, bytes]:
+    """Accuracy or mean score over visual tokens, a panel for each series; a picture by its ending.
+
+    A line for each group of tasks, or for each aspect that was judged.
+    """
+    scale, lines = cells[0].scale, _lines(cells)
     figure, panels = _token_panels(curves(cells))
     for axes, curve in zip(panels, curves(cells).values(), strict=True):
         _group_panel(axes, cells, curve, lines)
-    figure.supylabel("accuracy in %, with 95 % interval", fontsize=10)
-    return _with_legend(figure, panels)
-
-
-def score_vs_tokens(models: Sequence[Cell], highest: float) -> dict[str, bytes]:
-    """A judge's mean scores over visual tokens, a line for each aspect, a panel for each series; by ending.
-
-    A model holds `aspects`: name -> Estimate from 0 to `highest`, or None without a score.
-    """
-    figure, panels = _token_panels(curves(models))
-    names = list(dict.fromkeys(aspect for model in models for aspect in model["aspects"]))
-    for axes, curve in zip(panels, curves(models).values(), strict=True):
-        _score_panel(axes, curve, names)
-        axes.set_ylim(0, 1.03 * highest)
-        axes.grid(axis="y", color="0.9")
-        _token_axis(axes, curve)
-    figure.supylabel(f"mean score, 0 to {highest:g}, with 95 % interval", fontsize=10)
-    return _with_legend(figure, panels)
+    what = "accuracy in %" if scale is ACCURACY else f"mean score, 0 to {scale.highest:g}"
+    figure.supylabel(f"{what}, with 95 % interval", fontsize=10)
+    legend = _legend(panels)
+    figure.legend(legend.values(), legend.keys(), loc="outside right upper", frameon=False, fontsize=9.5)
+    return drawn(figure)
 
 
 def _token_panels(all_curves: Mapping[str, Sequence[Cell]]) -> tuple[Figure, list[Axes]]:
@@ -86,23 +66,6 @@ def _token_panels(all_curves: Mapping[str, Sequence[Cell]]) -> tuple[Figure, lis
         axes.set_xlabel("visual tokens of a clip (log scale), pool level below")
         axes.set_title(wrapped(name, PANEL_INCHES), fontsize=11)
     return figure, list(panels[: len(all_curves)])
-
-
-def _with_legend(figure: Figure, panels: Sequence[Axes]) -> dict[str, bytes]:
-    legend = _legend(panels)
-    figure.legend(legend.values(), legend.keys(), loc="outside right upper", frameon=False, fontsize=9.5)
-    return drawn(figure)
-
-
-def _score_panel(axes: Axes, curve: Sequence[Cell], names: Sequence[str]) -> None:
-    inch = _inch(curve, PANEL_INCHES)
-    places = _places(curve, apart=inch ** (STEP_INCHES * (len(names) + 0.5)))
-    for i, aspect in enumerate(names):
-        known = [(x, found) for x, model in zip(places, curve, strict=True) if (found := model["aspects"][aspect])]
-        at = [x * inch ** (STEP_INCHES * (i - len(names) / 2)) for x, _ in known]
-        values = [Estimate(*(part / 100 for part in found)) for _, found in known]
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        errorbars(axes, at, values, aspect, linestyle="-", **style)
 
 
 def tasks_by_level(cells: Sequence[Cell]) -> dict[str, bytes]:
@@ -129,25 +92,23 @@ def tasks_by_level(cells: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _lines(cells: Sequence[Cell]) -> dict[str, str | None]:
-    """What a line is called -> its group of tasks, None for all tasks.
+    """What a line is called -> its group of tasks (the aspect that was judged), None for all tasks.
 
     Without groups that hold several tasks: the mean over all, and the tasks that change most.
     """
+    if cells[0].scale is not ACCURACY:
+        return {aspect: aspect for aspect in dict.fromkeys(name for cell in cells for name in cell.tasks)}
     if are_grouped(cells):
         return {group: group for group in groups(cells)}
-    alone = {row["group"]: task for cell in cells for task, row in cell["scores"]["tasks"].items()}
+    alone = {row.group: row.name for cell in cells for row in cell.rows()}
 
     def change(group: str) -> float:
-        return max(_spread([estimate(cell, group).value for cell in _with(curve, group)]) for curve in all_curves)
+        held = ([estimate(cell, group).value for cell in curve if cell.rows(group)] for curve in all_curves)
+        return max(map(_spread, held))
 
-    all_curves = [curve for curve in curves(cells).values()]
+    all_curves = list(curves(cells).values())
     changing = sorted(alone, key=change, reverse=True)[:DRAWN_TASKS]
     return {MEAN_LINE: None} | {alone[group]: group for group in changing}
-
-
-def _with(curve: Sequence[Cell], group: str | None) -> list[Cell]:
-    """The cells that have a task of this group."""
-    return [cell for cell in curve if rows_of(cell, group)]
 
 
 def _spread(values: Sequence[float]) -> float:
@@ -155,47 +116,46 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _group_panel(axes: Axes, cells: Sequence[Cell], curve: Sequence[Cell], lines: Mapping[str, str | None]) -> None:
-    inch = _inch(curve, PANEL_INCHES)
+    inch, counted = _inch(curve, PANEL_INCHES), curve[0].scale is ACCURACY
     # One place for each line and one for the blind control: nothing hides what lies at the same tokens.
-    slots = [inch ** (STEP_INCHES * (i - len(lines) / 2)) for i in range(len(lines) + 1)]
+    slots = [inch ** (STEP_INCHES * (i - len(lines) / 2)) for i in range(len(lines) + counted)]
     places = _places(curve, apart=inch ** (STEP_INCHES * (len(slots) + 0.5)))
     for i, (name, group) in enumerate(lines.items()):
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
-        at = [x * slots[i] for x in places]
+        at, style = [x * slots[i] for x in places], _style(i)
         _group_line(axes, at, curve, group, name, linestyle="-", **style)
-        if group in (None, "temporal"):
+        if counted and group in (None, "temporal"):
             asked = _asked(cells, curve, at, "one_frame")
             label = _counted(f"{name}, one frame repeated", asked, curve)
             style |= {"linestyle": ":", "markerfacecolor": "white"}
             _group_line(axes, list(asked), list(asked.values()), group, label, **style)
-    blind = _asked(cells, curve, [x * slots[-1] for x in places], "blind")
-    style = {"color": "black", "marker": "x", "linestyle": ":"}
-    label = _counted("blind (no video), all tasks", blind, curve)
-    _group_line(axes, list(blind), list(blind.values()), None, label, **style)
-    _chance_lines(
-        axes,
-        {
-            name: 100 * mean_of(held[0], group, "chance")
-            for name, group in lines.items()
-            if (held := _with(curve, group))
-        },
-    )
-    _percent_axis(axes)
+    if counted:
+        blind = _asked(cells, curve, [x * slots[-1] for x in places], "blind")
+        style = {"color": "black", "marker": "x", "linestyle": ":"}
+        label = _counted("blind (no video), all tasks", blind, curve)
+        _group_line(axes, list(blind), list(blind.values()), None, label, **style)
+        held = {name: next((cell for cell in curve if cell.rows(group)), None) for name, group in lines.items()}
+        _chance_lines(axes, {name: 100 * cell.mean_of(lines[name], "chance") for name, cell in held.items() if cell})
+    _value_axis(axes, curve[0].scale)
     _token_axis(axes, curve)
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
 
 
 def _group_line(
     axes: Axes, places: Sequence[float], cells: Sequence[Cell], group: str | None, label: str, **style: Any
 ) -> None:
-    """The mean accuracy over the tasks of a group, at the cells that have one of them."""
-    held = [(x, estimate(cell, group)) for x, cell in zip(places, cells, strict=True) if rows_of(cell, group)]
-    errorbars(axes, [x for x, _ in held], [found for _, found in held], label, **style)
+    """The mean over the tasks of a group, at the cells that have one of them."""
+    held = [(x, cell) for x, cell in zip(places, cells, strict=True) if any(map(has_mean, cell.rows(group)))]
+    found = [estimate(cell, group) for _, cell in held]
+    errorbars(axes, [x for x, _ in held], found, label, cells[0].scale if cells else ACCURACY, **style)
 
 
 def _counted(label: str, asked: Mapping[float, Cell], curve: Sequence[Cell]) -> str:
     """The label of a control, with its number of questions where these are fewer than the models'."""
-    counts = {len(correct(cell, None)) for cell in asked.values()}
-    if not counts or min(counts) >= len(correct(curve[0], None)):
+    counts = {len(cell.values()) for cell in asked.values()}
+    if not counts or min(counts) >= len(curve[0].values()):
         return label
     return f"{label} (n\u00a0=\u00a0{' to '.join(f'{n:,}' for n in sorted({min(counts), max(counts)}))})"
 
@@ -213,37 +173,30 @@ def _chance_lines(axes: Axes, chances: Mapping[str, float]) -> None:
 def _task_panel(axes: Axes, cells: Sequence[Cell], all_curves: Mapping[str, list[Cell]], task: str) -> None:
     shown = [cell for curve in all_curves.values() for cell in curve]
     inch = _inch(shown, SMALL_PANEL_INCHES)
+    apart = inch ** (STEP_INCHES * (len(all_curves) + len(CONTROL_LABELS) - 1))
     for i, (name, curve) in enumerate(all_curves.items()):
-        held = [cell for cell in curve if task in cell["scores"]["tasks"]]
-        apart = inch ** (STEP_INCHES * (len(all_curves) + len(CONTROL_LABELS) - 1))
-        at = [x * inch ** (STEP_INCHES * i) for x in _places(held, apart)]
+        held = [cell for cell in curve if task in cell.tasks]
         if not held:
             continue
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        found = [_task_estimate(cell, task) for cell in held]
-        label = f"{name}, all frames"
-        errorbars(axes, at, found, label, color=colour, marker=marker, linestyle="-", markersize=4)
+        at = [x * inch ** (STEP_INCHES * i) for x in _places(held, apart)]
+        found, style = [cell.tasks[task].estimate for cell in held], _style(i)
+        errorbars(axes, at, found, f"{name}, all frames", linestyle="-", markersize=4, **style)
         for j, (control, said) in enumerate(CONTROL_LABELS.items(), start=len(all_curves)):
-            beside = [x * inch ** (STEP_INCHES * j) for x in at]
-            asked = _asked(cells, held, beside, control)
-            asked = {place: cell for place, cell in asked.items() if task in cell["scores"]["tasks"]}
-            found = [_task_estimate(cell, task) for cell in asked.values()]
-            style = CONTROL_STYLES[control] | ({"color": colour} if len(all_curves) > 1 else {})  # whose it is
+            asked = _asked(cells, held, [x * inch ** (STEP_INCHES * j) for x in at], control)
+            asked = {place: cell for place, cell in asked.items() if task in cell.tasks}
+            found = [cell.tasks[task].estimate for cell in asked.values()]
+            whose = {"color": style["color"]} if len(all_curves) > 1 else {}
             label = _counted(f"{name}, {said}", asked, held)
-            errorbars(axes, list(asked), found, label, linestyle="none", markersize=5, **style)
-    row = next(cell["scores"]["tasks"][task] for cell in shown if task in cell["scores"]["tasks"])
-    axes.axhline(100 * row["chance"], color="0.45", linestyle="--", linewidth=1, label="chance", zorder=1)
-    group = f" ({row['group']})" if row["group"] != task else ""
+            look = CONTROL_STYLES[control] | whose
+            errorbars(axes, list(asked), found, label, linestyle="none", markersize=5, **look)
+    row = next(cell.tasks[task] for cell in shown if task in cell.tasks)
+    axes.axhline(100 * row.chance, color="0.45", linestyle="--", linewidth=1, label="chance", zorder=1)
+    group = f" ({row.group})" if row.group != task else ""
     title = wrapped(f"{task}{group}", SMALL_PANEL_INCHES)
-    needs = "" if row["needs_level"] is None else f"\nneeds level {row['needs_level']:g} or finer"
+    needs = "" if row.needs_level is None else f"\nneeds level {row.needs_level:g} or finer"
     axes.set_title(f"{title}{needs}", fontsize=9.5)
-    _percent_axis(axes)
+    _value_axis(axes, ACCURACY)
     _small_token_axis(axes, shown)
-
-
-def _task_estimate(cell: Cell, task: str) -> Estimate:
-    row = cell["scores"]["tasks"][task]
-    return Estimate(row["accuracy"], row["ci_low"], row["ci_high"])
 
 
 def _asked(cells: Sequence[Cell], curve: Sequence[Cell], places: Sequence[float], control: str) -> dict[float, Cell]:
@@ -254,14 +207,14 @@ def _asked(cells: Sequence[Cell], curve: Sequence[Cell], places: Sequence[float]
 
 def _inch(cells: Sequence[Cell], panel: float) -> float:
     """The factor of tokens that one inch stands for in a panel so wide."""
-    tokens = [cell["visual_tokens"] for cell in cells]
+    tokens = [cell.visual_tokens for cell in cells]
     return max(max(tokens) / min(tokens), 2) ** (1 / (panel - 2 * MARGIN_INCHES))
 
 
 def _places(curve: Sequence[Cell], apart: float) -> list[float]:
     """Where the points go: at their tokens, those of equal tokens beside one another by the factor `apart`."""
     places: list[float] = []
-    for tokens, same in groupby(curve, key=lambda cell: cell["visual_tokens"]):
+    for tokens, same in groupby(curve, key=lambda cell: cell.visual_tokens):
         count = len(list(same))
         places += [tokens * apart ** ((count - 1) / 2 - i) for i in range(count)]
     return places
@@ -270,8 +223,8 @@ def _places(curve: Sequence[Cell], apart: float) -> list[float]:
 def _ticks(cells: Sequence[Cell]) -> dict[int, str]:
     """Tokens -> the levels that cost so many, from few tokens to many."""
     levels: dict[int, list[float]] = {}
-    for cell in sorted(cells, key=lambda cell: cell["visual_tokens"]):
-        levels.setdefault(cell["visual_tokens"], []).append(cell["level"])
+    for cell in sorted(cells, key=lambda cell: cell.visual_tokens):
+        levels.setdefault(cell.visual_tokens, []).append(cell.level)
     return {tokens: ", ".join(f"{v:g}" for v in sorted(set(same))) for tokens, same in levels.items()}
 
 
@@ -308,8 +261,8 @@ def _log_axis(axes: Axes, ticks: Mapping[int, str], inch: float) -> None:
     axes.set_xlim(min(ticks) / inch**MARGIN_INCHES, max(ticks) * inch**MARGIN_INCHES)
 
 
-def _percent_axis(axes: Axes) -> None:
-    axes.set_ylim(0, 103)
+def _value_axis(axes: Axes, scale: Scale) -> None:
+    axes.set_ylim(0, 1.03 * scale.highest * scale.factor)
     axes.grid(axis="y", color="0.9")
 
 
@@ -321,13 +274,16 @@ def _legend(panels: Sequence[Axes]) -> dict[str, Any]:
     return dict(sorted(found.items(), key=lambda item: item[0].startswith("chance")))
 
 
-def errorbars(axes: Axes, x: Sequence[float], found: Sequence[Estimate], label: str, **style: Any) -> None:
+def errorbars(
+    axes: Axes, x: Sequence[float], found: Sequence[Estimate], label: str, scale: Scale = ACCURACY, **style: Any
+) -> None:
     """Points with their intervals, shares shown as percent; nothing is drawn without a place."""
     if not x:
         return
-    values = [100 * e.value for e in found]
-    below = [100 * max(0.0, e.value - e.low) for e in found]
-    above = [100 * max(0.0, e.high - e.value) for e in found]
+    values = [scale.factor * e.value for e in found]
+    ends = [(max(0.0, e.low), min(scale.highest, e.high)) for e in found]
+    below = [scale.factor * max(0.0, e.value - low) for e, (low, _) in zip(found, ends, strict=True)]
+    above = [scale.factor * max(0.0, high - e.value) for e, (_, high) in zip(found, ends, strict=True)]
     axes.errorbar(
         x, values, yerr=[below, above], label=legend_label(label), capsize=2.5, linewidth=1.5, elinewidth=1, **style
     )

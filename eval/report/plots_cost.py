@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from math import log
 from typing import TYPE_CHECKING
 
-from eval.report.cells import COSTS, Cell, curves, dominated, estimate
+from eval.report.cells import COSTS, curves, dominated, estimate
 from eval.report.pictures import drawn, legend_columns, legend_label, new_figure
 from eval.report.plots import COLOURS, MARGIN_INCHES, MARKERS, errorbars
+from eval.report.results import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ COST_PANEL_INCHES = 4.2
 
 def accuracy_vs_cost(cells: Sequence[Cell]) -> dict[str, bytes]:
     """A panel for each cost, accuracy over it; hollow where another is as good for less; a picture by its ending."""
-    names, levels = list(curves(cells)), sorted({cell["level"] for cell in cells})
+    names, levels = list(curves(cells)), sorted({cell.level for cell in cells})
     markers = {level: MARKERS[i % len(MARKERS)] for i, level in enumerate(levels)}
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     figure = new_figure((COST_PANEL_INCHES + 0.3) * len(COSTS) + 0.7, 5.2)
@@ -56,8 +57,8 @@ def _cost_panel(
         found = [estimate(cell, None) for _, cell in own]
         axes.plot([x for x, _ in own], [100 * e.value for e in found], color=colour, linewidth=0.8, alpha=0.5)
         for (x, cell), e in zip(own, found, strict=True):
-            face = "white" if cell["experiment"] in better else colour
-            style = {"color": colour, "marker": markers[cell["level"]], "markerfacecolor": face, "markersize": 7}
+            face = "white" if cell.experiment in better else colour
+            style = {"color": colour, "marker": markers[cell.level], "markerfacecolor": face, "markersize": 7}
             errorbars(axes, [x], [e], "", linestyle="none", **style)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from eval.report.cells import Cell, curves, tasks
+from eval.report.cells import curves, tasks
 from eval.report.pictures import drawn, new_figure, wrapped
+from eval.report.results import Cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def differences(
         return None
     names = [all_questions, *tasks(cells)]
     found = {
-        name: [[tested.get((curve[0]["experiment"], cell["experiment"], task)) for cell in curve[1:]] for task in names]
+        name: [[tested.get((curve[0].experiment, cell.experiment, task)) for cell in curve[1:]] for task in names]
         for name, curve in all_curves.items()
     }
     # The colours reach as far as the largest difference, yet small ones do not look large.
@@ -40,7 +41,7 @@ def differences(
         HEAT_INCHES * max(len(curve) - 1, NARROWEST if len(all_curves) > 1 else 1) for curve in all_curves.values()
     ]
     titles = [
-        wrapped(f"{name}: points from level {curve[0]['level']:g}", width if len(widths) > 1 else WIDEST_TITLE)
+        wrapped(f"{name}: points from level {curve[0].level:g}", width if len(widths) > 1 else WIDEST_TITLE)
         for (name, curve), width in zip(all_curves.items(), widths, strict=True)
     ]
     rows = [wrapped(name, NAME_INCHES) for name in names]
@@ -64,7 +65,7 @@ def _heat_panel(
     """A row for each task and a column for each level but the finest; `found` in that order."""
     values = [[cell[0] if cell else float("nan") for cell in row] for row in found]
     image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    labels = [f"level {cell['level']:g}\n{cell['visual_tokens']:,}" for cell in curve[1:]]
+    labels = [f"level {cell.level:g}\n{cell.visual_tokens:,}" for cell in curve[1:]]
     axes.set_xticks(range(len(labels)), labels, fontsize=8.5)
     axes.axhline(0.5, color="black", linewidth=1)
     axes.tick_params(length=0)

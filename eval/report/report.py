@@ -13,32 +13,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from eval.answers.answer import write_atomically
-from eval.report.cells import (
-    Cell,
-    are_grouped,
-    fullest,
-    groups,
-    in_order,
-    on_common,
-    over_seeds,
-    paired,
-    pairs,
-    runs_of,
-    tasks,
-)
+from eval.report.cells import are_grouped, fullest, groups, in_order, on_common, over_seeds, tasks
+from eval.report.comparisons import Test, compared
 from eval.report.csv_files import pairs_csv, stacked, sweep_csv
 from eval.report.files import markdown, page
 from eval.report.latex import tables_in_latex
 from eval.report.layout import file_name
-from eval.report.parts import MEAN, NOTHING, Part, Section, Table, Test
-from eval.report.plots import accuracy_vs_tokens, tasks_by_level
+from eval.report.parts import MEAN, NOTHING, Part, Section, Table
+from eval.report.plots import means_vs_tokens, tasks_by_level
 from eval.report.plots_cost import accuracy_vs_cost
 from eval.report.plots_differences import differences
+from eval.report.results import Cell
 from eval.report.sanity_checks import proof
 from eval.report.tables import report_tables
-from eval.statistics.stats import holm
-from videogpt_plus.io.files import write_bytes
+from videogpt_plus.io.files import write_bytes, write_text
 from videogpt_plus.types import UserError
 
 __all__ = ["Section", "Table", "proof", "write_report"]
@@ -55,10 +43,8 @@ def write_report(
 ) -> Path:
     """Writes the report of the cells into `out_dir` and returns its `index.html`.
 
-    A cell is a dict of experiment, adapter, level, visual_tokens, control (None for all frames), scores, and where
-    they are known seed, num_frames, random (weights that nobody trained), flops and kv_bytes of a question, and
-    benchmark where there are several: each has a section of its own, and nothing is compared across them. Runs that
-    differ in their seed alone become one model.
+    Each benchmark has a section of its own, and nothing is compared across them. Runs that differ in their seed alone
+    become one model.
     Accuracies and tests are of the questions that all cells have; `sweep.csv` has each run on all of its own.
     The same cells give the same bytes; `stamp` is printed where it is given, for a date or a seed. `more` comes last,
     such as what is said of judged answers; it may be all that there is. `name` tells the labels of `sweep.tex` from
@@ -66,10 +52,8 @@ def write_report(
     """
     by_benchmark: dict[str | None, list[Cell]] = {}
     for cell in cells:
-        by_benchmark.setdefault(cell.get("benchmark"), []).append(cell)
-    asked = [
-        benchmark for benchmark, several in by_benchmark.items() if any(cell["control"] is None for cell in several)
-    ]
+        by_benchmark.setdefault(cell.benchmark, []).append(cell)
+    asked = [benchmark for benchmark, several in by_benchmark.items() if any(cell.control is None for cell in several)]
     if not asked and not more.tables:
         raise UserError(f"no finished cell to report in {out_dir}: run the sweep first")
     out_dir = Path(out_dir)
@@ -79,11 +63,11 @@ def write_report(
     for file, content in [item for part in (*parts, more) for item in part.files.items()]:
         write_bytes(out_dir / file, content)
     if parts:
-        write_atomically(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
-        write_atomically(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
-    write_atomically(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
-    write_atomically(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
-    write_atomically(out_dir / "index.html", page(title, stamp, parts, more))
+        write_text(out_dir / "sweep.csv", stacked([(part.name, sweep_csv(part.runs)) for part in parts]))
+        write_text(out_dir / "pairs.csv", stacked([(part.name, pairs_csv(part.tests)) for part in parts]))
+    write_text(out_dir / "sweep.md", markdown(title, stamp, tables, pictures))
+    write_text(out_dir / "sweep.tex", tables_in_latex([t for t in tables if t.in_latex], title, stamp, name))
+    write_text(out_dir / "index.html", page(title, stamp, parts, more))
     return out_dir / "index.html"
 
 
@@ -95,7 +79,7 @@ def _part(cells: Sequence[Cell], name: str | None, margin: float | None) -> Part
     tests = _tests(models)
     heat = {(t.first, t.second, t.questions): (0.0 - 100 * t.paired.difference, t.shown) for t in tests}
     pictures = {
-        "accuracy_vs_tokens": accuracy_vs_tokens(models),
+        "accuracy_vs_tokens": means_vs_tokens(models),
         "accuracy_vs_cost": accuracy_vs_cost(models),
         "differences": differences(models, heat, MEAN),
         "tasks_by_level": tasks_by_level(models),
@@ -109,32 +93,11 @@ def _part(cells: Sequence[Cell], name: str | None, margin: float | None) -> Part
         for stem, picture in pictures.items()
         for ending, content in (picture or {}).items()
     }
-    return Part(name, runs, tests, tables, files)
+    return Part(tables, files, name=name, runs=runs, tests=tests)
 
 
 def _tests(models: Sequence[Cell]) -> list[Test]:
     """Every pair by the mean of tasks and by each group's, one family; and on each task, another."""
-    by_group = groups(models) if are_grouped(models) else []
-    families = {
-        "questions": [(MEAN, None, None), *((group, group, None) for group in by_group)],
-        "tasks": [(task, None, task) for task in tasks(models)],
-    }
-    tests: list[Test] = []
-    for family, parts in families.items():
-        found = [
-            Test(
-                family,
-                label,
-                first["experiment"],
-                second["experiment"],
-                name,
-                *result,
-                (len(runs_of(first)), len(runs_of(second))),
-            )
-            for label, first, second in pairs(models)
-            for name, group, task in parts
-            if (result := paired(first, second, group, task))
-        ]
-        adjusted = holm([test.paired.p for test in found])
-        tests += [replace(test, adjusted=p, family_size=len(found)) for test, p in zip(found, adjusted, strict=True)]
-    return tests
+    by_group = {group: (group, None) for group in groups(models)} if are_grouped(models) else {}
+    by_task = {task: (None, task) for task in tasks(models)}
+    return compared(models, {"questions": {MEAN: (None, None)} | by_group, "tasks": by_task})

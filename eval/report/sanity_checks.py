@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from eval.report.cells import Cell, correct, curves, estimate, mean_of, paired, rows_of, with_control
-from eval.statistics.stats import Z95, Estimate
+from eval.report.cells import curves, estimate, with_control
+from eval.report.comparisons import paired
+from eval.report.results import Cell
+from eval.statistics.estimates import Z95, Estimate, share
 
 #: Accuracies are ratios of counts: a difference of 5 points must not fail by its last bit.
 TINY = 1e-9
@@ -53,11 +55,11 @@ def proof(cells: Sequence[Cell]) -> list[Claim]:
     """
     claims, all_curves = [], curves(cells)
     for name, curve in all_curves.items():
-        rows = curve[0]["scores"]["tasks"].values()
-        if curve[0].get("random") or all(row["needs_level"] is None for row in rows):
+        rows = curve[0].rows()
+        if curve[0].random or all(row.needs_level is None for row in rows):
             continue
-        known = {row["group"] for row in rows}
-        if curve[0].get("num_frames") == 1:
+        known = {row.group for row in rows}
+        if curve[0].num_frames == 1:
             known -= {"temporal"}
         found = [
             *(_coarse(curve) if "coarse" in known else []),
@@ -74,8 +76,8 @@ def _coarse(curve: Sequence[Cell]) -> list[Claim]:
     fine, coarse = curve[0], curve[-1]
     lowest = min((estimate(cell, "coarse") for cell in curve), key=lambda found: found.value)
     low = {
-        task: min((_of_task(cell, task) for cell in curve), key=lambda found: found.value)
-        for task in rows_of(fine, "coarse")
+        row.name: min((cell.tasks[row.name].estimate for cell in curve), key=lambda found: found.value)
+        for row in fine.rows("coarse")
     }
     return [
         *_change(fine, coarse, "coarse", "stay within 5 points", Within(-0.05, 0.05)),
@@ -88,11 +90,11 @@ def _fine(curve: Sequence[Cell]) -> list[Claim]:
 
 
 def _change(fine: Cell, coarse: Cell, group: str, claim: str, lost: Within) -> list[Claim]:
-    claim = f"{claim} from level {fine['level']:g} to level {coarse['level']:g}"
+    claim = f"{claim} from level {fine.level:g} to level {coarse.level:g}"
     if fine is coarse:
         return [Claim(f"{group} tasks {claim}", "needs two levels", None, False)]
     together = _lost(fine, coarse, group, None)
-    by_task = {task: _lost(fine, coarse, None, task) for task in rows_of(fine, group)}
+    by_task = {row.name: _lost(fine, coarse, None, row.name) for row in fine.rows(group)}
     return _both(group, claim, together, by_task, lost, points=True)
 
 
@@ -106,16 +108,16 @@ def _lost(fine: Cell, coarse: Cell, group: str | None, task: str | None) -> Esti
 def _temporal(cells: Sequence[Cell], curve: Sequence[Cell]) -> list[Claim]:
     pairs = [(cell, with_control(cells, cell, "one_frame")) for cell in curve]
     asked, one = next(((cell, one) for cell, one in pairs if one), (curve[0], None))
-    at, group = f"at level {asked['level']:g}", "temporal"
-    by_task = {task: _of_task(asked, task) for task in rows_of(asked, group)}
+    at, group = f"at level {asked.level:g}", "temporal"
+    by_task = {row.name: row.estimate for row in asked.rows(group)}
     all_frames = _both(
         group, f"reach 75 % with all frames {at}", estimate(asked, group), by_task, Within(0.75)
     )  # fmt: skip
     claim = f"are within 10 points of chance with one frame repeated {at}"
     if not one:
         return [*all_frames, Claim(f"temporal tasks {claim}", "the one_frame control was not asked", None, False)]
-    off = {task: _above(_of_task(one, task), row["chance"]) for task, row in rows_of(one, group).items()}
-    together = _above(estimate(one, group), mean_of(one, group, "chance"))
+    off = {row.name: _above(row.estimate, row.chance) for row in one.rows(group)}
+    together = _above(estimate(one, group), one.mean_of(group, "chance"))
     return all_frames + _both(group, claim, together, off, Within(-0.10, 0.10), points=True, of="chance ")
 
 
@@ -125,23 +127,24 @@ def _blind(cells: Sequence[Cell], curve: Sequence[Cell]) -> list[Claim]:
         return [Claim("blind answers are worth a guess", "the blind control was not asked", None, False)]
     claims = []
     for cell, blind in blinds:
-        rows, at = blind["scores"]["tasks"], f"at level {cell['level']:g}"
-        weights = {task: len(row["correct"]) for task, row in rows.items()}
+        rows, at = blind.tasks, f"at level {cell.level:g}"
+        weights = [(row, len(row.values)) for row in rows.values()]
         chance, majority = (
-            sum(rows[task][name] * n for task, n in weights.items()) / sum(weights.values())
+            sum(getattr(row, name) * n for row, n in weights) / sum(n for _, n in weights)
             for name in ("chance", "majority")
         )
-        found = _all_questions(blind)
+        run = next(iter(blind.by_seed.values()))  # asked of one seed, or of several alike
+        found = share(run.values(), run.clips)
         measured = f"{_percent(found)}; chance {100 * chance:.1f} %, best constant answer {100 * majority:.1f} %"
         # The best constant answer is known after the fact; before it, a guess is worth chance.
         ok = found.low <= majority and found.high >= chance
         claim = f"blind answers are neither below chance nor above the best constant answer {at} (95 % interval)"
         claims.append(Claim(claim, measured, ok))
-        each = {task: _widened(_of_task(blind, task), len(rows)) for task in rows}
-        task, worst = max(each.items(), key=lambda item: item[1].low - rows[item[0]]["majority"])
-        measured = f"closest: {task} {_percent(worst)}, best constant answer {100 * rows[task]['majority']:.1f} %"
+        each = {task: _widened(row.estimate, len(rows)) for task, row in rows.items()}
+        task, worst = max(each.items(), key=lambda item: item[1].low - rows[item[0]].majority)
+        measured = f"closest: {task} {_percent(worst)}, best constant answer {100 * rows[task].majority:.1f} %"
         claim = f"blind answers are above the best constant answer in no task {at} (intervals for all tasks together)"
-        claims.append(Claim(claim, measured, worst.low <= rows[task]["majority"]))
+        claims.append(Claim(claim, measured, worst.low <= rows[task].majority))
     return claims
 
 
@@ -174,20 +177,6 @@ def _widened(found: Estimate, tasks: int) -> Estimate:
     return Estimate(
         found.value, found.value - by * (found.value - found.low), found.value + by * (found.high - found.value)
     )
-
-
-def _of_task(cell: Cell, task: str) -> Estimate:
-    row = cell["scores"]["tasks"][task]
-    return Estimate(row["accuracy"], row["ci_low"], row["ci_high"])
-
-
-def _all_questions(cell: Cell) -> Estimate:
-    """The mean over all questions of a control, which was asked of one seed or of several alike."""
-    from eval.report.cells import clips_of, runs_of
-    from eval.statistics.stats import share
-
-    first, *_ = runs_of(cell)
-    return share(correct(first, None), clips_of(first))
 
 
 def _above(found: Estimate, chance: float) -> Estimate:

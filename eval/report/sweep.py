@@ -11,9 +11,10 @@ from typing import Any
 from eval.answers.answer import read_answers
 from eval.answers.places import OtherAnswers, name_of, task_of
 from eval.report.found import Answers, find, is_copy, scores_of
-from eval.report.judged_levels import Run
-from eval.report.judged_tables import judged_section
-from eval.report.report import Section, Table, write_report
+from eval.report.judged import Run, judged_section
+from eval.report.parts import Section, Table
+from eval.report.report import write_report
+from eval.report.results import Cell
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import base_of
 from videogpt_plus.config.tokens import num_visual_tokens
@@ -98,21 +99,21 @@ def _of_usual(answers: Sequence[Answers], chosen: Mapping[str, Path]) -> dict[st
     }
 
 
-def _cell(one: Answers, tokens: int, frames: int, scores: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(one: Answers, tokens: int, frames: int, scores: Mapping[str, Any]) -> Cell:
     experiment = one.experiment
-    return {
-        "benchmark": name_of(one.meta),
-        "experiment": one.shown,
-        "adapter": experiment.reducer.name,
-        "level": experiment.level,
-        "seed": experiment.seed,
-        "visual_tokens": tokens,
-        "num_frames": experiment.num_frames,
-        "random": experiment.is_random,
+    return Cell.of(
+        scores,
+        benchmark=name_of(one.meta),
+        experiment=one.shown,
+        adapter=experiment.reducer.name,
+        level=experiment.level,
+        seed=experiment.seed,
+        visual_tokens=tokens,
+        num_frames=experiment.num_frames,
+        random=experiment.is_random,
+        control=one.meta["control"],
         **costs(experiment, frames),
-        "control": one.meta["control"],
-        "scores": scores,
-    }
+    )
 
 
 def _stamp(answers: Sequence[Answers]) -> str:

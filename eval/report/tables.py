@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import floor, log10
-from typing import Any
 
 from eval.report.cells import (
     COSTS,
-    Cell,
     are_grouped,
-    correct,
     curves,
     dominated,
     estimate,
     groups,
-    mean_of,
-    n_clips,
-    rows_of,
     seeds_said,
     tasks,
     with_control,
 )
+from eval.report.comparisons import Test, detectable_of
 from eval.report.levels import level_tables
-from eval.report.paired_tests import detectable_of, paired_tables, resolution_table, unpaired_said
-from eval.report.parts import DETECTABLE, MEAN, Table, Test
+from eval.report.paired_tests import detectable, paired_tables, resolution_table, unpaired_said
+from eval.report.parts import DETECTABLE, MEAN, Table, interval
+from eval.report.results import Cell
 from eval.report.sanity_checks import proof
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import ACCURACY
 from videogpt_plus.flops import TEXT_TOKENS
 
 #: The controls in the order of the columns, and what the note says of each.
@@ -41,7 +37,7 @@ def report_tables(
     models: Sequence[Cell], runs: Sequence[Cell], tests: Sequence[Test], every: int, margin: float | None = None
 ) -> list[Table]:
     by_series = list(curves(models).items())
-    n = len(correct(next(m for m in models if m["control"] is None), None))
+    n = len(next(m for m in models if m.control is None).values())
     counted = f"{n:,} of {every:,} questions are in every run with all frames; the table is about these."
     said = f"{seeds_said(models)} {counted}"
     return [
@@ -77,25 +73,26 @@ def _accuracy_table(
 ) -> Table:
     """Accuracy by level, a row for each group (or for each task where `by_group` is None), with the controls."""
     controls = [c for cell in curve for control in SHOWN_INSTEAD if (c := with_control(cells, cell, control))]
-    asked = [what for control, what in SHOWN_INSTEAD.items() if any(c["control"] == control for c in controls)]
+    asked = [what for control, what in SHOWN_INSTEAD.items() if any(c.control == control for c in controls)]
     shown_instead = f"Controls: {'; '.join(asked)}. " if asked else ""
     columns = [
         *(["group", "tasks"] if by_group else ["task", "group", "needs level"]),
         "n", "clips", "chance", "majority",
-        *(f"level {cell['level']:g}: {cell['visual_tokens']:,} tokens" for cell in curve),
+        *(f"level {cell.level:g}: {cell.visual_tokens:,} tokens" for cell in curve),
         *(_control_title(cell, curve) for cell in controls),
         DETECTABLE,
     ]  # fmt: skip
     shown = [*curve, *controls]
+
+    def found(questions: str) -> str:
+        return detectable(detectable_of(curve, tests, questions))
+
     if by_group:
-        rows = [
-            [*_group_row(shown, group), detectable_of(curve, tests, group or MEAN)]
-            for group in [*by_group, None]
-            if any(rows_of(cell, group) for cell in curve)
-        ]
+        known = [group for group in [*by_group, None] if any(cell.rows(group) for cell in curve)]
+        rows = [[*_group_row(shown, group), found(group or MEAN)] for group in known]
     else:
-        rows = [[*_task_row(shown, task), detectable_of(curve, tests, task)] for task in tasks(curve)]
-        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], detectable_of(curve, tests, MEAN)])
+        rows = [[*_task_row(shown, task), found(task)] for task in tasks(curve)]
+        rows.append([MEAN, "", "", *_group_row(shown, None)[2:], found(MEAN)])
     what = "group of tasks" if by_group else "task"
     note = (
         "Accuracy in % with its 95 % interval: Wilson's, of as many independent questions as the clips are worth. A "
@@ -109,17 +106,17 @@ def _accuracy_table(
 
 def _control_title(control: Cell, curve: Sequence[Cell]) -> str:
     """Control and level, with the number of questions where it was asked fewer than the models."""
-    title, asked = f"{control['control'].replace('_', ' ')}, level {control['level']:g}", len(correct(control, None))
-    return title if asked >= len(correct(curve[0], None)) else f"{title}: its {asked:,} questions"
+    title, asked = f"{control.control.replace('_', ' ')}, level {control.level:g}", len(control.values())
+    return title if asked >= len(curve[0].values()) else f"{title}: its {asked:,} questions"
 
 
 def _cost_table(cells: Sequence[Cell]) -> Table:
     better = {name: dominated(cells, name) for name in COSTS}
     rows = [
         [
-            cell["experiment"], f"{cell['visual_tokens']:,}", *(_number(cost(cell)) for cost in COSTS.values()),
-            _seconds(cell["scores"]), _interval(estimate(cell, None)),
-            *(found["experiment"] if (found := better[name].get(cell["experiment"])) else "" for name in COSTS),
+            cell.experiment, f"{cell.visual_tokens:,}", *(_number(cost(cell)) for cost in COSTS.values()),
+            _seconds(cell), interval(estimate(cell, None)),
+            *(found.experiment if (found := better[name].get(cell.experiment)) else "" for name in COSTS),
         ]
         for curve in curves(cells).values()
         for cell in curve
@@ -145,53 +142,51 @@ def _number(value: float | None) -> str:
     return f"{value:,.{max(0, 2 - floor(log10(value)))}f}" if value else "0"
 
 
-def _seconds(scores: Mapping[str, Any]) -> str:
+def _seconds(cell: Cell) -> str:
     """The mean over the answers, or that there is none."""
-    seconds = scores["overall"]["seconds_per_question"]
+    seconds = cell.overall.seconds_per_question
     return "not measured" if seconds is None else f"{seconds:.2f}"
 
 
 def _group_row(shown: Sequence[Cell], group: str | None) -> list[str]:
-    first = next(cell for cell in shown if rows_of(cell, group))
-    rows = rows_of(first, group)
-    n = sum(row["n"] for row in rows.values())
+    first = next(cell for cell in shown if cell.rows(group))
+    rows = first.rows(group)
     return [
         group or MEAN,
         str(len(rows)),
-        f"{n:,}",
-        f"{n_clips(first, group):,}",
-        _points(mean_of(first, group, "chance")),
-        _points(mean_of(first, group, "majority")),
-        *(_interval(estimate(cell, group)) if rows_of(cell, group) else "" for cell in shown),
+        f"{sum(row.n for row in rows):,}",
+        f"{first.n_clips(group):,}",
+        ACCURACY.show(first.mean_of(group, "chance")),
+        ACCURACY.show(first.mean_of(group, "majority")),
+        *(interval(estimate(cell, group)) if cell.rows(group) else "" for cell in shown),
     ]
 
 
 def _task_row(shown: Sequence[Cell], task: str) -> list[str]:
-    rows = [cell["scores"]["tasks"].get(task) for cell in shown]
+    rows = [cell.tasks.get(task) for cell in shown]
     row = next(row for row in rows if row)
     return [
         task,
-        row["group"] if row["group"] != task else "",
-        "" if row["needs_level"] is None else f"{row['needs_level']:g}",
-        f"{row['n']:,}",
-        f"{n_clips(shown[0], None, task):,}",
-        _points(row["chance"]),
-        _points(row["majority"]),
-        *(_interval(Estimate(r["accuracy"], r["ci_low"], r["ci_high"])) if r else "" for r in rows),
+        row.group if row.group != task else "",
+        "" if row.needs_level is None else f"{row.needs_level:g}",
+        f"{row.n:,}",
+        f"{shown[0].n_clips(task=task):,}",
+        ACCURACY.show(row.chance),
+        ACCURACY.show(row.majority),
+        *(interval(one.estimate) if one else "" for one in rows),
     ]
 
 
 def _run_table(cells: Sequence[Cell]) -> Table:
     rows = []
     for cell in cells:
-        total = cell["scores"]["overall"]
+        total = cell.overall
         rows.append([
-            cell["experiment"], cell["adapter"], f"{cell['level']:g}", str(cell.get("seed", "")),
-            f"{cell['visual_tokens']:,}", (cell["control"] or "none").replace("_", " "), f"{total['n']:,}",
-            str(total["n_failed"]),
-            f"{total['n_unparsed']} ({100 * total['n_unparsed'] / total['n']:.1f} %)",
-            _points(total["macro"]["accuracy"]), _points(total["micro"]["accuracy"]),
-            _points(total["reference_rule_accuracy"]), _seconds(cell["scores"]),
+            cell.experiment, cell.adapter, f"{cell.level:g}", "" if cell.seed is None else str(cell.seed),
+            f"{cell.visual_tokens:,}", (cell.control or "none").replace("_", " "), f"{total.n:,}",
+            str(total.n_failed), f"{total.n_unparsed} ({ACCURACY.show(total.n_unparsed / total.n)} %)",
+            ACCURACY.show(total.estimate.value), ACCURACY.show(cell.of_questions.value),
+            ACCURACY.show(total.reference_rule_accuracy), _seconds(cell),
         ])  # fmt: skip
     columns = [
         "experiment", "adapter", "level", "seed", "visual tokens", "control", "n", "unreadable clips",
@@ -209,23 +204,15 @@ def _failures_table(cells: Sequence[Cell]) -> list[Table]:
     failed: dict[tuple[str, str, str], set[int]] = {}
     keys: dict[tuple[str, str, str], set[str]] = {}
     for number, cell in enumerate(cells):
-        for task, row in cell["scores"]["tasks"].items():
-            for failure in row["failures"]:
-                at = (task, failure["video"], failure["error"])
+        for row in cell.rows():
+            for failure in row.failures:
+                at = (row.name, failure.video, failure.error)
                 failed.setdefault(at, set()).add(number)
-                keys.setdefault(at, set()).add(failure["key"])
-    asked = [correct(cell, None).keys() for cell in cells]
+                keys.setdefault(at, set()).add(failure.key)
+    asked = [cell.values().keys() for cell in cells]
     counts = {at: (len(runs), sum(not keys[at].isdisjoint(own) for own in asked)) for at, runs in failed.items()}
     rows = [[*at, *map(str, both)] for at, both in counts.items()]
     wrong = "in every run" if all(runs == of for runs, of in counts.values()) else "in the runs that could not read it"
     note = f"Clips that could not be read. A question about such a clip counts as wrong {wrong}."
     columns = ["task", "video", "error", "runs that failed", "runs that asked"]
     return [Table("Unreadable clips", note, columns, rows)] if rows else []
-
-
-def _interval(found: Estimate) -> str:
-    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}"

@@ -15,7 +15,8 @@ import numpy as np
 
 from eval.statistics.clustered import wilson
 from eval.statistics.contrast import Clips, luck
-from eval.statistics.stats import FEWEST_DIFFERING, Estimate
+from eval.statistics.estimates import Estimate
+from eval.statistics.paired import FEWEST_DIFFERING
 
 #: Draws by which the quantile is found, and the seed that makes them the same each time.
 DRAWS, SEED = 20_000, 20

@@ -12,8 +12,8 @@ from math import sqrt
 
 import numpy as np
 
-#: Standard normal quantile of a two-sided 95 % interval.
-Z95 = 1.959963984540054
+from eval.statistics.estimates import Z95, t_quantile
+
 #: With so many clips beside the most frequent kind the variance between clips is trusted alone.
 TRUSTED_CLIPS = 15
 
@@ -67,6 +67,11 @@ class Spread:
             return most
         measured = self.variance / self.independent * (t_quantile(0.975, self.freedom) / Z95) ** 2
         return min(most, max(1.0, measured, self.doubt * most + (1 - self.doubt) * measured))
+
+    @property
+    def worth(self) -> float:
+        """How many independent questions weigh as much as these in these clips."""
+        return self.questions / self.design_effect()
 
     def cautious_variance(self, size: float = 1.0) -> float:
         """`variance`, widened where few clips differ: as if two more had been seen to change by `size`, one each way.
@@ -134,13 +139,6 @@ def _one_more(values: np.ndarray, task: np.ndarray) -> float:
     centre = (np.bincount(task, values) / sizes).mean()
     square = (np.bincount(task, (values - centre) ** 2) / sizes).mean()
     return float(square * (1 / sizes**2).sum() / len(sizes) ** 2)
-
-
-def t_quantile(share: float, freedom: float) -> float:
-    """Student's quantile; that of the normal distribution where `freedom` is infinite."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(min(freedom, 1e9), share))
 
 
 def wilson(share: float, n: float, z: float = Z95) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.statistics.stats import Estimate
+from eval.statistics.estimates import Estimate
 
 #: Makes what is dealt by chance the same each time.
 SEED = 20

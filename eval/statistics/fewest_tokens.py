@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.statistics.contrast import Clips, Contrast, contrast, half
-from eval.statistics.stats import FEWEST_DIFFERING
+from eval.statistics.paired import FEWEST_DIFFERING, TOO_FEW
 from eval.statistics.tango import variance
 
 #: One-sided level of each test.
 ALPHA = 0.05
-TOO_FEW = "too few clips to tell"
 
 
 class Loss(NamedTuple):

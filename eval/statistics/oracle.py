@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval.statistics.contrast import Clips, Contrast, luck, of_changes
-from eval.statistics.stats import FEWEST_DIFFERING
+from eval.statistics.paired import FEWEST_DIFFERING
 
 #: Parts of the clips that the choice by type leaves out in turn. More parts share the clips they choose on, and the
 #: interval no longer knows how uncertain the choice is: with ten it is too narrow by a third, with two by a tenth.

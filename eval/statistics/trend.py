@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from eval.statistics.contrast import Clips, contrast
+from eval.statistics.estimates import LEVEL
+from eval.statistics.paired import FEWEST_DIFFERING
 from eval.statistics.sign_flips import SignFlips
-from eval.statistics.stats import FEWEST_DIFFERING, LEVEL
 
 
 class Trend(NamedTuple):

@@ -1,4 +1,4 @@
-"""Reading what a benchmark's author wrote: each thing that is wrong is one line with its file and entry."""
+"""Reading a benchmark's annotations: each error is one line with the file and the entry."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from videogpt_plus.io import files
 from videogpt_plus.io.entries import json_of, names_a_file
 from videogpt_plus.types import UserError
 
 
 def read_json(path: Path) -> Any:
-    """The file's value. Raises UserError."""
-    try:
-        return json_of(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; build or download the benchmark again") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); build or download it again") from error
-    except (ValueError, RecursionError) as error:
-        what = "is empty" if not path.stat().st_size else f"is not JSON ({error})"
-        raise UserError(f"{path}: {what}; build or download it again") from error
+    """The file's value. UserError: it cannot be read."""
+    return files.read_json(path, "build or download the benchmark again", json_of, "utf-8-sig")
+
+
+def read_list(path: Path) -> list[Any]:
+    """The entries of a file of questions. UserError: it holds none."""
+    entries = read_json(path)
+    if not isinstance(entries, list) or not entries:
+        raise UserError(
+            f"{path}: expected a list of questions; found {shown(entries)}; build or download the benchmark again"
+        )
+    return entries
 
 
 def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
@@ -35,7 +38,7 @@ def text_of(entry: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def clip_of(folder: Path, video: str) -> Path:
-    """Where the clip `video` of an entry lies; one that names no file is no clip, even where its folder is there."""
+    """The path of the clip `video` of an entry; one that names no file leads to no clip, even if its folder exists."""
     return folder / video if names_a_file(video) else folder / f"{video} (which names no file)"
 
 

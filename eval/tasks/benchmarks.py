@@ -1,4 +1,4 @@
-"""Every benchmark by its name: how its files are read, where they lie, and how answers become scores.
+"""Every benchmark by its name: how its files are read, where they are, and how answers become scores.
 
 A new one in a layout that is known is one line.
 """
@@ -16,8 +16,8 @@ from typing import Any, Literal
 from eval.tasks.binary_labels import load_rwf2000
 from eval.tasks.mvbench import load_benchmark
 from eval.tasks.open_questions import CLIP_FOLDERS, OpenExample, load_vcgbench, load_vcgbench_diverse, load_zero_shot
-from eval.tasks.task import CONTROLS, Example, Task, fingerprint
-from videogpt_plus.types import UserError
+from eval.tasks.task import Example, Task, fingerprint
+from videogpt_plus.types import CONTROLS, UserError
 
 #: What a judge is asked about the answers of a task.
 Aspects = Mapping[str, tuple[str, ...]]
@@ -43,7 +43,7 @@ class Benchmark:
 
     # Folder -> its tasks.
     load: Callable[[Any], list[Task]]
-    # Where it lies unless the user says otherwise; None for the folder that the experiment names.
+    # Its usual folder; None for the one that the experiment names.
     root: str | None
     # "choice": the parsed option is right or wrong. "judged": a judge gives scores.
     scored: Literal["choice", "judged"]
@@ -129,26 +129,24 @@ def root_of(name: str, own: str | Path, chosen: str | Path | None = None) -> Pat
 
 
 def copy_of(name: str, own: str | Path, chosen: str | Path | None) -> str:
-    """What tells the chosen copy of a benchmark from others: its file's name and a fingerprint of its questions.
+    """A name for the chosen copy of a benchmark: its file's name and a fingerprint of its questions.
 
-    "" for the usual place, and for a benchmark of the user's own, which is told by its name. UserError: there is no
+    "" for the usual place, and for a benchmark of the user's own, which has its own name. UserError: there is no
     such benchmark.
     """
     if chosen is None or is_own(name) or place_of(chosen) == place_of(root_of(name, own)):
         return ""
-    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in _title(place_of(chosen)))[:40].strip("-.")
+    place = place_of(chosen)
+    title = place.stem if place.is_file() else place.name
+    plain = "".join(c if c.isalnum() or c in "._-" else "-" for c in title)[:40].strip("-.")
     plain = plain.replace(".old-", "-old-")  # what was moved aside is called so
     return f"{plain or 'copy'}-{fingerprint(examples(name, chosen))[:8]}"
 
 
 def place_of(root: str | Path) -> Path:
-    """Where a benchmark really lies; a `tasks.json` in it is the folder."""
+    """The real path of a benchmark's folder, also where its `tasks.json` is named."""
     place = Path(os.path.realpath(root))
     return place.parent if place.name == "tasks.json" and place.is_file() else place
-
-
-def _title(place: Path) -> str:
-    return place.stem if place.is_file() else place.name
 
 
 def examples(name: str, root: str | Path, limit: int | None = None) -> list[Example] | list[OpenExample]:

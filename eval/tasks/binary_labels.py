@@ -2,8 +2,8 @@
 
     ROOT/val.json    as `videogpt-plus data rwf2000 --split val` writes it
 
-Beside accuracy: confusion, precision, recall and F1 of the positive label, from what the model said and, where the
-labels' probabilities were asked for, from the likelier one.
+In addition to accuracy: confusion, precision, recall and F1 of the positive label, from what the model said and, where
+the labels' probabilities were asked for, from the likelier one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.statistics.stats import Estimate, wilson
+from eval.statistics.estimates import Estimate, wilson
 from eval.tasks.annotations import read_json, shown
 from eval.tasks.replies import plain
 from eval.tasks.task import Example, Task
@@ -80,7 +80,7 @@ def parse_label(reply: str, labels: Sequence[str]) -> str | None:
 
 
 def load_rwf2000(root: str | Path) -> list[Task]:
-    """RWF-2000's clips from `root`/val.json. UserError: there is none, or an entry is none of such a file."""
+    """RWF-2000's clips from `root`/val.json. UserError: there is no such file, or an entry is malformed."""
     file = Path(root).absolute() / "val.json"
     if not file.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""Benchmarks in MVBench's published layout: `json/<task>.json` beside `video/<folder>/<clip>`.
+"""Benchmarks in MVBench's published layout: `json/<task>.json` and `video/<folder>/<clip>`.
 
 A benchmark is named by its folder, or by a file of rows that says where the folder is: see `open_benchmark`.
 """
@@ -10,13 +10,15 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.tasks.annotations import clip_of, read_json, shown, text_of
+from eval.tasks.annotations import clip_of, read_json, read_list, shown, text_of
 from eval.tasks.task import Example, Task
 from videogpt_plus.clips.names import with_ending
 from videogpt_plus.io.entries import names_a_file, seconds_of
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError
 
 KINDS = ("video", "gif", "frames")
@@ -33,13 +35,13 @@ FIELD_TYPES = {
 
 @dataclass(frozen=True)
 class TaskFolder:
-    """Where a task's clips lie and how its annotation is to be read; one entry of `tasks.json`."""
+    """The folder of a task's clips and how its annotation is read; one entry of `tasks.json`."""
 
-    # Folder of the clips, from the benchmark's root; an absolute one lies anywhere.
+    # Folder of the clips, relative to the benchmark's root, or absolute.
     folder: str
     # What a clip is: "video", "gif" or "frames" (a folder of pictures).
     kind: str = "video"
-    # What the clips' names end in here, such as ".mp4", where a copy was encoded anew; "" for what the annotation says.
+    # Ending of the clips' names, such as ".mp4", in a copy that was encoded again; "" for what the annotation says.
     suffix: str = ""
     # Whether `start` and `end` of an entry bound its clip.
     bounds: bool = False
@@ -81,7 +83,7 @@ class Benchmark(NamedTuple):
 
     #: The folder that holds `json/`.
     root: Path
-    #: Task name -> where its clips lie.
+    #: Task name -> its row of the table.
     tasks: Mapping[str, TaskFolder]
     #: The file that states rows of the table, whether or not it is there.
     rows: Path
@@ -117,7 +119,7 @@ def load_benchmark(root: str | Path, tasks: Sequence[str] | None = None) -> list
 
 
 def open_benchmark(path: str | Path) -> Benchmark:
-    """The benchmark at `path`: its folder, or a file of rows like its `tasks.json`, which may lie anywhere.
+    """The benchmark at `path`: its folder, or a file of rows like its `tasks.json`, in any place.
 
     Such a file states task -> folder, suffix, kind, bounds, ... (see TaskFolder), and by `"root"` the benchmark's
     folder where that is not its own: from the file's folder on, or where nothing is there, from the working folder.
@@ -150,7 +152,7 @@ def open_benchmark(path: str | Path) -> Benchmark:
 
 
 def annotation_of(root: Path, task: str) -> Path:
-    """Where the task's questions lie."""
+    """The file of the task's questions."""
     return root / "json" / (task.lower().replace(" ", "_").replace("-", "_") + ".json")
 
 
@@ -162,21 +164,19 @@ def read_task(benchmark: Benchmark, name: str) -> Reading:
     root, _, rows = benchmark
     row, path = benchmark.tasks[name], annotation_of(benchmark.root, name)
     questions, problems, seen = [], [], Counter[str]()
-    try:
-        entries = _entries(path)
-    except UserError as error:
+    entries = attempted(partial(read_list, path), UserError)
+    if isinstance(entries, UserError):
         named = "" if name in MVBENCH or path.exists() else f", or correct the name '{name}' in {rows}"
-        return Reading((), (f"{error}{named}",))
+        return Reading((), (f"{entries}{named}",))
     if row.questions not in (None, len(entries)):
         problems.append(
             f"{path}: {len(entries)} questions, {row.questions} expected; download it again, "
             f"or state the number as 'questions' of '{name}' in {rows}"
         )
     for i, entry in enumerate(entries):
-        try:
-            example = _example(root, name, row, entry, where=f"{path}, entry {i}")
-        except UserError as error:
-            problems.append(str(error))
+        example = attempted(partial(_example, root, name, row, entry, where=f"{path}, entry {i}"), UserError)
+        if isinstance(example, UserError):
+            problems.append(str(example))
             continue
         questions.append(replace(example, occurrence=seen[example.key]))
         seen[example.key] += 1
@@ -201,15 +201,6 @@ def _row(path: Path, name: str, entry: Any) -> TaskFolder:
         what, found = ("folder", row.folder) if not row.folder else ("suffix", row.suffix)
         raise UserError(f"{path}, task '{name}': '{what}' must be like video/clips and .mp4; found {shown(found)}")
     return row
-
-
-def _entries(path: Path) -> list[Any]:
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise UserError(
-            f"{path}: expected a list of questions; found {shown(entries)}; build or download the benchmark again"
-        )
-    return entries
 
 
 def _load_task(benchmark: Benchmark, name: str) -> Task:
@@ -255,4 +246,4 @@ def _second(entry: Mapping[str, Any], name: str, where: str) -> float:
     value = entry.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise UserError(f"{where}: '{name}' must be a time in seconds; found {shown(value)}")
-    return seconds_of(value)  # one that no clip has is said when the clip is read
+    return seconds_of(value)  # whether the clip is so long is checked when it is read

@@ -5,27 +5,26 @@
     *_Zero_Shot_QA/    test_q.json test_a.json                                    videos/ | all_test/ | mp4/ ...
 
 A clip is looked for under every usual ending. One that is missing keeps its question: it becomes an answer line with
-its error, as everywhere in this house.
+its error, as everywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from eval.tasks.annotations import clip_of, read_json, shown, text_of
+from eval.tasks.annotations import clip_of, read_list, shown, text_of
 from eval.tasks.task import Task
+from videogpt_plus.clips.names import VIDEO_ORDER, VIDEOS, ending_of, without_ending
+from videogpt_plus.io.fingerprint import of_value
 from videogpt_plus.types import UserError
 
-#: Endings of clips, in the order in which they are tried.
-ENDINGS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".flv", ".gif")
 #: Where benchmarks keep their clips, from the benchmark's root.
 CLIP_FOLDERS = ("Test_Videos", "videos", "videos/all", "all_test", "mp4", "video", "gif", "gifs", ".")
 DIVERSE_TYPES = ("summary", "spatial", "reasoning", "temporal", "consistency")
@@ -37,7 +36,7 @@ class OpenExample:
 
     # Name of the task, such as "generic".
     task: str
-    # Where the clip lies: a file or a folder of frames.
+    # A file or a folder of frames.
     path: Path
     # The clip's name as the annotation writes it.
     video: str
@@ -61,16 +60,17 @@ class OpenExample:
     needs_level: float | None = None
     # There are none: this is what makes it open.
     candidates: ClassVar[tuple[str, ...]] = ()
+    spoken: ClassVar[None] = None
 
     @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name the question by its content: task, video, question and which of equals."""
         content = [self.task, self.video, self.start, self.end, self.question, self.part, self.again]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return of_value(content)
 
     @property
     def clip(self) -> str:
-        """What tells the clip from others: one name stands for one file, wherever it lies."""
+        """The clip's name, which is unique in such a benchmark."""
         return self.video
 
     @property
@@ -188,7 +188,7 @@ class _Clips:
         return clip_of(self.folders[0] if self.folders else self.default, video)
 
     def _in(self, folder: Path, video: str, fit: int) -> list[Path]:
-        """What fits the name so well in the folder, in the order of ENDINGS."""
+        """What fits the name so well in the folder, in the order of VIDEO_ORDER."""
         folder, video = (folder / video).parent, Path(video).name
         if folder not in self.known:
             self.known[folder] = _listed(folder)
@@ -210,28 +210,25 @@ def _fit(name: str, written: str) -> int:
 
 def _ending(name: str) -> str:
     """The clip's ending in small letters; "" for a folder, or for a name that was written without one."""
-    return low if (low := Path(name).suffix.lower()) in ENDINGS else ""
+    return ending_of(name, VIDEOS).lower()
 
 
 def _bare(name: str) -> str:
-    return name[: len(name) - len(_ending(name))]
+    return without_ending(name, VIDEOS)
 
 
 def _rank(name: str) -> tuple[int, str]:
-    """Where its ending stands in ENDINGS, a folder of frames first; small letters before large ones."""
+    """Where its ending stands in VIDEO_ORDER, a folder of frames first; small letters before large ones."""
     ending = _ending(name)
-    return ENDINGS.index(ending) if ending else -1, name.swapcase()
+    return VIDEO_ORDER.index(ending) if ending else -1, name.swapcase()
 
 
 def _listed(folder: Path) -> dict[str, list[str]]:
     """The folder's entries by their names without ending, in small letters; none of one that cannot be listed."""
     found: dict[str, list[str]] = {}
-    try:
-        names = sorted(os.listdir(folder))
-    except (OSError, ValueError):  # a clip in it says why when it is read
-        names = []
-    for name in names:
-        found.setdefault(_bare(name).lower(), []).append(name)
+    with suppress(OSError, ValueError):  # a clip in it says why when it is read
+        for name in sorted(os.listdir(folder)):
+            found.setdefault(_bare(name).lower(), []).append(name)
     return found
 
 
@@ -254,9 +251,7 @@ def _root(root: str | Path) -> Path:
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{path}: expected a list of questions; found {shown(entries)}; download it again")
+    entries = read_list(path)
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise UserError(f"{path}, entry {i}: expected an object; found {shown(entry)}; download it again")

@@ -1,4 +1,4 @@
-"""What a benchmark is to the rest of the house: examples out, replies in.
+"""What a benchmark offers: examples out, replies in.
 
 load_benchmark -> Task.examples() -> Answerer.answers(examples, control) -> answers.jsonl -> scores.json ->
 report
@@ -6,24 +6,16 @@ report
 
 from __future__ import annotations
 
-import hashlib
-import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol
 
 from eval.tasks.options import parse_option
-from videogpt_plus.types import ClipError, UserError
-
-#: What may be withheld from the model, so that seeing can be told from guessing, and order from what is seen.
-CONTROLS: dict[str, str] = {
-    "blind": "no video: the prompt without any visual token",
-    "one_frame": "one frame, repeated to the full number of frames",
-    "shuffled": "all frames, in a random order that is fixed for each question",
-}
+from videogpt_plus.io.fingerprint import of_value
+from videogpt_plus.types import Outcome, Question
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class Example:
 
     # Name of the task, as in the table of tasks.
     task: str
-    # Where the clip lies: a file or a folder of frames.
+    # A file or a folder of frames.
     path: Path
     # The clip's name as the annotation writes it.
     video: str
@@ -63,11 +55,11 @@ class Example:
         A repetition is told from the first by its number.
         """
         content = [self.task, self.video, self.start, self.end, self.question]
-        return _digest([*content, self.occurrence] if self.occurrence else content)[:16]
+        return of_value([*content, self.occurrence] if self.occurrence else content)
 
     @property
     def clip(self) -> str:
-        """What tells the clip from others of the benchmark; questions about one clip are not independent."""
+        """The clip's unique name in the benchmark; questions about one clip are not independent."""
         return f"{self.folder}/{self.video}" if self.folder else self.video
 
     @property
@@ -111,40 +103,9 @@ class Task:
     # In the order of the annotation: `Example`, or what an Answerer takes for one.
     questions: tuple[Example, ...]
 
-    @property
-    def expected_examples(self) -> int:
-        return len(self.questions)
-
     def examples(self) -> Sequence[Example]:
         """Every question, in the order of the annotation."""
         return self.questions
-
-
-class Reply(NamedTuple):
-    """What a model said, how many visual tokens it was shown, and what that took."""
-
-    #: What it said, greedily; the most likely option `(C)` where only the options' probabilities were asked for.
-    text: str
-    visual_tokens: int
-    #: log P of each option's letter; None where they were not asked for.
-    option_logprobs: tuple[float, ...] | None = None
-    #: Seconds for this answer. Of a batch, or of a clip that serves several answers: this one's even share.
-    seconds: float | None = None
-    #: Of these, decoding and encoding: what models that are asked together do once. It counts fully for each.
-    seconds_encode: float | None = None
-    #: Until the first token: encoding and prefill.
-    seconds_first: float | None = None
-
-
-class Question(NamedTuple):
-    """An example, and the names of the models that it is for."""
-
-    example: Example
-    models: tuple[str, ...]
-
-
-#: What became of a question: by model a reply, or why that model cannot be asked it; or a clip that cannot be read.
-Outcome: TypeAlias = "Mapping[str, Reply | ClipError] | ClipError"
 
 
 class Answerer(Protocol):
@@ -158,27 +119,9 @@ class Answerer(Protocol):
         ...
 
 
-def check_control(control: str | None) -> None:
-    """Raises UserError unless `control` is None or one of CONTROLS."""
-    if control is not None and control not in CONTROLS:
-        raise UserError(f"unknown control '{control}'; choose from: {', '.join(CONTROLS)}")
-
-
-def seed_of(example: Example) -> int:
-    """What a control draws by, even over questions and fixed for each.
-
-    `one_frame` repeats the frame of this number, modulo the clip's frames; `shuffled` draws its order.
-    """
-    return int(example.key, 16)
-
-
 def fingerprint(examples: Sequence[Example]) -> str:
     """16 hexadecimal digits of the questions, options and answers, whatever their order.
 
     The clips' bytes stay outside: a repaired file must not forbid `retry_errors` in the same folder.
     """
-    return _digest(sorted([e.key, *e.candidates, e.answer] for e in examples))[:16]
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return of_value(sorted([e.key, *e.candidates, e.answer] for e in examples))

@@ -46,8 +46,8 @@ LAYOUTS = ["[%s, %s]", "\ufeff[%s, %s]", "%s\n%s\n", "\ufeff%s\n\n%s"]
 GOOD = {"video": "a.mp4", "question": "Which?", "candidates": ["x", "y", "z"], "answer": "z"}
 #: Questions of a benchmark that are none -> what is said of them.
 BAD_QUESTIONS = [
-    ("", "colour.json: is empty"),
-    ("[{", "colour.json: is not JSON"),
+    ("", "colour.json is empty"),
+    ("[{", "colour.json is not JSON"),
     ("[]", "colour.json: expected a list of questions; found []"),
     ({"a": 1}, "colour.json: expected a list"),
     ([GOOD, 3], "colour.json, entry 1: expected an object"),

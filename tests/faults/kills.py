@@ -9,12 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing import get_context
 from pathlib import Path
 
+import fork_server
 from train_worker import Job
 
-from videogpt_plus.app import cli
 from videogpt_plus.training import stages
 
 from .lines import ROOT, refused
@@ -38,7 +37,7 @@ def kill_trainings(tiny: Tiny, root: Path, count: int) -> Iterator[tuple[str, st
         some = jobs[first : first + KILLS_A_WORKER]
         (root / "jobs").write_bytes(pickle.dumps(some))
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        subprocess.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=600, env=environment)
+        fork_server.run([sys.executable, WORKER, root / "jobs"], check=True, timeout=600, env=environment)
         for number, job in enumerate(some, first + 1):
             yield f"training {number}: {job.stage} killed while {job.dies}", _gone_on_with(tiny, job)
 
@@ -55,13 +54,6 @@ def _gone_on_with(tiny: Tiny, job: Job) -> str | None:
     return differing(trained(folder), trained(tiny.expected(job.stage)))
 
 
-def answer(words: list[str]) -> None:
-    """The body of a process that answers without a word."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 1)
-    cli.main(words)
-
-
 def answer_words(run: Path) -> list[str]:
     return ["answer", str(run), "--workers", "0"]
 
@@ -75,8 +67,7 @@ def kill_answers(tiny: Tiny, root: Path, count: int, questions: int) -> Iterator
 
     Each kill comes at a random moment after a few more answers.
     """
-    context, moments = get_context("forkserver"), random.Random(0)
-    context.set_forkserver_preload(["videogpt_plus.app.cli", "eval.answers.runs", "eval.answers.video_llm", "peft"])
+    moments = random.Random(0)
     straight, killed = copied(tiny, root / "straight"), None
     refused(answer_words(straight))
     for number in range(count):
@@ -84,15 +75,15 @@ def kill_answers(tiny: Tiny, root: Path, count: int, questions: int) -> Iterator
             killed = copied(tiny, root / f"killed{number}")
         path = killed / "answers" / "answers.jsonl"
         wanted = whole_lines(path) + moments.randint(0, max(1, questions // KILLS_A_RUN - 2))
-        process = context.Process(target=answer, args=(answer_words(killed),))
-        process.start()
-        while process.is_alive() and whole_lines(path) < wanted:
+        command = [sys.executable, "-m", "videogpt_plus", *answer_words(killed)]
+        process = fork_server.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None and whole_lines(path) < wanted:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.02))
         process.kill()
-        process.join()
+        process.wait()
         kept = whole_lines(path)
-        told = None if process.exitcode == -9 else f"it ended before it was killed: exit code {process.exitcode}"
+        told = None if process.returncode == -9 else f"it ended before it was killed: exit code {process.returncode}"
         if number % KILLS_A_RUN == KILLS_A_RUN - 1 or number == count - 1:
             code, said = refused(answer_words(killed))
             told = told or (said if code else compared(killed, straight))

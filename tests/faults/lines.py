@@ -43,6 +43,7 @@ WORDS = [
     (["report", LONG], "File name too long"),
     (["tokens", "\udcff"], "unknown experiment"),
     (["\udcff"], "unknown command"),
+    (["web", "--host", "\udcff"], "it is taken, or no address of this machine"),
     (["answer", "run[1]"], "no trained run under results/ fits 'run[1]'"),
     (["answer", "/x/*"], "no trained run under results/ fits '/x/*'"),
     (["answer", "**x"], "no trained run under results/ fits '**x'"),
@@ -79,6 +80,43 @@ NAMES = [
     (["sweep", "qwen1_5b", "--benchmarks", "mvbench", "mvbench=elsewhere"], "names mvbench twice"),
     (["sweep", "qwen1_5b", "--seeds", "-1"], "-1"),
     (["sweep", "qwen1_5b", "--cell", "99999"], "99999"),
+]
+#: Words that the parser refuses -> what is said. Its box of several lines is told in one.
+USAGE = [
+    (["tokens"], "videogpt-plus tokens lacks EXPERIMENT (toy, qwen1_5b, "),
+    (["tokens", "toy", "extra"], "'extra' is a word too many; `videogpt-plus tokens --help` tells more"),
+    (["tokens", "toy", "--levls", "2"], "videogpt-plus tokens has no option --levls: did you mean --levels? `videogpt"),
+    (["tokens", "toy", "--scoring", "both"], "videogpt-plus tokens has no option --scoring; `videogpt-plus tokens --h"),
+    (
+        ["tokens", "toy", "--levels", "two"],
+        "--levels takes numbers, and not 'two'; `videogpt-plus tokens --help` tells",
+    ),
+    (["sweep", "toy", "--levels", "1", "two"], "--levels takes numbers, and not '1', 'two'; `"),
+    (["tokens", "toy", "-x"], "videogpt-plus tokens has no option -x; "),
+    (["sweep", "toy", "--jobs", "x"], "--jobs takes a whole number, and not 'x'; `videogpt-plus sweep --help`"),
+    (["sweep", "toy", "--nonsense"], "videogpt-plus sweep has no option --nonsense; `videogpt-plus sweep --help`"),
+    (["sweep", "toy", "--dry-run=yes"], "'yes' is a word too many; "),
+    (["predict"], "videogpt-plus predict lacks STR (A run folder, or an experiment's name); "),
+    (["web", "--port"], "videogpt-plus web lacks a value for --port; "),
+    (["web", "--port", "abc"], "--port takes a whole number, and not 'abc'; "),
+    (["score", "toy", "--limit", "3.5"], "--limit takes a whole number, and not '3.5'; "),
+    (["answer", "toy", "--scoring", "logprobs"], "did you mean 'logprob'? choose from generate, logprob, both; `video"),
+    (
+        ["answer", "toy", "--scoring", f"/{LONG}/{LONG}"],
+        f"--scoring '/{LONG}/{LONG}' is not possible: choose from gene",
+    ),
+    (["data", "rwf2001"], "dataset 'rwf2001' is not possible: did you mean 'rwf2000'? "),
+    (
+        ["data", "rwf2000"],
+        "videogpt-plus data lacks --data-dir PATH (Folder that holds train/{Fight,NonFight} and val/",
+    ),
+    (
+        ["cinego"],
+        "videogpt-plus cinego needs one more word: choose from tokenizer, lm, pretrain, sft, preprocess, demo, ",
+    ),
+    (["cinego", "nope"], "unknown command 'nope': choose from tokenizer, lm, "),
+    (["cinego", "lm", "toy_cinego"], "videogpt-plus cinego lm lacks --data PATH ... (JSONL files of"),
+    ([], "videogpt-plus needs one more word: choose from sweep, pretrain, train, "),
 ]
 #: Words about what this project makes by itself: clips of the toy, weights of a twin, a copy of the packaged run.
 #: Nothing of it is made -> what is said.
@@ -187,7 +225,7 @@ def all_lines() -> Iterator[Refused]:
     for words, said in SWEEPS:
         yield _refused(["sweep", "toy", *words], said)
         yield _refused(["sweep", "toy", *words, "--dry-run"], said)
-    for words, said in [*WORDS, *NAMES, *UNMADE]:
+    for words, said in [*WORDS, *NAMES, *USAGE, *UNMADE]:
         yield _refused(words, said)
     for command, *more in TWINS:
         yield _refused([command, "toy_llava15", *more], "toy_llava15 was not asked here yet")

@@ -55,14 +55,14 @@ def ask(folder: Path) -> dict:
     """Asks the packaged model in a folder; returns counts, and the largest memory of this process in MiB."""
     import shutil
 
-    from eval.answers import video_llm
+    from videogpt_plus import inference
     from videogpt_plus.app import cli
 
     from .lines import told
     from .records import PACKAGED
 
-    prepare = video_llm.Preparation
-    video_llm.Preparation = lambda *of: Hanging(prepare(*of))
+    prepare = inference.Preparation
+    inference.Preparation = lambda *of: Hanging(prepare(*of))
     shutil.copytree(PACKAGED, folder / "run")
     began, place = time.monotonic(), ["--task", "clip", "--benchmark", str(folder)]
     with chdir(folder), told() as said:

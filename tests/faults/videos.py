@@ -236,6 +236,23 @@ def with_long_header(share: float, folder: Path) -> Path:
     return path
 
 
+def with_noise(seconds: float, folder: Path) -> Path:
+    """A Matroska of 30 seconds in 18 clusters, with 200 random bytes so long before its last frame."""
+    path = render_mp4(folder / "a.mkv", coded_frames(300), 10, codec="mjpeg", pix_fmt="yuvj420p")
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    begin = places[-1 - round(10 * seconds)] - 12  # where the block begins that holds the picture
+    content[begin : begin + 200] = np.random.default_rng(0).bytes(200)
+    path.write_bytes(content)
+    return path
+
+
+def without_lengths(folder: Path) -> Path:
+    """A Matroska as it is sent while it is made: its segment and clusters do not say how long they are."""
+    return render_mp4(folder / "a.mkv", coded_frames(60), 10, container_options={"live": "1"})
+
+
 def palettes(folder: Path) -> Path:
     return render_palettes(folder / "a.avi", [COLOURS[i // 5] for i in range(20)])
 
@@ -354,6 +371,11 @@ def _odd_times() -> Iterator[Kind]:
             yield _kind(f"each {every}th frame dropped in {suffix}", make, (True, 0, True, 22), span)
     yield _kind("a header that is too long", partial(with_long_header, 1), list(range(60)))
     yield _kind("a header of a cut file", partial(with_long_header, 2 / 3), Line("of 25.0 s are in it"))
+    for seconds in (0, 0.7, 1.2, 12):
+        yield _kind(
+            f"noise {seconds} s before the end", partial(with_noise, seconds), Line("no element begins at byte")
+        )
+    yield _kind("a Matroska without lengths", without_lengths, list(range(60)))
     wanted = [list(COLOURS[i // 5]) for i in range(20)]
     yield _kind("palettes that change", palettes, wanted, lambda p: read_clip(p, 20).frames[:, :, 5, 5].tolist())
 

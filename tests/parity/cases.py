@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.models.dual_encoder import LORA_TARGETS, DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
+from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.text.chat import MARKER, encode_conversation, encode_prompt
 from videogpt_plus.types import IGNORE, Visual
 
@@ -45,7 +46,7 @@ def inference(folder: Folder, sheet: Sheet) -> None:
             compare_answers(model, sheet, level, expected, ids, visuals, grids)
 
 
-def compare_prompt(model: DualEncoderVLM, sheet: Sheet, ids: Tensor) -> None:
+def compare_prompt(model: VisionLM, sheet: Sheet, ids: Tensor) -> None:
     """The ids of a recorded prompt, put together again from the question in it."""
     text = sheet.meta.get("prompt")
     found = re.search(r"(?:<image>)+\n(.*)<\|im_end\|><\|im_start\|>assistant\n\Z", text or "", re.DOTALL)
@@ -56,7 +57,7 @@ def compare_prompt(model: DualEncoderVLM, sheet: Sheet, ids: Tensor) -> None:
         sheet.skip("prompt ids", "the prompt is not one of the template 'qwen2'")
 
 
-def compare_features(model: DualEncoderVLM, sheet: Sheet, whole: Sequence[Visual]) -> None:
+def compare_features(model: VisionLM, sheet: Sheet, whole: Sequence[Visual]) -> None:
     """Both encoders' features of all frames, those too that stand for no placeholder."""
     grids = model.encode(whole)
     if "image" in model.encoders:
@@ -69,7 +70,7 @@ def compare_features(model: DualEncoderVLM, sheet: Sheet, whole: Sequence[Visual
 
 
 def compare_answers(
-    model: DualEncoderVLM,
+    model: VisionLM,
     sheet: Sheet,
     level: str,
     expected: dict[str, Any],
@@ -138,7 +139,7 @@ def sure_steps(expected: dict[str, Any], steps: Tensor) -> list[int]:
 
 
 def compare_tokens(
-    model: DualEncoderVLM,
+    model: VisionLM,
     sheet: Sheet,
     level: str,
     sequences: dict[str, list[list[int]]],
@@ -195,7 +196,7 @@ def by_sample(visuals: Sequence[Visual], counts: Sequence[int]) -> list[list[Vis
     return [[next(rest)] if count else [] for count in counts]
 
 
-def compare_text(model: DualEncoderVLM, sheet: Sheet, template: str) -> tuple[Tensor, Tensor, Tensor]:
+def compare_text(model: VisionLM, sheet: Sheet, template: str) -> tuple[Tensor, Tensor, Tensor]:
     """Recorded ids, labels and mask of a batch, our own for its conversations being compared with them."""
     recorded, labels, mask = sheet["input_ids"], sheet["labels"], sheet["attention_mask"].bool()
     rows = [
@@ -224,7 +225,7 @@ def counts_of(turns: Sequence[dict[str, str]], total: int) -> list[int]:
 
 
 def compare_training(
-    model: DualEncoderVLM,
+    model: VisionLM,
     sheet: Sheet,
     level: str,
     expected: dict[str, Any],
@@ -292,7 +293,7 @@ def compare_training(
 
 
 def compare_gradients(
-    model: DualEncoderVLM,
+    model: VisionLM,
     sheet: Sheet,
     level: str,
     prefix: str,
@@ -308,14 +309,14 @@ def compare_gradients(
     model.zero_grad()
 
 
-def parameter_of(model: DualEncoderVLM, name: str) -> torch.nn.Parameter:
+def parameter_of(model: VisionLM, name: str) -> torch.nn.Parameter:
     """A parameter by its name in the reference: a projector's, or one of the LLM."""
     projectors, own = named_projectors(model), name.removeprefix("model.")
     return projectors[own] if own in projectors else model.llm.get_parameter(name)
 
 
 def compare_with_alone(
-    model: DualEncoderVLM,
+    model: VisionLM,
     sheet: Sheet,
     level: str,
     ids: Tensor,
@@ -390,7 +391,7 @@ def lora(folder: Folder, sheet: Sheet) -> None:
             set_level(model, float(level))
             compare_answers(model, sheet, level, expected, ids, visuals, grids)
     if "find_all_linear_names" in sheet.meta:
-        sheet.exact("modules with LoRA", sorted(LORA_TARGETS), sorted(sheet.meta["find_all_linear_names"]))
+        sheet.exact("modules with LoRA", sorted(TARGETS), sorted(sheet.meta["find_all_linear_names"]))
     if "non_lora_trainables" in sheet.meta:
         ours = {f"base_model.model.model.{k}": list(v.shape) for k, v in model.projector_state().items()}
         recorded = {key: shape for key, (shape, _) in sheet.meta["non_lora_trainables"].items()}
@@ -408,6 +409,6 @@ def levels(sheet: Sheet) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from sheet.meta["pools"].items()
 
 
-def chunk_of(model: DualEncoderVLM) -> int:
+def chunk_of(model: VisionLM) -> int:
     """Frames a chunk of the video stream."""
     return model.encoders["video"].tower.chunk

@@ -28,7 +28,7 @@ from videogpt_plus.clips.video import linspace_indices, read_clip
 from videogpt_plus.config.experiment import Branch, Experiment, with_settings
 from videogpt_plus.config.experiments import CINEGO_512
 from videogpt_plus.config.options import GenerationConfig
-from videogpt_plus.encoders import preprocessor
+from videogpt_plus.encoders.loading import preprocessor
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, angles, mlp_width, rotate
 from videogpt_plus.families.cinego.model import Cinego, assemble

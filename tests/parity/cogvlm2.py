@@ -25,7 +25,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from videogpt_plus.clips import video
 from videogpt_plus.config.experiment import Branch, Experiment, Prompting, Published, Sampling
-from videogpt_plus.encoders import preprocessor
+from videogpt_plus.encoders.loading import preprocessor
 from videogpt_plus.families.cogvlm2 import decoder, eva2, rope
 from videogpt_plus.families.cogvlm2.eva2_image import squashed
 from videogpt_plus.families.cogvlm2.model import CogVLM2
@@ -241,7 +241,7 @@ def conversation(recordings: Recordings, sheet: Sheet, one: dict[str, Any], titl
         chat.Turn(t["from"] == "human", t["value"].removeprefix("<video>"), frames * (i == 0))
         for i, t in enumerate(turns)
     ]
-    pieces = chat.TEMPLATES[template].conversation(tokenizer, parsed)
+    pieces = chat.template_of(template).conversation(tokenizer, parsed)
     ids, labels = [], []
     for piece in pieces if one["answer"] is not None else pieces[:1]:
         for token in piece.ids:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.types import UserError
 
 from .models import build, write_parts
@@ -27,7 +27,7 @@ class Folder:
         if not root.is_dir():
             raise UserError(f"no recordings at {root}: name a folder of them, such as tests/golden")
         self.root, self.work = root, work
-        self.models: dict[tuple[str, Path | None], DualEncoderVLM] = {}
+        self.models: dict[tuple[str, Path | None], VisionLM] = {}
 
     def names(self) -> list[str]:
         """Every case: the folders with a meta.json or tensors, and the tables."""
@@ -98,14 +98,14 @@ class Folder:
                 return there[name]
         raise UserError(f"no LoRA checkpoint of {case} in {self.root}: expected the folder {case}_ckpt")
 
-    def model(self, weights: str, checkpoint: Path | None = None) -> DualEncoderVLM:
+    def model(self, weights: str, checkpoint: Path | None = None) -> VisionLM:
         """The model of these weights in float32, with a checkpoint's LoRA and projectors if one is named."""
         key = (weights, checkpoint)
         if key not in self.models:
             self.models[key] = self.fresh(weights, checkpoint)
         return self.models[key]
 
-    def fresh(self, weights: str, checkpoint: Path | None = None) -> DualEncoderVLM:
+    def fresh(self, weights: str, checkpoint: Path | None = None) -> VisionLM:
         """A model of its own, to be changed."""
         folder = Path(tempfile.mkdtemp(dir=self.work))
         experiment = write_parts(self.root / weights, self.tokenizer_folder, folder, all_rows=checkpoint is None)

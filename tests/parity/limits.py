@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.reducers import build_reducer, pooled_side
 from videogpt_plus.reducers.average import Average
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
@@ -96,20 +96,20 @@ def per_frame(info: Mapping[str, Any], level: float) -> tuple[int, int]:
     return image, video
 
 
-def shown(model: DualEncoderVLM, images: int, video: int, count: int) -> Visual:
+def shown(model: VisionLM, images: int, video: int, count: int) -> Visual:
     """Some frames of both streams; which ones does not matter here."""
     parts = {"image": images, "video": video}
     return Visual({n: frames(1, parts[n], e.pixels, n) for n, e in model.encoders.items()}, count)
 
 
-def asked(model: DualEncoderVLM, ids: Tensor, visuals: list[Visual]) -> Tensor:
+def asked(model: VisionLM, ids: Tensor, visuals: list[Visual]) -> Tensor:
     """Logits of one sample."""
     with torch.inference_mode():
         return model(ids, torch.ones_like(ids), torch.full_like(ids, IGNORE), [visuals]).logits
 
 
 def compare_count(
-    model: DualEncoderVLM, sheet: Sheet, recorded: Mapping[str, Any], count: int, total: int, text: int
+    model: VisionLM, sheet: Sheet, recorded: Mapping[str, Any], count: int, total: int, text: int
 ) -> None:
     """Placeholders for fewer frames than there are. Where the reference fails, a clip of so many real frames."""
     ids = torch.tensor([[1] + [PLACEHOLDER] * count + list(range(2, 1 + text))])
@@ -129,7 +129,7 @@ def compare_count(
     sheet.exact(f"{count} real frames (the reference fails): lengths", facts, [[1, text + image + video], True])
 
 
-def compare_runs(model: DualEncoderVLM, sheet: Sheet, first: int, second: int, text: int) -> None:
+def compare_runs(model: VisionLM, sheet: Sheet, first: int, second: int, text: int) -> None:
     """Two videos in one sample: each run shows its own frames."""
     ids = torch.tensor([[1] + [PLACEHOLDER] * first + [2] * text + [PLACEHOLDER] * second + [3]])
     visuals = [shown(model, n, n, n) for n in (first, second)]
@@ -145,7 +145,7 @@ def compare_runs(model: DualEncoderVLM, sheet: Sheet, first: int, second: int, t
 
 
 def compare_level(
-    folder: Folder, model: DualEncoderVLM, sheet: Sheet, weights: str, level: float, recorded: Mapping[str, Any]
+    folder: Folder, model: VisionLM, sheet: Sheet, weights: str, level: float, recorded: Mapping[str, Any]
 ) -> None:
     if not recorded["ok"]:
         try:
@@ -164,7 +164,7 @@ def compare_level(
     sheet.skip("shape of the logits", "no prompt of this folder has the recorded length", f"{level:g}")
 
 
-def prompts(folder: Folder, model: DualEncoderVLM, weights: str) -> Iterator[tuple[list[str], Tensor, list[Visual]]]:
+def prompts(folder: Folder, model: VisionLM, weights: str) -> Iterator[tuple[list[str], Tensor, list[Visual]]]:
     """Levels, ids and visuals of each recorded prompt with these weights."""
     for _, meta, tensors in folder.cases():
         if meta.get("weights") == weights and "prompt" in meta and len(meta["frames"]) == 1:
@@ -176,7 +176,7 @@ def prompts(folder: Folder, model: DualEncoderVLM, weights: str) -> Iterator[tup
             )
 
 
-def compare_text_alone(model: DualEncoderVLM, sheet: Sheet, name: str, text: int) -> None:
+def compare_text_alone(model: VisionLM, sheet: Sheet, name: str, text: int) -> None:
     """Text without a visual, beside a video in one batch: each has the logits that it has alone."""
     words, visual = torch.randint(3, 256, (1, text + 3)), shown(model, 4, 4, 4)
     video = torch.tensor([[1] + [PLACEHOLDER] * 4 + [2]])
@@ -191,7 +191,7 @@ def compare_text_alone(model: DualEncoderVLM, sheet: Sheet, name: str, text: int
         sheet.close(f"{name.replace('_', ' ')}, which fails in the reference: {kind}", row[: alone.shape[1]], alone[0])
 
 
-def compare_train_mode(model: DualEncoderVLM, sheet: Sheet) -> None:
+def compare_train_mode(model: VisionLM, sheet: Sheet) -> None:
     """Features do not change while the rest of the model trains: a frozen tower drops no path."""
     visual = shown(model, 4, 4, 4)
     before = model.encode([visual])[0]
@@ -203,7 +203,7 @@ def compare_train_mode(model: DualEncoderVLM, sheet: Sheet) -> None:
 
 
 def compare_changes(
-    folder: Folder, model: DualEncoderVLM, sheet: Sheet, weights: str, recorded: Mapping[str, float], level: float
+    folder: Folder, model: VisionLM, sheet: Sheet, weights: str, recorded: Mapping[str, float], level: float
 ) -> None:
     """How far the last logits move when frames change places: of the recorded prompt that moves as far."""
     known = {name: value for name, value in recorded.items() if name in CHANGES}
@@ -223,7 +223,7 @@ def compare_changes(
 
 
 def moved(
-    folder: Folder, model: DualEncoderVLM, weights: str, names: Mapping[str, float], level: float
+    folder: Folder, model: VisionLM, weights: str, names: Mapping[str, float], level: float
 ) -> Iterator[dict[str, float]]:
     """The same changes on each recorded prompt."""
     for _, ids, (visual,) in prompts(folder, model, weights):
@@ -239,7 +239,7 @@ def moved(
         yield changes
 
 
-def compare_attention(folder: Folder, model: DualEncoderVLM, sheet: Sheet, weights: str) -> None:
+def compare_attention(folder: Folder, model: VisionLM, sheet: Sheet, weights: str) -> None:
     """The plain computation of attention and the fast one agree."""
     for _, ids, visuals in prompts(folder, model, weights):
         with encoded_once(model, visuals):

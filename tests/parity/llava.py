@@ -21,6 +21,7 @@ from torch import Tensor
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Branch, Experiment, Sampling
 from videogpt_plus.config.experiments import LLAVA15_7B
+from videogpt_plus.families.llava15.chat import written_with
 from videogpt_plus.families.llava15.encoder import canonical
 from videogpt_plus.families.llava15.model import Llava
 from videogpt_plus.models.generation import Reading, _Batch, generate
@@ -192,7 +193,7 @@ def ids_of(recordings: Recordings, spelling: str, writer: str, prompt: str, pict
     """Our ids of a recorded prompt, written as `writer` does: a PLACEHOLDER where a picture goes."""
     system, turns = turns_of(prompt)
     parsed = chat._parsed(turns, [1] * pictures)
-    pieces = chat._llava(system, *WRITERS[writer]).conversation(recordings.model(spelling).tokenizer, parsed)
+    pieces = written_with(system, *WRITERS[writer]).conversation(recordings.model(spelling).tokenizer, parsed)
     return [token for piece in pieces for token in piece.ids]
 
 

@@ -15,15 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from videogpt_plus.config.experiment import Branch, Experiment, InternVideo2Size, Published
-from videogpt_plus.encoders import load_encoder
-from videogpt_plus.io.run_weights import projector_key, split_reference
+from videogpt_plus.encoders.loading import load_encoder
+from videogpt_plus.io.run_weights import projector_key
 from videogpt_plus.io.tensors import read_tensors
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.models.projectors import build_projector
 from videogpt_plus.reducers import build_reducer
 from videogpt_plus.reducers.average import Average
 from videogpt_plus.types import PLACEHOLDER, Visual
+
+from .reference_state import split_reference
 
 #: Mean and deviation of each stream's pixels.
 MOMENTS = {
@@ -152,13 +154,13 @@ def _write_internvideo2(info: Mapping[str, Any], state: Mapping[str, Tensor], pa
     )
 
 
-def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32) -> DualEncoderVLM:
+def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32) -> VisionLM:
     """The experiment's model as the product loads it; with an LLM that it does not offer, composed in the same way."""
     kind = json.loads((Path(experiment.llm) / "config.json").read_text())["model_type"]
     if kind == "qwen2":
         return load_model(experiment, run, "cpu", dtype)
     llm = transformers.AutoModelForCausalLM.from_pretrained(experiment.llm, dtype=dtype)
-    model = DualEncoderVLM(
+    model = VisionLM(
         llm,
         transformers.AutoTokenizer.from_pretrained(experiment.llm),
         {name: load_encoder(stream, "cpu", dtype) for name, stream in experiment.branches},
@@ -169,13 +171,13 @@ def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32)
     return model.eval()
 
 
-def set_level(model: DualEncoderVLM, level: float) -> None:
-    for name in model.reducers:
-        model.reducers[name] = build_reducer(Average(level))
+def set_level(model: VisionLM, level: float) -> None:
+    for name in model.adapters:
+        model.adapters[name] = build_reducer("average", level)
 
 
 @contextmanager
-def encoded_once(model: DualEncoderVLM, visuals: Sequence[Visual]) -> Iterator[list[dict[str, Tensor]]]:
+def encoded_once(model: VisionLM, visuals: Sequence[Visual]) -> Iterator[list[dict[str, Tensor]]]:
     """Within it the model takes the grids of these visuals from memory: they are the same at every level."""
     grids = model.encode(visuals)
     known = {id(visual): grid for visual, grid in zip(visuals, grids, strict=True)}
@@ -186,7 +188,7 @@ def encoded_once(model: DualEncoderVLM, visuals: Sequence[Visual]) -> Iterator[l
         del model.encode
 
 
-def named_projectors(model: DualEncoderVLM) -> dict[str, torch.nn.Parameter]:
+def named_projectors(model: VisionLM) -> dict[str, torch.nn.Parameter]:
     """The projectors' parameters under the reference's names, `mm_projector.0.weight` and so on."""
     return {
         f"{projector_key(stream)}.{key}": parameter

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.types import IGNORE, Visual
 
 from .cases import chunk_of
@@ -70,7 +70,7 @@ def precise_case(
 
 
 def last_logits(
-    model: DualEncoderVLM, level: str, meta: dict[str, Any], ids: Tensor, dtype: torch.dtype = torch.float32
+    model: VisionLM, level: str, meta: dict[str, Any], ids: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Float32 logits at the end of a recorded prompt, its frames being of `dtype`."""
     set_level(model, float(level))

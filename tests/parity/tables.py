@@ -20,7 +20,7 @@ from videogpt_plus.config.experiments import QWEN_1_5B, at_level
 from videogpt_plus.config.mixtures import MIXTURES
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.reducers import pooled_side
-from videogpt_plus.text.chat import TEMPLATES, encode_conversation, encode_prompt
+from videogpt_plus.text.chat import encode_conversation, encode_prompt, known_templates
 from videogpt_plus.training.data import collate
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
@@ -150,7 +150,7 @@ def compare_collated(sheet: Sheet, tokenizer, name: str, recorded: dict[str, Any
 
 def compare_refusals(sheet: Sheet, tokenizer, names: set[str]) -> None:
     """A template that is not offered is refused; the reference takes another one in silence."""
-    for name in sorted(names - TEMPLATES.keys()):
+    for name in sorted(names - known_templates().keys()):
         try:
             encode_prompt(tokenizer, "?", [], name)
             said = "taken"

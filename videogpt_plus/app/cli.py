@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, redirect_stdout
-from difflib import get_close_matches
 
 import tyro
 
@@ -25,10 +24,15 @@ from videogpt_plus.app.commands.judge import judge, rejudge
 from videogpt_plus.app.commands.subset import subset
 from videogpt_plus.app.commands.train import pretrain, sweep, take, train
 from videogpt_plus.app.commands.web import web
+from videogpt_plus.app.usage import PROGRAM, choice, later, parsed
 from videogpt_plus.io.memory import keep_freed
 from videogpt_plus.io.output import complain, written_out
 from videogpt_plus.types import UserError
 
+DESCRIPTION = (
+    "How many visual tokens does a video LLM need?\n\n"
+    "`videogpt-plus sweep toy` gives the whole answer on a laptop; `videogpt-plus tokens qwen1_5b` counts tokens."
+)
 COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "pretrain": pretrain,
@@ -55,10 +59,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run a command. What the user can mend is one line on stderr and exit code 2."""
-    description = (
-        "How many visual tokens does a video LLM need?\n\n"
-        "`videogpt-plus sweep toy` gives the whole answer on a laptop; `videogpt-plus tokens qwen1_5b` counts tokens."
-    )
     keep_freed()
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     try:
@@ -66,8 +66,7 @@ def main(args: Sequence[str] | None = None) -> None:
             if not first:
                 silence.enter_context(redirect_stdout(silence.enter_context(open(os.devnull, "w"))))
             _check_python()
-            _check_command(sys.argv[1:] if args is None else args)
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="videogpt-plus", description=description, args=args)
+            _command(sys.argv[1:] if args is None else args)()
     except UserError as error:
         if not first:
             time.sleep(10)  # the first process may be about to say the same, and torchrun then ends this one
@@ -92,15 +91,18 @@ def _check_python() -> None:
         )
 
 
-def _check_command(args: Sequence[str]) -> None:
-    """UserError: the first of `args` is no command. tyro would list them all and not say which one was meant."""
+def _command(args: Sequence[str]) -> Callable[[], None]:
+    """The command that `args` call, with what they give to it. UserError: they are wrong."""
     for option, word in zip(args, args[1:], strict=False):
         if word == "" and option.startswith("--"):  # a variable of a script that is not set; a path of it is `.`
             raise UserError(f"{option} is empty: give it a value, or leave it out")
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-        close = get_close_matches(args[0], COMMANDS, n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise UserError(f"unknown command '{args[0]}': {hint}choose from {', '.join(COMMANDS)}")
+        # tyro would list them all and not say which one was meant.
+        raise UserError(f"unknown command '{args[0]}': {choice(args[0], list(COMMANDS))}")
+    commands = {name: later(command) for name, command in COMMANDS.items()}
+    return parsed(
+        lambda: tyro.extras.subcommand_cli_from_dict(commands, prog=PROGRAM, description=DESCRIPTION, args=args), args
+    )
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -10,8 +11,10 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from videogpt_plus.app.listener import Advance, Listener
 
-def table(*columns: str, title: str) -> Table:
+
+def new_table(*columns: str, title: str) -> Table:
     """An empty table, its first column to the left and the others to the right."""
     made = Table(title=title)
     for i, column in enumerate(columns):
@@ -38,7 +41,7 @@ def show(made: Table) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[..., None]]:
+def progress(title: str) -> Iterator[Advance]:
     """A bar on a terminal, a line at every tenth elsewhere; yields advance(done, total, note)."""
     console, tenth = _console(), 0
     described, noted = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
@@ -54,3 +57,11 @@ def progress(title: str) -> Iterator[Callable[..., None]]:
                 print(f"{title}: {done}/{total} {note}".rstrip(), flush=True)
 
         yield advance
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+#: What a command shows: lines on standard output, warnings on standard error, bars.
+TERMINAL = Listener(print, _warn, progress)

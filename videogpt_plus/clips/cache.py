@@ -21,13 +21,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from videogpt_plus.config.experiment import CLASS_TOKENS, Branch, Experiment, Sampling
+from videogpt_plus.config.experiment import Branch, Experiment, Sampling
 from videogpt_plus.config.options import LoaderConfig
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.io import fingerprint
-from videogpt_plus.io.files import write_bytes
+from videogpt_plus.io.errors import attempted, reason, translated
+from videogpt_plus.io.files import remove, write_bytes
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -35,12 +38,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Counts up when the same clip and weights give other grids: sampling, preprocessing or an encoder has changed.
-VERSION = 2
+VERSION = 3
 #: What grids are kept in -> bytes a value.
 DTYPES = {"bfloat16": 2, "float32": 4, "int8": 1}
 #: Behind the stream's name: the scale of each of its channels, in an int8 entry.
 SCALE = ".scale"
-#: Nothing but entries is ever counted or removed, whatever else lies in the folder.
+#: Only files with such names are counted or removed.
 ENTRY = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}\.safetensors")
 PART = re.compile(rf"\.{ENTRY.pattern}\.\d+\.part")
 #: A part file this old, in seconds, was left by a killed process.
@@ -90,20 +93,16 @@ class GridCache:
         Grids kept as int8 come back as float32. UserError: the folder cannot be read.
         """
         path = self._path(key)
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
+        content = attempted(path.read_bytes, OSError)
+        if isinstance(content, FileNotFoundError):
             return None
-        except OSError as error:
-            if error.errno != errno.EIO:  # a bad sector is damage like any other
-                raise UserError(
-                    f"cannot read the grid store {self.folder}: {error.strerror}; permit it or name another folder"
-                ) from error
+        if isinstance(content, OSError):
+            if content.errno != errno.EIO:  # a bad sector is damage like any other
+                raise self._refused("read", content) from content
             content = b""
         packed = _checked(content, key)
         if packed is None:
-            with suppress(OSError):  # removed by another process, or a folder that may only be read
-                path.unlink()
+            remove(path)
             return None
         with suppress(OSError):
             os.utime(path)
@@ -119,7 +118,7 @@ class GridCache:
             self._measure(stream, grid, kept[stream])
         on_disk = {name: part.cpu().contiguous() for name, part in packed.items()}
         content = save(on_disk, metadata={"key": key, "crc32": str(_crc32(on_disk))})
-        # A power cut may tear it: then the checksum tells, and waiting for the disk would cost more than encoding.
+        # Not flushed, which would cost more than encoding: the checksum finds what a power cut tears.
         write_bytes(self._path(key), content, durable=False)
         self._make_room(len(content))
         return kept
@@ -166,15 +165,16 @@ class GridCache:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _free(self) -> int:
-        try:
+        with translated(OSError, to=partial(self._refused, "write into")):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not os.access(self.folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return shutil.disk_usage(self.folder).free
-        except OSError as error:
-            raise UserError(
-                f"cannot write into the grid store {self.folder}: {error.strerror}; permit it or name another folder"
-            ) from error
+
+    def _refused(self, what: str, error: Exception) -> UserError:
+        return UserError(
+            f"cannot {what} the grid store {self.folder}: {reason(error)}; permit it or name another folder"
+        )
 
     def _packed(self, stream: str, grid: Tensor) -> Iterator[tuple[str, Tensor]]:
         import torch
@@ -207,8 +207,7 @@ class GridCache:
         for entry in entries:
             if total <= self.cap - self.cap // 32:  # room for what two processes write until they look again
                 return
-            with suppress(OSError):  # another process was faster
-                entry.path.unlink()
+            remove(entry.path)
             total -= entry.size
 
     def _entries(self) -> Iterator[_Entry]:
@@ -233,7 +232,7 @@ def open_cache(loader_config: LoaderConfig) -> GridCache | None:
 
 def clip_bytes(experiment: Experiment, dtype: str) -> int:
     """Bytes of one clip's grids with all its frames: the unpooled grid of every stream."""
-    values = sum((s.grid**2 + CLASS_TOKENS.get(s.encoder, 0)) * s.width for _, s in experiment.branches)
+    values = sum((s.grid**2 + encoder_of(s.encoder).class_tokens) * s.width for _, s in experiment.branches)
     return experiment.num_frames * values * DTYPES[dtype]
 
 
@@ -260,13 +259,12 @@ def _checked(content: bytes, key: str) -> dict[str, Tensor] | None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
+    with suppress(SafetensorError, ValueError, KeyError, TypeError, RecursionError):
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         packed, metadata = load(content), header["__metadata__"]
-        whole = metadata["key"] == key and metadata["crc32"] == str(_crc32(packed))
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return packed if whole else None
+        if metadata["key"] == key and metadata["crc32"] == str(_crc32(packed)):
+            return packed
+    return None
 
 
 def _crc32(packed: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""A picture from an http(s) address, for a program that may stand inside a network which others must not reach into.
+"""A picture from an http(s) address, for a program inside a network that others must not reach.
 
 An address is resolved once, every answer must be a public one, and the connection goes to what was checked: a name
 that resolves to something else a moment later changes nothing. Redirects are followed by the same rules, and from https
@@ -14,11 +14,13 @@ import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from videogpt_plus.clips.picture_files import FORMATS, NAMES, header
+from videogpt_plus.io.errors import attempted, in_one_line, translated
 from videogpt_plus.types import ClipError, UserError
 
 #: What a server may call a picture; its content must then be one of FORMATS.
@@ -29,20 +31,11 @@ TYPES = frozenset({
 SECONDS, BYTES, PIXELS, REDIRECTS = 20.0, 20 * 2**20, 50_000_000, 5
 PORTS = {"http": 80, "https": 443}
 MOVED = (301, 302, 303, 307, 308)
-#: Never public, whatever they may lead to: networks that `ipaddress` takes for global ones, and addresses with an IPv4
-#: one inside that a gateway goes on to. Which address that gateway makes of them is not known here.
-INSIDE = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "fec0::/10",  # site-local, before there was fc00::/7
-            "::/96",  # IPv4-compatible
-            "64:ff9b::/96",  # NAT64
-            "64:ff9b:1::/48",  # NAT64 inside a network
-            "192.88.99.0/24",  # gateways from IPv4 to 6to4
-        ),
-    )
-)
+#: Where IPv6 addresses of the public internet are. Outside are those of sites and of networks over others, and those
+#: with an IPv4 one inside that a gateway goes on to (::a.b.c.d, ::ffff:0:a.b.c.d, NAT64): which one is not known here.
+GLOBAL = ipaddress.ip_network("2000::/3")
+#: Never public, though `ipaddress` takes them for global ones: gateways from IPv4 to 6to4, and documentation.
+INSIDE = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "3fff::/20")))
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -65,16 +58,22 @@ def fetch_image(url: str, allow: Collection[str] = (), seconds: float = SECONDS,
     `allow` names addresses that may be connected to though they are not public, such as 127.0.0.1 of a test's server.
     UserError: another scheme, a host inside a network, too slow, too large, or no picture.
     """
+
+    def told(error: Exception) -> UserError:
+        why = in_one_line(error, 160) or type(error).__name__
+        return _refused(url, why, "check the address, or download the picture")
+
     download = _Download(url, frozenset(allow), time.monotonic() + seconds, limit)
-    thread = threading.Thread(target=download.run, daemon=True)  # a resolver cannot be told to hurry
+    thread = threading.Thread(target=download.run, daemon=True)  # name resolution has no time limit
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
         download.stop()
         raise _refused(url, f"it took longer than {seconds:g} s")
-    if download.failure:
-        raise download.failure
-    return _checked(url, download.data)
+    with translated(OSError, HTTPException, ValueError, to=told):
+        if isinstance(download.found, Exception):
+            raise download.found
+    return _checked(url, download.found)
 
 
 def _refused(url: str, why: str, then: str = "download the picture and name its file") -> UserError:
@@ -82,12 +81,11 @@ def _refused(url: str, why: str, then: str = "download the picture and name its 
 
 
 class _Download:
-    """What a thread does for `fetch_image`; ends in `data` or in `failure`."""
+    """What a thread does for `fetch_image`; ends in the bytes that it `found`, or in an error."""
 
     def __init__(self, url: str, allow: frozenset[str], deadline: float, limit: int):
         self.url, self.allow, self.deadline, self.limit = url, allow, deadline, limit
-        self.data = b""
-        self.failure: Exception | None = None
+        self.found: bytes | Exception = b""
         self.connection: HTTPConnection | None = None
         self.stopped = False
 
@@ -99,15 +97,8 @@ class _Download:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
-        try:
-            self.data = self._followed()
-        except UserError as error:
-            self.failure = error
-        except (OSError, HTTPException, ValueError) as error:
-            told = " ".join(str(error).split()) or type(error).__name__
-            self.failure = _refused(self.url, f"{told:.160}", "check the address, or download the picture")
-        except Exception as error:  # for the caller's thread to raise, as it is
-            self.failure = error
+        """The download. What it raises is for the caller's thread to raise."""
+        self.found = attempted(self._followed, Exception)
 
     def _followed(self) -> bytes:
         url = self.url
@@ -201,13 +192,21 @@ def _target(parts: SplitResult) -> str:
     return quote(f"{parts.path or '/'}{query}", safe="/?:@!$&'()*+,;=%~-._")
 
 
+def is_address(name: str) -> bool:
+    """Whether a host's name is an IP address."""
+    return not isinstance(attempted(partial(ipaddress.ip_address, name), ValueError), ValueError)
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is of the public internet; one that leads to IPv4 addresses is where all of them are."""
     own: Address = ipaddress.ip_address(address.partition("%")[0])
     if any(own in network for network in INSIDE if network.version == own.version):
         return False
-    if isinstance(own, ipaddress.IPv6Address) and (inner := _inner(own)):
-        return all(is_public(str(one)) for one in inner)
+    if isinstance(own, ipaddress.IPv6Address):
+        if inner := _inner(own):
+            return all(is_public(str(one)) for one in inner)
+        if own not in GLOBAL:
+            return False
     return own.is_global and not own.is_multicast
 
 
@@ -218,8 +217,10 @@ def _inner(own: ipaddress.IPv6Address) -> list[ipaddress.IPv4Address]:
 
 def _checked(url: str, data: bytes) -> Picture:
     """UserError: it is no picture that is read here, or one with too many pixels."""
-    try:
+
+    def told(error: Exception) -> UserError:
+        return _refused(url, str(error).removeprefix("cannot read it: ").partition("; ")[0])
+
+    with translated(ClipError, to=told):
         found = header("it", data, PIXELS)
-    except ClipError as error:
-        raise _refused(url, str(error).removeprefix("cannot read it: ").partition("; ")[0]) from error
     return Picture(data, FORMATS[found.form])

@@ -12,10 +12,11 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from videogpt_plus.io.errors import translated
 from videogpt_plus.types import ClipError, unreadable
 
 #: What is opened -> the ending that its files go by.
@@ -117,11 +118,9 @@ class GifBlock(NamedTuple):
 
 def form_of(path: Path) -> str | None:
     """What kind of picture the content is, opened here or not; None where it is none, or there is no file to read."""
-    try:
-        with _file(path) as file:
-            return _form(file.read(HEAD))
-    except (OSError, ValueError, ClipError):  # a name that no file can have is a ValueError
-        return None
+    with suppress(OSError, ValueError, ClipError), _file(path) as file:  # ValueError: no file can have such a name
+        return _form(file.read(HEAD))
+    return None
 
 
 def _file(path: Path) -> BinaryIO:
@@ -159,10 +158,9 @@ def is_still(path: Path) -> bool:
     form = form_of(path)
     if form is None:
         return path.suffix.lower() in STILLS
-    try:
+    with suppress(ClipError):  # reading it will say what is wrong
         return form in FORMATS and not header(path).shown
-    except ClipError:
-        return True  # reading it will say what is wrong
+    return True
 
 
 def not_read(path: Path) -> ClipError | None:
@@ -190,15 +188,17 @@ def faults(path: Path | str) -> Iterator[None]:
     """Whatever Pillow says of damage is a ClipError; what it warns of is not said."""
     from PIL import Image
 
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    # A broken chunk is a SyntaxError, an absurd size a bomb; the others come up where a length or a table lies.
-    except (
+    # A broken chunk is a SyntaxError, an absurd size a bomb; the others come from a wrong length or table.
+    kinds = (
         OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError,
         struct.error, zlib.error, Image.DecompressionBombError,
-    ) as error:  # fmt: skip
-        raise unreadable(path, f"the image cannot be read ({_first_line(error)})", "download it again") from error
+    )  # fmt: skip
+
+    def told(error: Exception) -> ClipError:
+        return unreadable(path, f"the image cannot be read ({_first_line(error)})", "download it again")
+
+    with translated(*kinds, to=told), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def _plain_header(form: str, file: BinaryIO) -> Header:

@@ -2,7 +2,7 @@
 
 A picture is turned upright as its EXIF data says, its transparent places are white, 16 bits of grey are scaled to 8.
 Colour profiles are not applied. Of a JPEG with several pictures (MPO) the first one counts. Which files are opened is
-told in picture_files.py.
+defined in picture_files.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,9 +157,7 @@ def _with_clear(colours: UInt8[np.ndarray, "h w 3"], is_clear: Bool[np.ndarray, 
 
 
 def _turn(image: Image.Image) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns the pixels of a loaded image upright; nothing where nothing says how, or what says it is broken."""
-    try:
-        said = image.getexif().get(ORIENTATION)
-    except (OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
-        said = None
-    return TURNS.get(said, TURNS[1])
+    """The function that turns the pixels of a loaded image upright; damaged EXIF data are ignored."""
+    with suppress(OSError, SyntaxError, ValueError, TypeError, LookupError, struct.error):
+        return TURNS[image.getexif()[ORIENTATION]]
+    return TURNS[1]

@@ -1,4 +1,4 @@
-"""Clips on their way to the model: read or looked up, made ready for the encoders, ahead of the one that is asked.
+"""Clips on their way to the model: read or found in the feature cache, and preprocessed ahead of their use.
 
 `Preparation` is what happens to one clip, for training and answering alike. `Prefetcher` does it ahead of time, in
 processes that can be killed: a clip that hangs or brings its decoder down costs its limit and is a ClipError.
@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,21 +32,22 @@ from typing import Any, NamedTuple
 
 import torch
 
-from videogpt_plus import encoders
 from videogpt_plus.clips import video
 from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.decoders import check_decoder
 from videogpt_plus.clips.picture_files import form_of
 from videogpt_plus.config.experiment import Branch, Sampling
-from videogpt_plus.encoders.scaling import is_huge, small_square
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.io import time_limit
 from videogpt_plus.io.entries import reading
+from videogpt_plus.io.errors import attempted, translated
 from videogpt_plus.io.processes import end_with_parent
+from videogpt_plus.io.scaling import is_huge, small_square
 from videogpt_plus.types import Clip, ClipError, UserError, Visual, unreadable
 
 #: What a command put its sys.path in order by; a process that it starts does the same.
 PATHS = "videogpt_plus.io.own_eval"
-#: What the server of reading processes imports beside what they need.
+#: A module that the server of reading processes imports first.
 READER_START = "videogpt_plus.clips.reader_start"
 #: How a still image becomes square: padded where the encoder was trained on padded ones, or cropped like a video.
 SQUARES = ("pad", "crop")
@@ -88,9 +89,10 @@ class Preparation:
         if sampling.rule not in video.SAMPLINGS:
             raise UserError(f"unknown sampling.rule '{sampling.rule}'; choose from: {', '.join(video.SAMPLINGS)}")
         self.sampling, self.decoder, self.store = sampling, decoder, store
-        self.preprocessors = {name: encoders.preprocessor(branch) for name, branch in branches}
-        self.scales = {name: branch.pixels for name, branch in branches if encoders.scales_by_pillow(branch)}
-        self.colours = {name: colour for name, branch in branches if (colour := encoders.padding(branch))}
+        known = {name: (branch, encoder_of(branch.encoder)) for name, branch in branches}
+        self.preprocessors = {name: encoder.file.preprocessor(branch) for name, (branch, encoder) in known.items()}
+        self.scales = {name: branch.pixels for name, (branch, encoder) in known.items() if encoder.scales_by_pillow}
+        self.colours = {name: encoder.padding for name, (_, encoder) in known.items() if encoder.padding}
         self.settings = store.settings(branches, sampling, arithmetic) if store else None
 
     def __call__(
@@ -149,11 +151,9 @@ class Preparation:
     def _key(self, path: str | Path, start: float | None, end: float | None, still: str | None) -> str | None:
         if not (Path(path).is_file() or Path(path).is_dir()):  # of a pipe the bytes would be waited for
             return None
-        try:
-            with reading(path):
-                return self.store.key(path, start, end, still, self.settings)
-        except ClipError:  # reading it will say what is wrong
-            return None
+        with suppress(ClipError), reading(path):  # reading it will say what is wrong
+            return self.store.key(path, start, end, still, self.settings)
+        return None
 
 
 def _joined(pixels: list[torch.Tensor]) -> torch.Tensor:
@@ -176,7 +176,7 @@ def pad_to_square(clip: Clip, colour: tuple[int, int, int]) -> Clip:
 
 
 class Prefetched(NamedTuple):
-    """What became of a job."""
+    """The result of a job."""
 
     outcome: Visual | ClipError
     #: Spent on reading and preprocessing, where it was done.
@@ -218,51 +218,47 @@ class Prefetcher:
             worker.end()
 
     def __call__(self, jobs: Iterable[Job]) -> Iterator[Prefetched]:
-        """What became of each job, in order. UserError of a job that is no ClipError is raised."""
+        """The result of each job, in order. A UserError that is no ClipError is raised."""
         if not self._workers:
             yield from (_done(partial(time_limit.within, self.seconds, job.path, self.prepare), job) for job in jobs)
             return
         left, waiting = iter(jobs), deque[Future[Prefetched]]()
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(lambda: [future.cancel() for future in waiting])
             while True:
                 waiting.extend(self._threads.submit(self._ask, job) for job in islice(left, self.ahead - len(waiting)))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
     def _begin(self) -> None:
         """Starts a process before there is something to do for it: the first one takes seconds."""
         worker = self._idle.get()
-        with suppress(UserError):  # said again when there is something to do
+        with suppress(UserError):  # raised again when there is something to do
             worker.start()
         self._idle.put(worker)
 
     def _ask(self, job: Job) -> Prefetched:
-        worker = self._idle.get()
-        try:
+        with ExitStack() as at_the_end:
+            worker = self._idle.get()
+            at_the_end.callback(self._idle.put, worker)
             return worker.ask(job, self.seconds)
-        finally:
-            self._idle.put(worker)
 
 
 def _done(prepare: Callable[..., Visual], job: Job) -> Prefetched:
-    began = time.perf_counter()
-    try:
+    def prepared() -> Visual:
         with reading(job.path):
-            outcome = prepare(*job)
-    except ClipError as error:
-        outcome = error
-    return Prefetched(outcome, time.perf_counter() - began)
+            return prepare(*job)
+
+    began = time.perf_counter()
+    return Prefetched(attempted(prepared, ClipError), time.perf_counter() - began)
 
 
 def _workers(prepare: Callable[..., Visual], count: int) -> list[_Worker]:
     # Forked from a process that has imported everything and has no threads: to replace a worker costs little.
     context = get_context("forkserver")
     pickled = pickle.dumps(prepare)
-    # The server begins with the working folder in front, where another `eval` may lie: see `paths`.
+    # The server starts with the working folder first in sys.path, which may hold another `eval`: see io/own_eval.py.
     order = [name for name in (PATHS,) if name in sys.modules]
     context.set_forkserver_preload([*order, READER_START, __name__, *sorted(modules_of(pickled))])
     return [_Worker(context, pickled) for _ in range(count)]
@@ -293,14 +289,16 @@ class _Worker:
         """Has a process that is ready. UserError: it ended before."""
         if self.process is not None:
             return
-        try:
-            self._start()
-            self.connection.recv_bytes()
-        except (EOFError, OSError) as error:
-            raise UserError(
+
+        def told(error: Exception) -> UserError:
+            return UserError(
                 f"a process that reads clips ended when it began ({self.end() or error}): see above, "
                 "or read clips in this process with 0 workers"
-            ) from error
+            )
+
+        with translated(EOFError, OSError, to=told):
+            self._start()
+            self.connection.recv_bytes()
 
     def _start(self) -> None:
         with self.lock:
@@ -312,24 +310,26 @@ class _Worker:
             # resource tracker has to run before, for to start it unblocks again.
             resource_tracker.ensure_running()
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            with theirs:  # then theirs alone: that it ends is told by the end of the connection
+            with theirs:  # closed here: when the process ends, so does the connection
                 process.start()
             self.process = process
 
     def ask(self, job: Job, seconds: float | None) -> Prefetched:
-        """What became of the job, which may be that the process had to be ended, or ended by itself twice."""
-        for last in (False, True):  # memory may have run out for another's sake: a healthy clip is read the next time
+        """The result of the job: a ClipError if the process took too long, or died twice."""
+        for _ in range(2):  # memory may have run out for another's sake: a healthy clip is read the next time
             self.start()
-            try:
-                self.connection.send_bytes(pickle.dumps(job))
-                if self.connection.poll(seconds):
-                    return _received(self.connection)
-                break
-            except (EOFError, OSError):
-                ended = self.end()
-                if last:
-                    what = f"its decoder brought the process down twice ({ended})"
-                    return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
+            done = attempted(partial(self._sent, job, seconds), EOFError, OSError)
+            if not isinstance(done, Exception):
+                return done
+            ended = self.end()
+        what = f"its decoder brought the process down twice ({ended})"
+        return Prefetched(unreadable(job.path, what, "encode it again"), 0.0)
+
+    def _sent(self, job: Job, seconds: float | None) -> Prefetched:
+        """The result of the job: a ClipError if it took too long. EOFError, OSError: the process died."""
+        self.connection.send_bytes(pickle.dumps(job))
+        if self.connection.poll(seconds):
+            return _received(self.connection)
         self.process.kill()
         self.end()
         return Prefetched(time_limit.too_long(job.path, seconds), seconds)
@@ -360,19 +360,19 @@ def _serve(connection: Connection, pickled: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
     end_with_parent()  # it is started by a fork server, and is no child of the one that uses it
     time_limit.end_from_outside()
-    os.environ["OMP_NUM_THREADS"] = "1"  # as many processes as cores: threads of theirs would only be in the way
+    os.environ["OMP_NUM_THREADS"] = "1"  # there are as many processes as cores
     torch.set_num_threads(1)
     prepare = pickle.loads(pickled)
     with suppress(EOFError, OSError):  # of the connection: the parent is gone
         connection.send_bytes(b"ready")
         while True:
             job = pickle.loads(connection.recv_bytes())
-            try:
-                done = _done(prepare, job)
-            except UserError as error:
-                done = Prefetched(error, 0.0)
-            except Exception:
-                done = Prefetched(RuntimeError(f"{job.path} could not be prepared:\n{traceback.format_exc()}"), 0.0)
+            done = attempted(partial(_done, prepare, job), Exception)
+            if isinstance(done, UserError):
+                done = Prefetched(done, 0.0)
+            elif isinstance(done, Exception):
+                trace = "".join(traceback.format_exception(done))
+                done = Prefetched(RuntimeError(f"{job.path} could not be prepared:\n{trace}"), 0.0)
             _send(connection, done)
 
 

@@ -22,6 +22,7 @@ from einops import rearrange
 from videogpt_plus.clips.decoders import load_decoder
 from videogpt_plus.clips.decoders.source import check_regular
 from videogpt_plus.clips.decoders.timeline import Timeline
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, Header, form_of, header, not_read
 from videogpt_plus.clips.pictures import read_picture, read_pictures
 from videogpt_plus.types import Clip, ClipError, unreadable
@@ -29,8 +30,9 @@ from videogpt_plus.types import Clip, ClipError, unreadable
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-#: What counts as a video by its name; what is in it is checked when it is opened.
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".flv", ".ogv"})
+
+#: (timeline, at most so many frames, start, end in seconds) -> stamps; empty for none.
+Sampling = Callable[[Timeline, int, float | None, float | None], list[int]]
 
 
 def read_clip(
@@ -96,7 +98,8 @@ def sample_indices(
     if start is not None or end is not None:
         bounds = (start or 0, total / fps + 1 if end is None else end)
         begin, stop = sorted(max(0, int(bound)) for bound in bounds)
-        first, last = int(begin * fps), int(min((stop if stop > begin else begin + 1) * fps, total - 1))
+        stop = max(stop, begin + 1)
+        first, last = int(min(begin * fps, total)), int(min(stop * fps, total - 1))  # a product may be infinite
     each_second = range(first, last + 1, max(1, round(fps)))
     if len(each_second) > num_frames:
         return [each_second[i] for i in np.linspace(0, len(each_second) - 1, num_frames).astype(int)]
@@ -123,15 +126,11 @@ def even_indices(total: int, fps: float, num_frames: int) -> list[int]:
 
 
 def linspace_indices(total: int, num_frames: int) -> list[int]:
-    """Cinego's rule: always `num_frames` of `total`, spread from the first to the last; a short clip repeats some.
+    """Always `num_frames` of `total`, spread from the first to the last; a short clip repeats some.
 
-    In numpy's arithmetic: integers differ from it by one in 102 of 3,000 totals at 64 frames.
+    The rule of Cinego, and of CogVLM2-Video's published fine-tuning. In numpy's arithmetic: integers differ from it by
+    one in 102 of 3,000 totals at 64 frames.
     """
-    return np.linspace(0, total - 1, num_frames, dtype=int).tolist()
-
-
-def average_indices(total: int, num_frames: int) -> list[int]:
-    """The rule of CogVLM2-Video's published fine-tuning: always `num_frames` of them, spread over the whole clip."""
     return np.linspace(0, total - 1, num_frames, dtype=int).tolist()
 
 
@@ -156,19 +155,14 @@ def _even(timeline: Timeline, num_frames: int, start: float | None, end: float |
     return [stamps[i] for i in even_indices(len(stamps), timeline.fps, num_frames)] if stamps else []
 
 
-def _linspace(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
-    stamps = _between(timeline, start, end)
-    return [stamps[i] for i in linspace_indices(len(stamps), num_frames)] if stamps else []
+def _numbered(rule: Callable[[int, int], list[int]]) -> Sampling:
+    """The sampling that takes the frames within the bounds by a rule of (total, num_frames)."""
 
+    def sample(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
+        stamps = _between(timeline, start, end)
+        return [stamps[i] for i in rule(len(stamps), num_frames)] if stamps else []
 
-def _average(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
-    stamps = _between(timeline, start, end)
-    return [stamps[i] for i in average_indices(len(stamps), num_frames)] if stamps else []
-
-
-def _middle(timeline: Timeline, num_frames: int, start: float | None, end: float | None) -> list[int]:
-    stamps = _between(timeline, start, end)
-    return [stamps[i] for i in middle_indices(len(stamps), num_frames)]
+    return sample
 
 
 def _between(timeline: Timeline, start: float | None, end: float | None) -> list[int]:
@@ -178,14 +172,14 @@ def _between(timeline: Timeline, start: float | None, end: float | None) -> list
     return [stamp for stamp, at in zip(timeline.stamps, seconds, strict=True) if (start or 0) <= at < last]
 
 
-#: Which frames of a video are taken: (timeline, at most so many, start, end in seconds) -> stamps; empty for none.
-SAMPLINGS: dict[str, Callable[[Timeline, int, float | None, float | None], list[int]]] = {
+#: Which frames of a video are taken.
+SAMPLINGS: dict[str, Sampling] = {
     "spread": _spread,
     "each_second": _each_second,
     "even": _even,
-    "average": _average,
-    "middle": _middle,
-    "linspace": _linspace,
+    "average": _numbered(linspace_indices),
+    "middle": _numbered(middle_indices),
+    "linspace": _numbered(linspace_indices),
 }
 
 
@@ -200,8 +194,8 @@ def folder_indices(
 
 
 def _files_between(total: int, start: float | None, end: float | None, fps: float) -> range:
-    first = 0 if start is None else max(0, int(start * fps))
-    last = total - 1 if end is None else min(int(end * fps), total - 1)
+    first = 0 if start is None else int(min(max(start * fps, 0), total))
+    last = total - 1 if end is None else int(min(max(end * fps, -1), total - 1))
     return range(first, last + 1)
 
 

@@ -149,13 +149,6 @@ class Pretrained:
 
 Source = Trained | Pretrained | Published | Random
 
-#: Encoder -> tokens of each frame that stand in no grid: a class token.
-CLASS_TOKENS = {"clip_cinego": 1}
-
-
-#: Model family -> learned tokens around each frame, beside those that the reducer makes of it.
-FRAME_MARKS = {"cogvlm2_image": 2, "cogvlm2_video": 2}
-
 
 @dataclass(frozen=True)
 class Experiment:

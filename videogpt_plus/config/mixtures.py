@@ -5,18 +5,42 @@ The reference's mixtures, then the toy ones. Paths are relative to the working f
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from videogpt_plus.types import UserError
 
 ROOT = ".cache/instruction_data"
 PRETRAINING = f"{ROOT}/pretraining"
 ANNOTATIONS = f"{ROOT}/annotations"
-SUBSET = f"{ROOT}/merged_cap_vqa_ann_sub_video"
-MERGED = f"{ROOT}/merged_cap_vqa_ann"
 MEDIA = f"{ROOT}/instruction_tuning"
 TOY = ".cache/toy/train"
 
 #: The one whose clips `toy.rwf2000` renders.
 TOY_RWF = "TOY_RWF"
+#: Annotation file of the instruction data -> folder of its clips.
+CLIPS = {
+    "conversation_videochatgpt": "Activity_Videos",
+    "vcg_human_annotated": "Activity_Videos",
+    "vcg-plus_112K": "Activity_Videos",
+    "caption_videochat": "webvid",
+    "classification_k710": "k710",
+    "classification_ssv2": "ssv2",
+    "conversation_videochat1": "videochat_it",
+    "reasoning_next_qa": "NExTQA",
+    "reasoning_clevrer_qa": "clevrer",
+    "reasoning_clevrer_mc": "clevrer",
+    "vqa_webvid_qa": "webvid",
+}
+OPEN = ("conversation_videochatgpt", "vcg_human_annotated", "vcg-plus_112K", "caption_videochat")
+CHOICE = ("reasoning_next_qa", "reasoning_clevrer_qa", "reasoning_clevrer_mc", "vqa_webvid_qa")
+#: MVBench's: classification, conversation and reasoning; the files of the smaller ones end in `_sub`.
+MVBENCH = ("classification_k710", "classification_ssv2", "conversation_videochatgpt", *CHOICE)
+
+
+def _tuning(names: Iterable[str], folder: str = ANNOTATIONS, ending: str = "") -> list[tuple[str, str]]:
+    return [(f"{folder}/{name}{ending}.json", f"{MEDIA}/{CLIPS[name]}") for name in names]
+
+
 MIXTURES: dict[str, list[tuple[str, str]]] = {
     "PRETRAINING": [
         (f"{PRETRAINING}/CC3M-595K/chat.json", f"{PRETRAINING}/CC3M-595K"),
@@ -24,54 +48,11 @@ MIXTURES: dict[str, list[tuple[str, str]]] = {
         (f"{PRETRAINING}/COCO/coco_reg_chat.json", f"{PRETRAINING}/COCO/train2014"),
         (f"{PRETRAINING}/COCO/coco_rec_chat.json", f"{PRETRAINING}/COCO/train2014"),
     ],
-    "FINETUNING": [
-        (f"{ANNOTATIONS}/conversation_videochatgpt.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/vcg_human_annotated.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/vcg-plus_112K.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/caption_videochat.json", f"{MEDIA}/webvid"),
-        (f"{ANNOTATIONS}/classification_k710.json", f"{MEDIA}/k710"),
-        (f"{ANNOTATIONS}/classification_ssv2.json", f"{MEDIA}/ssv2"),
-        (f"{ANNOTATIONS}/conversation_videochat1.json", f"{MEDIA}/videochat_it"),
-        (f"{ANNOTATIONS}/reasoning_next_qa.json", f"{MEDIA}/NExTQA"),
-        (f"{ANNOTATIONS}/reasoning_clevrer_qa.json", f"{MEDIA}/clevrer"),
-        (f"{ANNOTATIONS}/reasoning_clevrer_mc.json", f"{MEDIA}/clevrer"),
-        (f"{ANNOTATIONS}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
-    ],
-    "VCGBench_FINETUNING": [
-        (f"{ANNOTATIONS}/conversation_videochatgpt.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/vcg_human_annotated.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/vcg-plus_112K.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/caption_videochat.json", f"{MEDIA}/webvid"),
-        (f"{ANNOTATIONS}/conversation_videochat1.json", f"{MEDIA}/videochat_it"),
-        (f"{ANNOTATIONS}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
-    ],
-    "MVBench_FINETUNING": [
-        (f"{ANNOTATIONS}/classification_k710.json", f"{MEDIA}/k710"),
-        (f"{ANNOTATIONS}/classification_ssv2.json", f"{MEDIA}/ssv2"),
-        (f"{ANNOTATIONS}/conversation_videochatgpt.json", f"{MEDIA}/Activity_Videos"),
-        (f"{ANNOTATIONS}/reasoning_next_qa.json", f"{MEDIA}/NExTQA"),
-        (f"{ANNOTATIONS}/reasoning_clevrer_qa.json", f"{MEDIA}/clevrer"),
-        (f"{ANNOTATIONS}/reasoning_clevrer_mc.json", f"{MEDIA}/clevrer"),
-        (f"{ANNOTATIONS}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
-    ],
-    "MVBench_capvqa_sub": [
-        (f"{SUBSET}/classification_k710_sub.json", f"{MEDIA}/k710"),
-        (f"{SUBSET}/classification_ssv2_sub.json", f"{MEDIA}/ssv2"),
-        (f"{SUBSET}/conversation_videochatgpt_sub.json", f"{MEDIA}/Activity_Videos"),
-        (f"{SUBSET}/reasoning_next_qa_sub.json", f"{MEDIA}/NExTQA"),
-        (f"{SUBSET}/reasoning_clevrer_qa_sub.json", f"{MEDIA}/clevrer"),
-        (f"{SUBSET}/reasoning_clevrer_mc_sub.json", f"{MEDIA}/clevrer"),
-        (f"{SUBSET}/vqa_webvid_qa_sub.json", f"{MEDIA}/webvid"),
-    ],
-    "MVBench_capvqa": [
-        (f"{MERGED}/classification_k710.json", f"{MEDIA}/k710"),
-        (f"{MERGED}/classification_ssv2.json", f"{MEDIA}/ssv2"),
-        (f"{MERGED}/conversation_videochatgpt.json", f"{MEDIA}/Activity_Videos"),
-        (f"{MERGED}/reasoning_next_qa.json", f"{MEDIA}/NExTQA"),
-        (f"{MERGED}/reasoning_clevrer_qa.json", f"{MEDIA}/clevrer"),
-        (f"{MERGED}/reasoning_clevrer_mc.json", f"{MEDIA}/clevrer"),
-        (f"{MERGED}/vqa_webvid_qa.json", f"{MEDIA}/webvid"),
-    ],
+    "FINETUNING": _tuning(CLIPS),
+    "VCGBench_FINETUNING": _tuning((*OPEN, "conversation_videochat1", "vqa_webvid_qa")),
+    "MVBench_FINETUNING": _tuning(MVBENCH),
+    "MVBench_capvqa_sub": _tuning(MVBENCH, f"{ROOT}/merged_cap_vqa_ann_sub_video", "_sub"),
+    "MVBench_capvqa": _tuning(MVBENCH, f"{ROOT}/merged_cap_vqa_ann"),
     "RWF2000": [(".cache/RWF-2000/train.json", ".")],
     TOY_RWF: [(".cache/toy/rwf2000/train.json", ".")],
     "TOY_IMAGES": [(f"{TOY}/images.json", TOY)],

@@ -16,7 +16,7 @@ class LoaderConfig:
     # Decoder of videos: pyav, decord or torchcodec.
     decoder: str = "pyav"
     # Folder that keeps the encoders' output, to be read instead of encoding again; none when not given.
-    # What it keeps is rounded (--store-dtype): a sweep that was made without it is made anew.
+    # Its features are rounded (--store-dtype): a sweep that was made without it is computed again.
     store: Path | None = None
     # Number format in the store: bfloat16, float32 or int8.
     store_dtype: Literal["bfloat16", "float32", "int8"] = "bfloat16"
@@ -24,7 +24,7 @@ class LoaderConfig:
     store_cap_gib: float | None = None
 
     def shapes_training(self) -> dict[str, object]:
-        """What of it trained weights depend on: grids from a store are those of its number format."""
+        """Settings that change the trained weights."""
         return {"store_dtype": self.store_dtype} if self.store else {}
 
 
@@ -49,7 +49,7 @@ class LoadConfig:
             raise UserError(f"--devices {self.devices} is not possible: choose at least 1")
 
     def shapes_weights(self) -> dict[str, object]:
-        """What of it answers depend on, beside rounding; nothing where it is not chosen."""
+        """Settings that change the answers, apart from rounding; {} where none is chosen."""
         chosen = {"bits": self.bits, "rope_precision": self.rope_precision}
         return {name: value for name, value in chosen.items() if value is not None}
 
@@ -58,7 +58,7 @@ class LoadConfig:
 class EvalConfig(LoaderConfig, LoadConfig):
     """How a benchmark is asked."""
 
-    # What decides: the generated text, the options' probabilities, or the text with these written beside it.
+    # What decides: the generated text, the options' probabilities, or the text, with the probabilities recorded.
     scoring: Literal["generate", "logprob", "both"] = "generate"
     # Questions that go through the LLM together.
     batch_size: int = 1
@@ -79,7 +79,7 @@ class EvalConfig(LoaderConfig, LoadConfig):
             raise UserError(f"--clip-seconds {self.clip_seconds:g} is not possible: choose a number above 0")
 
     def shapes_answers(self) -> dict[str, object]:
-        """What of it answers depend on."""
+        """Settings that change the answers."""
         stored = self.store_dtype if self.store else None
         own = {"scoring": self.scoring, "encoder_dtype": self.encoder_dtype, "store_dtype": stored}
         return {**own, **self.shapes_weights()}

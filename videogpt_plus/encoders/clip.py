@@ -13,18 +13,15 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from videogpt_plus.config.experiment import Branch
-from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR, HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_folder, require_folder, values_of
+from videogpt_plus.io.scaling import HUGE, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.tensors import State, load_exactly, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-#: See `encoders`.
-SCALES_BY_PILLOW = True
-PADDING = CLIP_MEAN_COLOUR
 #: Parts and tensors of a whole CLIP that its vision tower has no place for; `position_ids` was stored once.
 UNUSED_PARTS = ("text_model.", "text_projection.", "visual_projection.")
 UNUSED = ("logit_scale", "embeddings.position_ids")
@@ -40,6 +37,12 @@ class ClipTower(nn.Module):
         # The last layer's output is never used, so it is not kept.
         del model.encoder.layers[-1]
         self.model = model
+        self.side = model.config.image_size // model.config.patch_size
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `GridEncoder.blocks`."""
+        return [self.model.embeddings, *self.model.encoder.layers]
 
     def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t h w d"]:
         b, _, _, p, _ = frames.shape

@@ -26,6 +26,11 @@ class GridEncoder(nn.Module):
         self.preprocess = preprocess
         self.requires_grad_(False).eval()
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Its parts in the order in which they compute, each on one device; one part where the tower names none."""
+        return list(getattr(self.tower, "blocks", [self.tower]))
+
     def train(self, mode: bool = True) -> GridEncoder:
         """Stays in eval mode."""
         return super().train(False)

@@ -1,22 +1,24 @@
-"""Files that are there whole or not at all, and paths inside this package."""
+"""Files that are written completely or not at all, locks, and paths inside this package."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from videogpt_plus.io.errors import reason, translated
 from videogpt_plus.types import UserError
 
 #: What `write_bytes` calls a file until it is whole, with the id of its process.
 PART = re.compile(r"\..+\.(\d+)\.part")
 
 
-#: Before a path inside this package: the toy's weights lie there wherever it is installed.
+#: Prefix of a path inside this package, such as the toy's weights.
 PACKAGE = "package:"
 
 
@@ -34,24 +36,35 @@ def require(path: str | Path, what: str) -> Path:
     return path
 
 
-def read_object(path: str | Path, then: str) -> dict[str, Any]:
-    """The JSON object in a file that is there. UserError: it holds none; `then` says what to do about it."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; {then}") from error
-    except (ValueError, RecursionError) as error:
+def read_json(path: str | Path, then: str, parse: Callable[[str], Any] = json.loads, encoding: str = "utf-8") -> Any:
+    """The value that a file holds. UserError: it holds none that can be read; `then` says what to do about it."""
+
+    def told(error: Exception) -> UserError:
+        if isinstance(error, OSError):
+            return UserError(f"cannot read {path}: {error.strerror}; {then}")
         what = f"is not JSON ({error})" if Path(path).stat().st_size else "is empty"
-        raise UserError(f"{path} {what}; {then}") from error
+        return UserError(f"{path} {what}; {then}")
+
+    with translated(OSError, ValueError, RecursionError, to=told):
+        return parse(Path(path).read_text(encoding=encoding))
+
+
+def read_object(path: str | Path, then: str) -> dict[str, Any]:
+    """The JSON object in a file. UserError: it holds none; `then` says what to do about it."""
+    value = read_json(path, then)
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object; {then}")
     return value
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON as safely as `save_tensors` does; half a pair of surrogates as JSON itself spells it."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
+    """Replaces `path` by the value as JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` of the text in UTF-8; half a pair of surrogates as JSON itself spells it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
@@ -61,7 +74,15 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+
+    def told(error: Exception) -> UserError:
+        return UserError(
+            f"cannot write {path}: {reason(error)}; free space or choose another folder, then run the same command "
+            "again: it resumes"
+        )
+
+    with translated(OSError, to=told), ExitStack() as undo:
+        undo.callback(remove, part)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as file:
             file.write(data)
@@ -70,14 +91,13 @@ def write_bytes(path: str | Path, data: bytes, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(part, path)
         if durable:
-            _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):  # the same trouble may forbid this, too
-            part.unlink()
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; free space or choose another folder, then run the same command "
-            "again: it goes on"
-        ) from error
+            flush_to_disk(path.parent)  # so that the new name lasts, too
+
+
+def remove(path: Path) -> None:
+    """Removes a file if there is one and the system permits it; another process may have been faster."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def sweep_parts(folder: Path) -> None:
@@ -85,30 +105,16 @@ def sweep_parts(folder: Path) -> None:
     for path in folder.glob(".*.part"):
         found = PART.fullmatch(path.name)
         if found and path.is_file() and not is_alive(int(found[1])):
-            with suppress(OSError):  # another process was faster, or a folder that may only be read
-                path.unlink()
+            remove(path)
 
 
 def is_alive(pid: int) -> bool:
     """Whether a process of this id runs on this machine."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
+    with suppress(ProcessLookupError, OverflowError):  # of a number that no process can have
+        with suppress(PermissionError):  # another user's
+            os.kill(pid, 0)
         return True
-    except OverflowError:  # no id of any process
-        return False
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return False
 
 
 #: Texts of torch's zip writer when the disk is full.
@@ -118,22 +124,32 @@ TORCH_WRITE_ERRORS = ("PytorchStreamWriter", "inline_container", "iostream error
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Turns what a full, read-only or impossible `folder` raises into a UserError that names it."""
-    advice = "free space there or choose another output folder, then run the same command again: it goes on"
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}; {advice}") from error
-    except RuntimeError as error:
+
+    def told(error: Exception) -> Exception:
         # torch.save tells of a full disk only in the text of a RuntimeError.
-        if not any(sign in str(error) for sign in TORCH_WRITE_ERRORS):
-            raise
-        raise UserError(f"cannot write into {folder}: {str(error).splitlines()[0]}; {advice}") from error
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_WRITE_ERRORS):
+            return error
+        advice = "free space there or choose another output folder, then run the same command again: it resumes"
+        return UserError(f"cannot write into {folder}: {reason(error)}; {advice}")
+
+    with translated(OSError, RuntimeError, to=told):
+        yield
 
 
 def flush_to_disk(path: Path) -> None:
     """Returns when the file or folder `path` is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with ExitStack() as stack:
+        descriptor = os.open(path, os.O_RDONLY)
+        stack.callback(os.close, descriptor)
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+
+
+def locked(file: IO, wait: bool = False) -> bool:
+    """Keeps other processes out of an open file until it is closed, even by kill -9; False: one of them is in it.
+
+    With `wait` it returns when nobody else is in it. OSError: the file system has no locks.
+    """
+    with suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Names for contents: what a cell of a sweep was made from, told by hashes and never by a file's existence."""
+"""Hashes of contents: they say what a job of a sweep was made from, where the existence of a file would not."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.io.files import located, read_object, sweep_parts, write_json
 from videogpt_plus.types import UserError
 
-#: Hashes of large files, so that 3 GB are read once and not once a cell. Trusted is what the system itself keeps of a
-#: file: where it lies, its size, and the time of its last change, which no program can set back. A change behind the
-#: system's back, such as bits that a disk loses, is not seen.
+#: Hashes of large files, so that 3 GB are read once and not once a job. A hash is kept as long as the file system says
+#: that the file is the same: its device, inode and size, and the time of its last change, which programs cannot set.
+#: Bits that a disk loses are not noticed.
 CACHE = Path(".cache/fingerprints.json")
 #: Bytes above which a hash is kept.
 LARGE = 50_000_000
@@ -23,15 +24,15 @@ SETTLED = 3 * 10**9
 HASH = re.compile(r"[0-9a-f]{16}")
 
 
-def of_value(value: object) -> str:
-    """16 hexadecimal digits of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+def of_value(value: object, digits: int = 16) -> str:
+    """So many hexadecimal digits of a value that JSON can hold."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def for_files(name: str) -> str:
-    """A name for files that no other name has, whatever letters a disk takes for the same.
+    """A file name of its own for each name, also on a disk that ignores the case of letters.
 
-    Small letters, digits, `-` and `.` stay as they are; of any other name stands its beginning and, behind `_`, a hash.
+    Lower-case letters, digits, `-` and `.` are kept; any other name becomes its beginning, `_` and a hash.
     """
     plain = re.sub(r"[^A-Za-z0-9.-]", "-", name)[:60]
     same = plain == name and name == name.lower() and name.strip(".")
@@ -57,7 +58,8 @@ def _of_file(path: Path) -> str:
     began, found = time.time_ns(), _hash(path)
     # A file that is changing, or changed so lately that its times might not tell of another change, is read again.
     if _state(path) == state and max(state[3:]) < began - SETTLED:
-        _remember(name, [*state, found])
+        sweep_parts(CACHE.parent)
+        write_json(CACHE, {**_read_cache(), name: [*state, found]})
     return found
 
 
@@ -73,16 +75,15 @@ def _hash(path: Path) -> str:
 
 
 def _read_cache() -> dict[str, list]:
-    """By path, `_state` and hash of large files; a damaged cache is said on stderr, and made again."""
+    """By path, `_state` and hash of large files; a damaged cache is reported on stderr and removed."""
     if not CACHE.is_file():
         return {}
-    try:
-        known = read_object(CACHE, "it is made again")
-    except UserError as error:
-        print(error, file=sys.stderr)
+    known = attempted(lambda: read_object(CACHE, "it is made again"), UserError)
+    if isinstance(known, UserError):
+        print(known, file=sys.stderr)
         CACHE.unlink(missing_ok=True)
         return {}
-    return {name: value for name, value in known.items() if _is_entry(value)}  # earlier versions kept others
+    return {name: value for name, value in known.items() if _is_entry(value)}
 
 
 def _is_entry(value: object) -> bool:
@@ -90,8 +91,3 @@ def _is_entry(value: object) -> bool:
         return False
     *numbers, found = value
     return all(type(n) is int for n in numbers) and isinstance(found, str) and HASH.fullmatch(found) is not None
-
-
-def _remember(name: str, entry: list) -> None:
-    sweep_parts(CACHE.parent)
-    write_json(CACHE, {**_read_cache(), name: entry})

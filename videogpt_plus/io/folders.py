@@ -1,22 +1,21 @@
-"""Folders that this project makes by itself: rendered clips, random weights, copies. Whole or not there.
+"""Folders that this project makes: rendered clips, random weights, copies. Each is there complete or not at all.
 
-`made.json` in a folder says what it was made from, and that it is ours. Only what is listed as ours is ever replaced:
-a folder that holds something else, and no `made.json`, is left as it is.
+`made.json` in a folder says what it was made from. Only a folder with that file is ever replaced.
 """
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from videogpt_plus.io.files import is_alive, read_object, write_json, writing
+from videogpt_plus.io.errors import attempted
+from videogpt_plus.io.files import is_alive, locked, read_object, write_json, writing
 from videogpt_plus.types import UserError
 
 MADE = "made.json"
@@ -24,11 +23,10 @@ MADE = "made.json"
 
 @contextmanager
 def making(root: Path, wanted: object, names: Sequence[str], shared: bool = False) -> Iterator[Path | None]:
-    """A new folder to fill with `names`, which then take the place of those in `root`; None where they stand there,
-    made from `wanted`.
+    """A new folder to fill with `names`, which then replace those in `root`; None if they are there, from `wanted`.
 
-    Whatever else `root` holds stays. Of several processes one fills it while the others wait; a killed one leaves
-    nothing under the names. `shared`: others keep things in `root`, too. UserError: `root` holds something and was not
+    Whatever else `root` holds is kept. Of several processes one fills it while the others wait; a killed one leaves
+    nothing under the names. `shared`: `root` also holds files of others. UserError: `root` holds something that was not
     made here, or cannot be written.
     """
     wanted = json.loads(json.dumps(wanted))
@@ -40,7 +38,7 @@ def making(root: Path, wanted: object, names: Sequence[str], shared: bool = Fals
         root.parent.mkdir(parents=True, exist_ok=True)
         lock = root.with_name(f"{root.name}.lock").open("a")
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with the process, even by kill -9
+        locked(lock, wait=True)
         if _made_from(root) == wanted:
             yield None
             return
@@ -54,19 +52,19 @@ def making(root: Path, wanted: object, names: Sequence[str], shared: bool = Fals
 
 
 def _made_from(root: Path, quiet: bool = False) -> object:
-    """What `root` was made from; None where it was not, or nobody knows, which is said on stderr unless `quiet`."""
+    """What `root` was made from; None if that is unknown. A damaged record is reported on stderr unless `quiet`."""
     if not (root / MADE).is_file():
         return None
-    try:
-        return read_object(root / MADE, "what it tells of is made again")
-    except UserError as error:
-        if not quiet:
-            print(error, file=sys.stderr)
-        return None
+    made = attempted(lambda: read_object(root / MADE, "the folder is made again"), UserError)
+    if not isinstance(made, UserError):
+        return made
+    if not quiet:
+        print(made, file=sys.stderr)
+    return None
 
 
 def _check_ours(root: Path, names: Sequence[str] | None) -> None:
-    """UserError: one of the names, or anything at all, stands in `root`, and nothing says that it was made here."""
+    """UserError: `root` holds one of the names, or anything at all, and was not made here."""
     if (root / MADE).is_file() or not os.path.lexists(root):
         return
     if not root.is_dir():
@@ -80,7 +78,7 @@ def _check_ours(root: Path, names: Sequence[str] | None) -> None:
 
 
 def _replace(root: Path, scratch: Path, wanted: object, names: Sequence[str]) -> None:
-    """Puts the names of `scratch` into `root`. While it lasts, `made.json` says that `root` is ours and not whole."""
+    """Moves the names from `scratch` to `root`; meanwhile `made.json` says that `root` is incomplete."""
     root.mkdir(exist_ok=True)
     write_json(root / MADE, {"whole": False})
     for name in names:
@@ -107,10 +105,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         if left.is_dir() and pid.isdigit() and not is_alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with writing(part):
-            part.mkdir(parents=True)
-            yield part
-            os.replace(part, target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with ExitStack() as undo, writing(part):
+        undo.callback(shutil.rmtree, part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        os.replace(part, target)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from videogpt_plus.io.files import read_object, sweep_parts, write_bytes
+from videogpt_plus.io.errors import attempted, reason, translated
+from videogpt_plus.io.files import locked, read_object, sweep_parts, write_text
 from videogpt_plus.types import UserError
 
 
 def clip_of(line: Mapping[str, Any]) -> str:
-    """What tells an answer's clip from others; lines of before this was kept name the file alone."""
+    """The clip of an answer: its folder and name, or the file's name alone where no folder was recorded."""
     return line.get("clip", line["video"])
 
 
@@ -43,15 +44,13 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 def open_locked(path: Path) -> BinaryIO:
-    """The file at its end, unbuffered and locked: a second process would do the same work again."""
-    with _disk(path):
+    """The file, open for appending, unbuffered and locked. UserError: another process writes it."""
+    with _disk(path), ExitStack() as stack:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab+", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise
+        file = stack.enter_context(path.open("ab+", buffering=0))
+        if not locked(file):
+            raise UserError(f"{path} is being written by another process; wait for it or stop it")
+        stack.pop_all()
     sweep_parts(path.parent)
     return file
 
@@ -90,14 +89,22 @@ def read_lines(
     lines = {}
     *whole, _torn = path.read_bytes().split(b"\n")
     for number, raw in enumerate(whole, start=1):
-        try:
-            line = json.loads(raw)
-            lines[line["key"]] = line
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise UserError(f"{path}, line {number}: not {what} ({error}); {then}") from error
-        if told := wrong and wrong(line):
+        line = attempted(partial(json.loads, raw), ValueError, RecursionError)
+        told = _not_a_line(line) or (wrong and wrong(line))
+        if told:
             raise UserError(f"{path}, line {number}: not {what} ({told}); {then}")
+        lines[line["key"]] = line
     return lines
+
+
+def _not_a_line(value: Any) -> str | None:
+    """Why a value is no line with a key; None where it is one."""
+    if isinstance(value, Exception):
+        return str(value)
+    if not isinstance(value, dict):
+        return "it is no object"
+    key = value.get("key")
+    return None if isinstance(key, str) else f"'key' is {json.dumps(key)[:60]}"
 
 
 def meta_path(path: str | Path) -> Path:
@@ -106,16 +113,12 @@ def meta_path(path: str | Path) -> Path:
 
 
 def claim(
-    path: Path,
-    header: dict[str, Any],
-    what: str,
-    read: Mapping[str, Any] | None = None,
-    told: Collection[str] = (),
+    path: Path, header: dict[str, Any], what: str, read: Mapping[str, Any] | None = None, told: Collection[str] = ()
 ) -> None:
-    """Keeps `header` beside the file, or raises UserError where its lines have another one.
+    """Writes `header` to the meta file. UserError: the lines that are there have another header.
 
-    `read` is the header that was found; without it, it is read from the file beside. The names in `told` say where
-    things lie: they may differ, and the new ones are kept.
+    `read` is the header that was found; without it, it is read from the meta file. Fields named in `told` are
+    locations: they may differ, and the new ones are written.
     """
     header = json.loads(json.dumps(header))
     found = dict(header)
@@ -131,18 +134,10 @@ def claim(
         )
     if not path.stat().st_size or found != header:
         text = json.dumps(header, indent=2, sort_keys=True) + "\n"
-        write_bytes(meta_path(path), text.encode("utf-8", "backslashreplace"))
+        write_text(meta_path(path), text)
 
 
-@contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def _disk(path: Path) -> AbstractContextManager[None]:
     """Turns a full or read-only disk into one clear line."""
-    try:
-        yield
-    except BlockingIOError as error:
-        raise UserError(f"{path} is being written by another process; wait for it or stop it") from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written: {error.strerror}; free space, permit writing or choose another folder, "
-            "then run the same command again: it goes on where it was"
-        ) from error
+    advice = "free space, permit writing or choose another folder, then run the same command again: it resumes"
+    return translated(OSError, to=lambda error: UserError(f"{path} cannot be written: {reason(error)}; {advice}"))

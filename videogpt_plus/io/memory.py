@@ -12,7 +12,7 @@ import sys
 
 #: Larger blocks, such as a published LLM's embeddings, still come and go by themselves; bytes.
 LARGEST_KEPT = 2**28
-#: So much may lie idle at the end of the heap; bytes.
+#: Bytes that may stay unused at the end of the heap.
 MOST_IDLE = 2**30
 #: Parameters of glibc's mallopt: name in the environment -> number and value.
 SETTINGS = {"MALLOC_TRIM_THRESHOLD_": (-1, MOST_IDLE), "MALLOC_MMAP_THRESHOLD_": (-3, LARGEST_KEPT)}
@@ -21,7 +21,7 @@ SETTINGS = {"MALLOC_TRIM_THRESHOLD_": (-1, MOST_IDLE), "MALLOC_MMAP_THRESHOLD_":
 def keep_freed() -> None:
     """For this process and those that it will start; call it before torch is imported. Linux alone knows it.
 
-    What the environment says already stays. torch is told to ask for huge pages, too, of which it takes fewer.
+    Settings of the environment are kept. torch is asked to use huge pages, too.
     """
     if sys.platform != "linux":
         return

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from videogpt_plus.io.errors import in_one_line, translated
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.tensors import State, read_tensors, unreadable
 from videogpt_plus.types import UserError
@@ -60,11 +62,7 @@ def values_of(path: str | Path, then: str) -> Iterator[None]:
     """Turns what transformers and peft raise over an impossible value in `path` into a UserError that names it."""
     from huggingface_hub.errors import StrictDataclassError
 
-    try:
-        yield
-    except UserError:
-        raise
-    except (
+    with translated(
         StrictDataclassError,  # a value of another type
         AssertionError,
         AttributeError,
@@ -74,9 +72,9 @@ def values_of(path: str | Path, then: str) -> Iterator[None]:
         RuntimeError,
         TypeError,
         ValueError,
-    ) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path} has an impossible value ({type(error).__name__}: {told:.200}); {then}") from error
+        to=lambda e: UserError(f"{path} has an impossible value ({type(e).__name__}: {in_one_line(e)}); {then}"),
+    ):
+        yield
 
 
 def weight_files(folder: str | Path) -> list[Path]:
@@ -92,10 +90,8 @@ def weight_files(folder: str | Path) -> list[Path]:
         raise UserError(f"no weights in {folder}: expected one of {', '.join(WEIGHT_FILES)}; download them")
     files = [path] if path.suffix != ".json" else _shards(path)
     for file in (f for f in files if f.suffix == ".safetensors"):
-        try:
+        with translated(SafetensorError, OSError, to=partial(unreadable, file)):
             safe_open(file, "pt")  # reads its header alone
-        except (SafetensorError, OSError) as error:
-            raise unreadable(file, error) from error
     return files
 
 

@@ -6,7 +6,10 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+
+from videogpt_plus.io.errors import attempted, translated
 
 #: What a shell says of a tool that was ended by SIGPIPE, as `head` ends those before it.
 ENDED_BY_PIPE = 128 + 13
@@ -20,35 +23,26 @@ class _Watched(io.TextIOWrapper):
     """A stream whose faults are OutputLost; of a name in other bytes than UTF-8 the bytes are written as numbers."""
 
     def write(self, text: str) -> int:
-        with _lost():
+        with translated(OSError, to=OutputLost):
             return super().write(text)
 
     def flush(self) -> None:
-        with _lost():
+        with translated(OSError, to=OutputLost):
             super().flush()
-
-
-@contextmanager
-def _lost() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputLost(error) from error
 
 
 @contextmanager
 def written_out() -> Iterator[None]:
     """Within it a command prints, and at its end all is written.
 
-    A pipe that nobody reads any more ends the command without a word, as it ends Unix tools; a disk that is full, or
-    an output that is closed, with one line and exit code 2.
+    A closed pipe ends the command silently, as it ends Unix tools; a full disk or a closed output with one line and
+    exit code 2.
     """
     watch()
     try:
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(lambda: sys.stdout.flush())
             yield
-        finally:
-            sys.stdout.flush()
     except OutputLost as lost:
         (error,) = lost.args
         _let_go()
@@ -65,9 +59,7 @@ def watch() -> None:
     printed would go into that.
     """
     for number, how in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
-        try:
-            os.fstat(number)
-        except OSError:
+        if isinstance(attempted(partial(os.fstat, number), OSError), OSError):
             os.open(os.devnull, how)
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -88,9 +80,7 @@ def _watched(stream: io.TextIOBase | None, number: int) -> io.TextIOBase:
 
 def complain(text: str) -> None:
     """Writes a line to standard error; where nobody can read it the exit code has to do."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except (OSError, OutputLost):
+    if attempted(lambda: print(text, file=sys.stderr, flush=True), OSError, OutputLost):
         _let_go(2)
 
 

@@ -9,15 +9,6 @@ from videogpt_plus.io.files import require
 from videogpt_plus.io.tensors import State, read_tensors, without_prefixes
 from videogpt_plus.types import UserError
 
-#: Prefix in the reference's full state dict -> the part it belongs to. What has none of them is the LLM's.
-REFERENCE_PARTS = {
-    "model.vision_tower.": "internvideo2",
-    "model.image_vision_tower.vision_tower.": "clip",
-    "model.mm_projector.": "projectors",
-    "model.image_mm_projector.": "projectors",
-}
-
-
 #: Files that may hold projectors, the first one found wins: ours, LoRA fine-tuning's, pre-training's.
 PROJECTOR_FILES = ("projectors.safetensors", "non_lora_trainables.bin", "mm_projector.bin")
 
@@ -34,20 +25,6 @@ def projector_key(stream: str) -> str:
 def reducer_key(stream: str) -> str:
     """What the tensors of a stream's reducer begin with, where it learns: "video" -> "mm_adapter"."""
     return projector_key(stream).replace("projector", "adapter")
-
-
-def split_reference(state: State) -> dict[str, State]:
-    """A full state dict of the reference, cut into the parts that our loaders read.
-
-    Returns "llm" (Hugging Face's Qwen2 names), "clip" (`vision_model.*`), "internvideo2" (`vision_encoder.*` and
-    `vision_proj.*`, as in the published file) and "projectors" (`mm_projector.*`, `image_mm_projector.*`).
-    """
-    parts: dict[str, State] = {"llm": {}, "clip": {}, "internvideo2": {}, "projectors": {}}
-    for key, value in state.items():
-        prefix = next((p for p in REFERENCE_PARTS if key.startswith(p)), "")
-        part = REFERENCE_PARTS.get(prefix, "llm")
-        parts[part][key.removeprefix("model." if part == "projectors" else prefix)] = value
-    return parts
 
 
 def read_projectors(source: str | Path) -> State:

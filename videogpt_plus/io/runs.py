@@ -1,4 +1,4 @@
-"""A run folder while it is filled: its lock, its log, and what says that it is finished."""
+"""A run folder while it is trained: its lock, its log, and the files that say that it is finished."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from videogpt_plus.io.files import PART, sweep_parts, write_bytes, writing
+from videogpt_plus.io.errors import translated
+from videogpt_plus.io.files import PART, locked, sweep_parts, write_bytes, writing
 from videogpt_plus.types import UserError
 
 #: Seconds in which what a killed training left behind ends, such as data workers, which hold its lock, too.
@@ -35,7 +36,7 @@ QUESTION = "question.txt"
 
 
 def check_own(folder: Path) -> None:
-    """UserError: something lies in `folder`, and neither a training nor a sweep says that it is theirs."""
+    """UserError: `folder` holds something, and is neither a training's nor a sweep's."""
     if (folder / "experiment.json").exists() or (folder / CELL).exists():
         return
     if names := sorted(path.name for path in folder.iterdir() if not PART.fullmatch(path.name)):
@@ -66,20 +67,16 @@ def alone_in(folder: Path) -> Iterator[None]:
                     "wait for it, or end it and run the same command again"
                 )
             time.sleep(0.1)
-        try:
+        with ExitStack() as at_the_end:
+            # Data workers hold the file, too, so that closing it here would not unlock it.
+            at_the_end.callback(fcntl.flock, file, fcntl.LOCK_UN)
             sweep_parts(folder)
             yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing is not enough: data workers have the file, too
 
 
 def _locked(file: IO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks: nothing keeps others out there
-        pass
+    with suppress(OSError):  # a file system without locks: nothing keeps others out there
+        return locked(file)
     return True
 
 
@@ -88,10 +85,9 @@ def taught(run: Path) -> str | None:
     path = run / QUESTION
     if not path.is_file():
         return None
-    try:
+    then = "copy it again, or remove it"
+    with translated(UnicodeDecodeError, to=lambda error: UserError(f"{path} is not UTF-8 ({error}); {then}")):
         return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 ({error}); copy it again, or remove it") from error
 
 
 class Log:
@@ -101,7 +97,7 @@ class Log:
         self.path = path
 
     def start(self, header: dict, step: int) -> None:
-        """Writes the header; to go on after `step`, checks that it is the same and cuts what came later."""
+        """Writes the header; to resume after `step`, checks that it is the same and removes later steps."""
         kept = [header]
         if step:
             lines = self._read()
@@ -110,9 +106,7 @@ class Log:
                     f"{self.path} does not hold the {step} steps that the checkpoint is behind: remove the folder or "
                     "choose another one"
                 )
-            # Which annotations it was is not said in logs of earlier versions.
-            known = {"annotations": header.get("annotations"), **lines[0]}
-            if told := difference(known, header):
+            if told := difference(lines[0], header):
                 raise UserError(
                     f"{self.path.parent} holds a training that began otherwise ({told}): "
                     "remove the folder or choose another one"
@@ -121,7 +115,7 @@ class Log:
         write_bytes(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def _read(self) -> list[dict]:
-        """The whole lines; what a kill left of the last one is none."""
+        """The complete lines."""
         found = []
         for line in self.path.read_bytes().splitlines() if self.path.exists() else ():
             with suppress(ValueError, RecursionError):
@@ -135,7 +129,7 @@ class Log:
 
 
 def difference(then: dict, now: dict) -> str:
-    """What of `now` was otherwise `then`, in words, by the innermost keys; empty if nothing was."""
+    """The values of `now` that were different `then`, in words, by their innermost keys; "" if none was."""
     return "; ".join(f"{key}: {old!r:.80} there, {new!r:.80} now" for key, old, new in _changes("", then, now))
 
 

@@ -1,4 +1,4 @@
-"""Tensors of published folders, not read yet: listed, compared and written anew, with one shard in memory at most."""
+"""Tensors of published folders: listed, compared and rewritten, with at most one shard in memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from videogpt_plus.io import tensors
 from videogpt_plus.io.model_folders import TOKENIZER_FILES, weight_files
-from videogpt_plus.io.tensors import check_fit, read_tensors, save_tensors
+from videogpt_plus.io.tensors import read_tensors, save_tensors
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 2**30
-#: What is copied beside weights.
+#: Files that are copied with the weights.
 COPIED = (*TOKENIZER_FILES, "generation_config.json", "tokenizer.model")
-#: Parts of keys that bitsandbytes writes beside packed weights.
+#: Parts of the keys that bitsandbytes adds to packed weights.
 PACKED = (".absmax", ".quant_map", ".quant_state", ".SCB", ".weight_format")
 
-#: A tensor's name and what stands in its file -> what is written.
+#: A tensor's name and the tensor of its file -> the tensor that is written.
 Change = Callable[[str, "Tensor"], "Tensor"]
 
 
@@ -32,7 +33,7 @@ class Stored(NamedTuple):
 
     file: Path
     key: str
-    #: What it is called beside its file.
+    #: Its name outside of its file.
     name: str
 
 
@@ -69,17 +70,7 @@ def check_unpacked(folder: Path, names: Iterable[str]) -> None:
 
 def check_shapes(folder: Path, stored: Sequence[Stored], expected: dict[str, tuple[int, ...]]) -> None:
     """UserError: lists names that are missing or too many, and other shapes, all at once."""
-    shapes = _shapes(stored)
-    check_fit(
-        folder,
-        missing=expected.keys() - shapes.keys(),
-        unexpected=shapes.keys() - expected.keys(),
-        shapes=[
-            f"{name} {shapes[name]} instead of {expected[name]}"
-            for name in expected.keys() & shapes.keys()
-            if shapes[name] != expected[name]
-        ],
-    )
+    tensors.check_shapes(folder, _shapes(stored), expected)
 
 
 def _shapes(stored: Sequence[Stored]) -> dict[str, tuple[int, ...]]:
@@ -118,7 +109,7 @@ def opened() -> Iterator[Callable[[Stored], Tensor]]:
 
 
 def to_dtype(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
-    """The tensor in a dtype; None leaves it as it is. UserError: a finite value is none there."""
+    """The tensor in a dtype; None leaves it as it is. UserError: a finite value becomes infinite."""
     import torch
 
     if dtype is None or tensor.dtype == getattr(torch, dtype):
@@ -134,7 +125,7 @@ def to_dtype(name: str, tensor: Tensor, dtype: str | None) -> Tensor:
 def differing(left: Sequence[Stored], right: Sequence[Stored], change: Change, shared: Change) -> Differing:
     """What is not bit for bit the same on both sides.
 
-    Read a tensor at a time, the left one's after `change`, and both after `shared`: what of them is compared.
+    Tensors are read one at a time: the left one after `change`, and both after `shared`.
     """
     import torch
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import is_zipfile
 
+from videogpt_plus.io.errors import translated
+from videogpt_plus.io.files import require, write_bytes
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
-from videogpt_plus.io.files import require, write_bytes
 
 State = dict[str, "Tensor"]
 
@@ -33,15 +36,7 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
     from safetensors.torch import load_file
 
     path = require(path, "weight file")
-    try:
-        if _begins(path, b"GGUF"):
-            raise UserError(
-                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
-            )
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
-    except (
+    with translated(
         SafetensorError,
         pickle.UnpicklingError,
         ArithmeticError,
@@ -51,14 +46,16 @@ def read_tensors(path: str | Path, mapped: bool = False) -> State:
         OSError,
         RuntimeError,
         TypeError,
-        ValueError,
-    ) as error:  # what else torch.load raises depends on which bytes are damaged
-        if wants := re.search(r"GLOBAL (\S+)", str(error)):
+        ValueError,  # what torch.load raises depends on which bytes are damaged
+        to=partial(unreadable, path),
+    ):
+        if _begins(path, b"GGUF"):
             raise UserError(
-                f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
-                "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
-            ) from error
-        raise unreadable(path, error) from error
+                f"cannot read weights {path}: it is a GGUF file, which nothing here reads; take safetensors"
+            )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     if isinstance(state, dict):
         state = next((state[k] for k in ("model", "module") if isinstance(state.get(k), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
@@ -72,10 +69,15 @@ def _begins(path: Path, magic: bytes) -> bool:
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
+    """The UserError of a weight file that cannot be read, with what its reader said."""
+    if wants := re.search(r"GLOBAL (\S+)", str(error)):
+        return UserError(
+            f"cannot read weights {path}: it is a pickle that wants to run {wants[1]}, which was refused; nothing "
+            "of it was run. Only tensors are read: download it again from its publisher, or as safetensors"
+        )
     # torch advises to read the pickle without protection; its last words say what is wrong with it.
     told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
-    reason = told.strip().split("\n")[0]
-    return UserError(f"cannot read weights {path}: {reason}; copy or download the file again")
+    return UserError(f"cannot read weights {path}: {told.strip().splitlines()[0]}; copy or download the file again")
 
 
 def without_prefixes(state: State, prefixes: Iterable[str]) -> State:
@@ -106,18 +108,22 @@ def load_exactly(
     UserError: lists missing and unexpected keys and wrong shapes, all at once.
     """
     state = {key: value for key, value in state.items() if not unused(key)}
-    own = module.state_dict()
-    check_fit(
-        source,
-        missing=own.keys() - state.keys(),
-        unexpected=state.keys() - own.keys(),
-        shapes=[
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own.keys() & state.keys()
-            if state[key].shape != own[key].shape
-        ],
-    )
+    check_shapes(source, shapes_of(state), shapes_of(module.state_dict()))
     module.load_state_dict(state, assign=assign)
+
+
+def shapes_of(state: State, prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor, by its name behind `prefix`."""
+    return {prefix + key: tuple(value.shape) for key, value in state.items()}
+
+
+def check_shapes(
+    source: str | Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """UserError: lists missing and unexpected keys of `source` and wrong shapes, all at once."""
+    both = found.keys() & expected.keys()
+    wrong = [f"{key} {found[key]} instead of {expected[key]}" for key in both if found[key] != expected[key]]
+    check_fit(source, expected.keys() - found.keys(), found.keys() - expected.keys(), wrong)
 
 
 def check_fit(
@@ -142,3 +148,22 @@ def save_tensors(path: str | Path, tensors: State) -> None:
     # Clones, for safetensors refuses tensors that share memory, such as tied weights.
     whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     write_bytes(path, save(whole, metadata={"format": "pt"}))
+
+
+def random_state(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None = None, seed: int = 20) -> State:
+    """Random tensors of these shapes, of bfloat16 unless told; the same seed gives the same.
+
+    Matrices keep the size of what passes them, norms are near 1, and none is zero, so that none can be lost unseen.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, shape in sorted(shapes.items()):
+        value = torch.randn(shape, generator=generator)
+        if len(shape) < 2:
+            value = 0.1 * value + (1 if name.endswith("weight") else 0)  # a norm's, or a bias
+        elif "embed" not in name:
+            value = value / (value[0].numel() ** 0.5)
+        state[name] = value.to(dtype or torch.bfloat16)
+    return state

@@ -1,11 +1,11 @@
-"""A limit of time for work that cannot be ended from outside: nobody waits for it any longer."""
+"""A time limit for work that cannot be stopped: after it the caller no longer waits."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from videogpt_plus.types import ClipError, unreadable
@@ -13,40 +13,36 @@ from videogpt_plus.types import ClipError, unreadable
 T = TypeVar("T")
 #: Seconds that a clip may take where no option says it.
 SECONDS = 120.0
-#: Set in a process that is ended from outside when a clip takes too long: there a second limit is in the way.
+#: Set in a process that its parent ends when a clip takes too long: it needs no limit of its own.
 _ended_from_outside = threading.Event()
 
 
 def end_from_outside() -> None:
-    """Leaves it to the parent of this process to end it in time."""
+    """From now on the parent of this process ends it in time."""
     _ended_from_outside.set()
 
 
 def within(seconds: float | None, path: str | Path, call: Callable[..., T], *given: Any, **named: Any) -> T:
     """What the call gives or raises, or the ClipError of `path` if that takes longer than so many seconds.
 
-    What hangs goes on hanging in a thread of its own, until the process ends.
+    Work that hangs stays in its thread until the process ends.
     """
     if seconds is None or _ended_from_outside.is_set():
         return call(*given, **named)
-    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    done: Future[T] = Future()
 
     def work() -> None:
         try:
-            done.put((call(*given, **named), None))
+            done.set_result(call(*given, **named))
         except BaseException as error:  # whatever it is, it is raised where the call was made
-            done.put((None, error))
+            done.set_exception(error)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    try:
-        result, error = done.get(timeout=seconds)
-    except Empty:
-        raise too_long(path, seconds) from None
+    if not wait([done], seconds).done:
+        raise too_long(path, seconds)
     thread.join()  # a process that is forked next inherits no thread
-    if error is not None:
-        raise error
-    return result
+    return done.result()
 
 
 def too_long(path: str | Path, seconds: float) -> ClipError:

@@ -16,14 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from videogpt_plus.models.base import VisionLM
+
 GIB = 2**30
-#: Classes that compute as one: they are not looked into.
-INDIVISIBLE = {
-    "Block", "PatchEmbedding", "Layer", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "LlamaDecoderLayer", "GluProjector",
-    "LlavaMultiModalProjector",
-}  # fmt: skip
-#: Of those, the layers of an LLM: they keep a cache, and their weights may have fewer bits.
-LAYERS = {"Layer", "LlamaDecoderLayer"}
 #: What a card loses to the driver's own tables and to gaps between tensors.
 LOST = GIB // 2
 #: Bytes of a weight of so many bits, with its scales: 4 bits have one of 4 bytes for 64 weights, 8 bits one a row.
@@ -54,7 +49,7 @@ class Needs(NamedTuple):
 
 
 def needs(
-    model: nn.Module,
+    model: VisionLM,
     frames: int,
     tokens: int,
     rows: int,
@@ -62,7 +57,7 @@ def needs(
     bits: int | None = None,
     shares: int = 1,
 ) -> Needs:
-    """What a model of the house (`encoders`, `projectors`, `llm`) takes, given on "meta" or loaded.
+    """What a model takes, given on "meta" or loaded.
 
     `frames` go through the tower together, `tokens` a row through the LLM in `rows` rows; `itemsizes` are a number's
     bytes in the LLM and in the tower, `bits` those of a weight in the LLM's layers. `model` is the share of one of
@@ -72,11 +67,11 @@ def needs(
     itemsize = itemsizes[0]
     heads = config.num_key_value_heads * (config.hidden_size // config.num_attention_heads)
     cache = 2 * rows * tokens * heads * itemsize // shares
-    parts = dict(_indivisible(model))
+    parts, in_llm = dict(_undivided(model)), {id(layer) for layer in model.layers}
     own = {name: itemsizes[name.startswith("encoders.")] for name in parts}
-    sizes = {name: _bytes(part, own[name], bits) for name, part in parts.items()}
-    caches = {name: cache if type(part).__name__ in LAYERS else 0 for name, part in parts.items()}
-    layers = [name for name in parts if caches[name]]
+    layers = [name for name, part in parts.items() if id(part) in in_llm]
+    sizes = {name: _bytes(part, own[name], bits if name in layers else None) for name, part in parts.items()}
+    caches = {name: cache if name in layers else 0 for name in parts}
     tower = [name for name in parts if name.startswith("encoders.")]
     embeddings = next(name for name in parts if parts[name] is model.causal.get_input_embeddings())
     # What has no weights, as tables of angles, is asked before the layers.
@@ -84,8 +79,9 @@ def needs(
     door = [name for name in door if name not in tower]
     end = [name for name in parts if name not in {*tower, *layers, *door}]
     units = [*((name,) for name in tower), tuple(door), *((name,) for name in layers), tuple(end)]
+    patches = max(encoder.tower.side**2 for encoder in model.encoders.values())  # of a frame, before anything is pooled
     work = max(
-        3 * _widest(parts[name]) * own[name] * (rows * tokens if name in layers else frames * _places(model))
+        3 * _widest(parts[name]) * own[name] * (rows * tokens if name in layers else frames * patches)
         for name in (*layers, *tower)
     )
     return Needs(tuple(Unit(n, sum(sizes[i] for i in n), sum(caches[i] for i in n)) for n in units), work)
@@ -192,12 +188,14 @@ def _filled(sizes: Sequence[int], cards: Sequence[int], work: int) -> list[int] 
     return filled(high)
 
 
-def _indivisible(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _undivided(model: VisionLM) -> Iterator[tuple[str, nn.Module]]:
     """The parts of tower, projector and LLM in the order in which they compute, by name in the model."""
+
+    whole = {id(part) for part in model.undivided()}
 
     def walk(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
         children = list(part.named_children())
-        if type(part).__name__ in INDIVISIBLE or not children:
+        if id(part) in whole or not children:
             yield name, part
         else:
             for child, inner in children:
@@ -211,7 +209,7 @@ def _bytes(part: nn.Module, itemsize: int, bits: int | None) -> int:
     from torch import nn
 
     smaller = 0.0
-    if bits is not None and type(part).__name__ in LAYERS:
+    if bits is not None:
         weights = [m.weight.numel() for m in part.modules() if isinstance(m, nn.Linear)]
         smaller = sum(weights) * (itemsize - BYTES[bits])
     return round(sum(p.numel() for p in part.parameters()) * itemsize - smaller)
@@ -221,12 +219,3 @@ def _widest(part: nn.Module) -> int:
     from torch import nn
 
     return max((max(m.in_features, m.out_features) for m in part.modules() if isinstance(m, nn.Linear)), default=0)
-
-
-def _places(model: nn.Module) -> int:
-    """Patches of a frame in the tower, before anything is pooled."""
-    from torch import nn
-
-    towers = model.encoders.values()
-    patches = [next(m for m in t.modules() if isinstance(m, nn.Conv2d)).kernel_size[0] for t in towers]
-    return max((t.pixels // patch) ** 2 for t, patch in zip(towers, patches, strict=True))

@@ -8,12 +8,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from videogpt_plus.models.device_map import LAYERS
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+
+    from videogpt_plus.models.base import VisionLM
 
 
 def check_bits(bits: int | None) -> None:
@@ -22,16 +22,15 @@ def check_bits(bits: int | None) -> None:
         raise UserError(f"--bits {bits} needs bitsandbytes: pip install 'videogpt_plus[bits]', or leave --bits out")
 
 
-def chosen(model: nn.Module) -> list[str]:
+def chosen(model: VisionLM) -> list[str]:
     """The linear layers that get fewer bits, by name: those inside the LLM's layers."""
     from torch import nn
 
-    layers = [n for n, m in model.named_modules() if type(m).__name__ in LAYERS and n.startswith("llm.")]
-    linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
-    return [name for name in linear if any(name.startswith(f"{layer}.") for layer in layers)]
+    inside = {id(m) for layer in model.layers for m in layer.modules() if isinstance(m, nn.Linear)}
+    return [name for name, m in model.named_modules() if id(m) in inside]
 
 
-def skipped(model: nn.Module) -> list[str]:
+def skipped(model: VisionLM) -> list[str]:
     """The modules with weights of their own that keep all their bits, by name."""
     fewer = set(chosen(model))
     return [
@@ -39,7 +38,7 @@ def skipped(model: nn.Module) -> list[str]:
     ]
 
 
-def quantise(model: nn.Module, bits: int, dtype: torch.dtype) -> None:
+def quantise(model: VisionLM, bits: int, dtype: torch.dtype) -> None:
     """Replaces the chosen layers. Their weights are rounded as they move to a device: no `to(dtype)` from then on."""
     check_bits(bits)
     import bitsandbytes as bnb

@@ -23,7 +23,7 @@ from videogpt_plus.families.cinego.lm import Size, mlp_width
 from videogpt_plus.io import fingerprint
 from videogpt_plus.io.files import write_bytes
 from videogpt_plus.io.folders import making
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
+from videogpt_plus.models.base import VisionLM
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.text import chat
 from videogpt_plus.toy import world
@@ -133,7 +133,7 @@ def _fill(scratch: Path, plan: Plan, progress: Callable[[int, int], None] | None
 
 
 def _made_from(plan: Plan) -> dict[str, object]:
-    """What of the plan the files depend on, and the code that writes them."""
+    """The settings of the plan that change the files, and the code that writes them."""
     told = {name: value for name, value in asdict(plan).items() if isinstance(value, int)}
     return {**told, "code": [fingerprint.of_path(Path(__file__)), fingerprint.of_path(Path(world.__file__))]}
 
@@ -203,8 +203,8 @@ def teach(
 ) -> Path:
     """Trains tokenizer, language model, projection and summary, and all of it, on what `prepare` wrote.
 
-    Returns the folder of the weights, `experiment.llm`. `progress` gives each stage's own; `say` is told what begins.
-    What is finished is left as it is; what was interrupted goes on.
+    Returns the folder of the weights, `experiment.llm`. `progress` gives each stage's own; `say` gets a line when a
+    stage begins. Finished stages are kept; an interrupted one resumes.
     """
     say = say or (lambda _: None)
     made_from = {**asdict(plan), "experiment": asdict(experiment), "clips": _made_from(plan)}
@@ -265,7 +265,7 @@ def _seen(prepared: Preparation, path: Path, seed: int | None) -> Visual:
 
 
 def _generate(
-    model: DualEncoderVLM,
+    model: VisionLM,
     experiment: Experiment,
     questions: Sequence[str],
     visual: Visual | None,

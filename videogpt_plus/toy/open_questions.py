@@ -7,12 +7,14 @@ What a right answer names is known by construction: every entry states it as `fa
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 
-from videogpt_plus.io.files import write_json
+from videogpt_plus.io.errors import attempted
+from videogpt_plus.io.files import read_json, write_json
 from videogpt_plus.toy import world
 from videogpt_plus.toy.render import Job, Recipe, folder_name, plan
+from videogpt_plus.types import UserError
 
 #: What the toy is rendered from.
 DEFAULT = Recipe()
@@ -37,7 +39,7 @@ OTHER_WORDS = {
 
 
 def ensure_open_questions(root: Path, recipe: Recipe = DEFAULT) -> bool:
-    """Writes the open questions about the test clips at `root` unless they stand there; True when they were written.
+    """Writes the open questions about the test clips at `root` unless they are there; True when they were written.
 
     The clips are those of `ensure_toy_data` with the same recipe.
     """
@@ -82,7 +84,5 @@ def _video(job: Job) -> str:
 
 
 def _holds(path: Path, entries: list[dict]) -> bool:
-    try:
-        return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == entries
-    except ValueError:  # damaged, and written again
-        return False
+    """Whether the file is there, undamaged and from this recipe."""
+    return attempted(partial(read_json, path, "it is written again"), UserError) == entries

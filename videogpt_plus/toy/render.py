@@ -2,7 +2,7 @@
 
     ROOT/bench/json/TASK.json  bench/video/TASK/0007.mp4 (or a folder of pictures)  bench/tasks.json
     ROOT/train/{images,videos,questions}.json  train/{images,videos,questions}/...
-    ROOT/made.json             what it was made from; another recipe makes both anew, and leaves the rest of ROOT
+    ROOT/made.json             what it was made from; another recipe renders both again, and keeps the rest of ROOT
 
 Deterministic from the recipe; training and test share no scene.
 """

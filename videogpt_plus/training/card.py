@@ -67,9 +67,9 @@ def _what(experiment: Experiment, tuned: bool) -> str:
     projectors = " and the projectors" if experiment.trains_projectors else ""
     return (
         f"A video LLM that sees {experiment.num_frames} frames of a clip as {tokens:,} visual tokens: frozen encoders "
-        f"({streams}), a projector each, {experiment.reducer.name} pooling at level {level}, and "
+        f"({streams}), a projector each, the reducer {experiment.reducer.name} at level {level}, and "
         f"an LLM with LoRA. This folder holds what was trained (the LoRA adapter{projectors}), the experiment and the "
-        "tokenizer; the parts below are needed beside it."
+        "tokenizer; the parts below are needed, too."
     )
 
 

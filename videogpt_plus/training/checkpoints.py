@@ -1,8 +1,8 @@
-"""A training's `checkpoint-N/`: when one counts, which one a training goes on from, and which ones are removed.
+"""A training's `checkpoint-N/`: when one counts, which one a training resumes from, and which ones are removed.
 
 COMPLETE is written into it after all else is on the disk, and lists the SHA-256 of every other file. So a checkpoint
 that a kill cut short does not count, and one that was damaged later is found before anything is read from it. The last
-two are kept: a training goes on from the one before where the last one is damaged.
+two are kept: where the last one is damaged, a training resumes from the one before.
 """
 
 from __future__ import annotations
@@ -10,31 +10,20 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 from videogpt_plus.io.files import PART, flush_to_disk, read_object, write_json, writing
-from videogpt_plus.io.tensors import read_tensors
 from videogpt_plus.types import UserError
 
 COMPLETE = "COMPLETE"
-TRAINABLE = "trainable.safetensors"
+#: What trained, by parameter name, and the optimizer's state; DeepSpeed keeps both in a folder of its own.
+TRAINABLE, OPTIMIZER = "trainable.safetensors", "optimizer.pt"
 #: Complete checkpoints that are kept, the last one included.
 KEPT = 2
 NAME = re.compile(r"checkpoint-[0-9]+")
-#: What a checkpoint needs, as patterns of which one has to fit: DeepSpeed keeps the optimizer's state in a folder.
-NEEDED = (
-    (TRAINABLE,),
-    ("trainer_state.json",),
-    ("scheduler.pt",),
-    ("rng_state*.pth",),
-    ("optimizer.pt", "global_step*"),
-)
-#: What else a training writes beside those, DeepSpeed's files among them.
-WRITTEN = (COMPLETE, "scaler.pt", "latest", "zero_to_*.py")
+#: What a training writes into one, DeepSpeed's files among them.
+WRITTEN = (COMPLETE, TRAINABLE, OPTIMIZER, "rng_state_*.pth", "global_step*", "latest", "zero_to_*.py")
 
 
 def mark_complete(checkpoint: Path) -> None:
@@ -61,11 +50,10 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
-def ready_to_go_on(folder: Path, say: Callable[[str], None] | None = None) -> None:
-    """Leaves in `folder` those complete checkpoints alone that a training can go on from, the last one a whole one.
+def ready_to_resume(folder: Path, say: Callable[[str], None]) -> None:
+    """Keeps the complete checkpoints of `folder` up to the last undamaged one, and removes the others.
 
-    What a kill left half-written is removed, and so is a damaged one behind a whole one, of which `say` is told.
-    UserError: all are damaged, or one that is in the way holds what no training wrote.
+    `say` is told of damaged ones. UserError: all are damaged, or one to remove holds what no training wrote.
     """
     damaged: dict[Path, str] = {}
     whole = None
@@ -83,10 +71,8 @@ def ready_to_go_on(folder: Path, say: Callable[[str], None] | None = None) -> No
     for one in _checkpoints(folder):
         if one in damaged or not (one / COMPLETE).is_file():
             _remove(one)
-    for one, fault in damaged.items() if say else ():
-        say(f"{one} is damaged ({fault}): the training goes on from {whole.name}, the one before")
-    if whole and say and not _sums(whole):
-        say(f"{whole} is of a version without checksums: all its parts can be read, and the training goes on from it")
+    for one, fault in damaged.items():
+        say(f"{one} is damaged ({fault}): the training resumes from {whole.name}, the one before")
 
 
 def _checkpoints(folder: Path) -> Iterator[Path]:
@@ -96,8 +82,7 @@ def _checkpoints(folder: Path) -> Iterator[Path]:
 
 def _foreign(checkpoint: Path) -> str | None:
     """The name of something in it that no training wrote; None where there is nothing."""
-    patterns = [*(pattern for one in NEEDED for pattern in one), *WRITTEN]
-    names = [path.name for path in checkpoint.iterdir() if not any(path.match(pattern) for pattern in patterns)]
+    names = [path.name for path in checkpoint.iterdir() if not any(path.match(pattern) for pattern in WRITTEN)]
     return next((name for name in names if not PART.fullmatch(name)), None)
 
 
@@ -122,47 +107,24 @@ def _sum(path: Path) -> str:
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:
-    """SHA-256 of each file as it was written; {} of a checkpoint from before there were any."""
-    path = checkpoint / COMPLETE
-    if not path.stat().st_size:
-        return {}
-    sums = read_object(path, "see the checkpoint before").get("sha256")
+    """SHA-256 of each file as it was written. UserError: COMPLETE does not say."""
+    sums = read_object(checkpoint / COMPLETE, "see the checkpoint before").get("sha256")
     if not isinstance(sums, dict) or not sums:
-        raise UserError(f"{path} lists no files")
+        raise UserError(f"{checkpoint / COMPLETE} lists no files")
     return sums
 
 
 def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a complete checkpoint, in a few words; None where nothing is."""
     try:
-        sums = _sums(checkpoint)
+        sums, files = _sums(checkpoint), _files(checkpoint)
+        if "trainer_state.json" in sums:
+            return "an earlier version wrote it, and otherwise"
+        if missing := next((name for name in sums if name not in files), None):
+            return f"{missing} is missing"
+        wrong = next((name for name, wanted in sums.items() if _sum(files[name]) != wanted), None)
+        return wrong and f"{wrong} is not as it was written"
     except UserError:
         return f"{COMPLETE} is no list of its files"
-    files = _files(checkpoint)
-    if missing := next((name for name in sums if name not in files), None):
-        return f"{missing} is missing"
-    for needed in NEEDED if not sums else ():
-        if not any(path for pattern in needed for path in checkpoint.glob(pattern)):
-            return f"{' or '.join(needed)} is missing"
-    try:
-        if sums:
-            wrong = next((name for name, wanted in sums.items() if _sum(files[name]) != wanted), None)
-            return wrong and f"{wrong} is not as it was written"
-        return next((f"{name} cannot be read" for name, path in files.items() if not _is_whole(path)), None)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a file of a checkpoint without checksums is one of its kind; the zips of torch have sums of their own."""
-    try:
-        if path.suffix in (".pt", ".pth"):
-            with ZipFile(path) as file:
-                return file.testzip() is None
-        if path.suffix == ".safetensors":
-            read_tensors(path)
-        if path.suffix == ".json":
-            read_object(path, "")
-    except (BadZipFile, UserError, RuntimeError, ValueError, EOFError, LookupError, struct.error, zlib.error):
-        return False  # what reading a zip raises depends on which bytes are damaged
-    return True

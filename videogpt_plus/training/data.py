@@ -1,7 +1,6 @@
-"""LLaVA JSON -> samples -> Batch, and the order in which they are seen.
+"""LLaVA JSON -> samples -> Batch.
 
-The order is a pure function of (seed, epoch), so that a resumed run finds its place by counting steps. An entry
-that cannot be read is replaced by the next readable sample behind it, and listed in `substituted.jsonl`.
+An entry that cannot be read is replaced by the next readable sample after it, and listed in `substituted.jsonl`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
@@ -172,9 +170,10 @@ class Conversations(Dataset[Encoded]):
             raise UserError(f"unknown sampling.stills '{self.stills}'; choose from: {', '.join(SQUARES)}")
         self.substituted = Path(substituted)
         #: What the encoders compute in: see `Preparation`.
-        self.arithmetic = "autocast" if self.training.bf16 else "float32"
-        self.prepare = Preparation(experiment.branches, experiment.sampling, decoder, store, self.arithmetic)
-        self.entries = [e for path, folder in get_mixture(self.training.data) for e in read_annotations(path, folder)]
+        self.arithmetic = "autocast" if training.bf16 else "float32"
+        self.prepare = Preparation(streams, num_frames, decoder, store, self.arithmetic)
+        self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
+        self.wheres = [entry.where for entry in self.entries]
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -186,22 +185,9 @@ class Conversations(Dataset[Encoded]):
         return len(videos), len({path for _, path, *_ in shown - videos})
 
     def __getitem__(self, index: int) -> Encoded:
-        """The sample, or the next readable one behind it if a clip of it cannot be read."""
-        first_error: ClipError | None = None
-        for tried in range(min(len(self), MOST_IN_A_ROW)):
-            replacement = (index + tried) % len(self)
-            try:
-                sample = self.encode(self.entries[replacement])
-            except ClipError as error:
-                first_error = first_error or error
-                continue
-            if first_error is not None:
-                self._list_substitution(index, replacement, first_error)
-            return sample
-        raise UserError(
-            f"no clip of {tried + 1} samples from {self.entries[index].where} on can be read; first error: "
-            f"{first_error}; check that the media of '{self.training.data}' are complete"
-        )
+        """The sample, or the next readable one after it if a clip of it cannot be read."""
+        media = f"the media of '{self.training.data}'"
+        return readable(index, self.wheres, lambda i: self.encode(self.entries[i]), self.substituted, media)
 
     def encode(self, entry: Entry) -> Encoded:
         """Reads the clips of one entry and tokenizes its text. ClipError: it cannot be learned from."""
@@ -247,16 +233,6 @@ class Conversations(Dataset[Encoded]):
                 f"{self.room.reads:,}; shorten the entry, or take a coarser pool level"
             )
 
-    def _list_substitution(self, index: int, replacement: int, error: ClipError) -> None:
-        line = {
-            "sample": index,
-            "where": self.entries[index].where,
-            "replaced_by": replacement,
-            "replacement": self.entries[replacement].where,
-            "error": str(error),
-        }
-        append_once(self.substituted, line)
-
     def question(self) -> str | None:
         """What every sample asks, without its markers, where all ask the same once; None where they do not."""
         asked = {tuple(turn["value"] for turn in entry.turns if turn["from"] == "human") for entry in self.entries}
@@ -271,6 +247,32 @@ class Conversations(Dataset[Encoded]):
     def lengths(self) -> list[int]:
         """Words of each sample, at least 1. Reads no clip."""
         return [max(1, sum(len(turn["value"].split()) for turn in entry.turns)) for entry in self.entries]
+
+
+def readable(
+    index: int, wheres: Sequence[str], read: Callable[[int], Encoded], substituted: Path, media: str
+) -> Encoded:
+    """Sample `index` by `read`, or the next readable one after it, which is then listed in `substituted`.
+
+    `wheres` says where each sample comes from, `media` what all their clips are called. UserError: none of many in a
+    row can be read.
+    """
+    first_error: ClipError | None = None
+    for tried in range(min(len(wheres), MOST_IN_A_ROW)):
+        replacement = (index + tried) % len(wheres)
+        try:
+            sample = read(replacement)
+        except ClipError as error:
+            first_error = first_error or error
+            continue
+        if first_error is not None:
+            line = {"sample": index, "where": wheres[index], "replaced_by": replacement}
+            append_once(substituted, {**line, "replacement": wheres[replacement], "error": str(first_error)})
+        return sample
+    raise UserError(
+        f"no clip of {tried + 1} samples from {wheres[index]} on can be read; first error: {first_error}; check that "
+        f"{media} are complete"
+    )
 
 
 def append_once(path: Path, line: dict) -> None:
@@ -313,35 +315,3 @@ def collate(samples: Sequence[Encoded], pad_id: int) -> Batch:
         "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORE),
         "visuals": [sample["visuals"] for sample in samples],
     }
-
-
-def epoch_order(
-    n: int, seed: int, epoch: int, lengths: Sequence[int] | None = None, batch: int = 1, world: int = 1
-) -> list[int]:
-    """Every index of 0..n-1 once, shuffled for this epoch; grouped where `modality_lengths` are given."""
-    generator = np.random.default_rng([seed, epoch])
-    if lengths is None:
-        return generator.permutation(n).tolist()
-    assert len(lengths) == n
-    return grouped_order(lengths, batch, world, generator)
-
-
-def grouped_order(lengths: Sequence[int], batch: int, world: int, generator: np.random.Generator) -> list[int]:
-    """Every index once; each run of `batch` holds one modality (sign) and similar lengths (magnitude).
-
-    Works on runs of `batch * world`, longest first within one. What does not fill a run of its modality comes
-    last; only there may modalities meet.
-    """
-    size = batch * world
-    full, rest = [], []
-    for sign in (1, -1):
-        indices = np.array([i for i, length in enumerate(lengths) if length * sign > 0], dtype=int)
-        shuffled = generator.permutation(indices)
-        whole = len(shuffled) // size * size
-        full += [_longest_first(run, lengths) for run in shuffled[:whole].reshape(-1, size)]
-        rest += _longest_first(shuffled[whole:], lengths)
-    return [i for run in generator.permutation(len(full)) for i in full[run]] + rest
-
-
-def _longest_first(indices: np.ndarray, lengths: Sequence[int]) -> list[int]:
-    return sorted(indices.tolist(), key=lambda i: -abs(lengths[i]))

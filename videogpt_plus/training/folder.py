@@ -47,7 +47,7 @@ def check_claim(folder: Path, experiment: Experiment) -> None:
 
 
 def describe(folder: Path, experiment: Experiment) -> None:
-    """Writes what a run folder holds beside its weights: the LLM's tokenizer, byte for byte, and the model card."""
+    """Writes the LLM's tokenizer, byte for byte, and the model card."""
     for file in (located(experiment.llm) / name for name in TOKENIZER_FILES):
         if file.exists():
             write_bytes(folder / file.name, file.read_bytes())

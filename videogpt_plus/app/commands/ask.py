@@ -14,23 +14,12 @@ from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.checks import check_asking, check_loading, check_margin, check_questions
-from videogpt_plus.app.commands.common import (
-    Control,
-    answered_benchmark,
-    answers_of,
-    benchmark_folder,
-    benchmark_stated,
-    find_run,
-    named_runs,
-    own_runs,
-    run_to_ask,
-    wanted_run,
-    wanted_runs,
-    which_answers,
-)
+from videogpt_plus.app.checks import check_asking, check_loading, check_margin, check_questions
+from videogpt_plus.app.questions import WHOLE, TaskConfig, answered_benchmark, benchmark_folder, benchmark_stated
+from videogpt_plus.app.runs import find_run, named_runs, own_runs, run_to_ask, wanted_run, wanted_runs
+from videogpt_plus.app.screen import new_table, progress, show
 from videogpt_plus.config.options import DEFAULT_EVAL, DEFAULT_LOAD, GREEDY, EvalConfig, GenerationConfig, LoadConfig
-from videogpt_plus.types import ClipError, UserError, unreadable
+from videogpt_plus.types import UserError, unreadable
 
 #: What a task's scores keep of each question, for paired tests.
 PAIRED_PARTS = ("correct", "videos")
@@ -38,10 +27,7 @@ PAIRED_PARTS = ("correct", "videos")
 
 def answer(
     runs: Positional[tuple[str, ...]],
-    task: str = "mvbench",
-    control: Control | None = None,
-    limit: int | None = None,
-    benchmark: Path | None = None,
+    config: OmitArgPrefixes[TaskConfig] = WHOLE,
     retry_errors: bool = False,
     eval_config: OmitArgPrefixes[EvalConfig] = DEFAULT_EVAL,
 ) -> None:
@@ -51,64 +37,47 @@ def answer(
 
     Args:
         runs: Run folders, or names of trained experiments under results/; 'toy_pool*' is every one that fits.
-        task: The benchmark: mvbench, vcgbench, vcgbench_diverse, msvd_qa, msrvtt_qa, tgif_qa, activitynet_qa, rwf2000,
-            toy_open, toy_rwf2000; or NAME=FOLDER for one of your own in MVBench's layout.
-        control: Withhold something: blind shows no video, one_frame repeats a single frame, shuffled mixes their order.
-        limit: Questions a task at most; all when not given.
-        benchmark: Another copy of the benchmark, a folder or a file of rows, whose answers have a folder of their own;
-            the usual one when not given, for mvbench the experiment's own.
         retry_errors: Ask again where the line holds an error, after repairing a clip.
     """
     from eval.answers.runs import answer_runs
-    from videogpt_plus.app.screen import progress
 
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("answer writes one file in one process: leave the launcher out, and share cards by --devices N")
-    task, benchmark = benchmark_stated(task, benchmark)
+    config = config.read()
     experiments = [one.experiment for one in wanted_runs(runs)]
     check_asking(experiments, eval_config)
-    check_questions(task, experiments, limit, benchmark, eval_config.scoring)
+    check_questions(config.task, experiments, config.limit, config.benchmark, eval_config.scoring)
     folders = own_runs(runs)
     for folder in folders:
-        benchmark_folder(task, folder, benchmark)
-    paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
+        benchmark_folder(config, folder)
+    paths = {folder: config.answers(folder) for folder in folders}
     with progress(f"answer {' '.join(folder.name for folder in folders)}") as advance:
-        answered = answer_runs(paths, control, limit, benchmark, retry_errors, eval_config, advance, print, task)
+        how = (config.benchmark, retry_errors, eval_config, advance, print, config.task)
+        answered = answer_runs(paths, config.control, config.limit, *how)
     for folder, done in answered.items():
         torn = f"; {done.torn_bytes} bytes of a half-written line were cut off first" if done.torn_bytes else ""
         print(f"{paths[folder]}: {done.new} new, {done.kept} kept, {done.failed} with an error{torn}")
 
 
-def score(
-    runs: Positional[tuple[str, ...]],
-    task: str = "mvbench",
-    control: Control | None = None,
-    limit: int | None = None,
-    benchmark: Path | None = None,
-) -> None:
+def score(runs: Positional[tuple[str, ...]], config: OmitArgPrefixes[TaskConfig] = WHOLE) -> None:
     """Score finished runs: accuracy of every task with its 95 % interval. Refuses an incomplete one.
 
     Of a judged benchmark: the scores that `judge` left, several runs in one table only if one judge gave them all.
 
     Args:
         runs: Run folders, or names of trained experiments under results/.
-        task: The benchmark, as for `answer`.
-        control: The control that was answered; all frames when not given.
-        limit: As it was answered.
-        benchmark: Benchmark folder; the usual one when not given, for mvbench the experiment's own.
     """
     from eval.tasks.benchmarks import check_limit, kind_of
 
-    task, benchmark = benchmark_stated(task, benchmark)
-    check_limit(limit)
-    folders, asked = named_runs(runs, take=False), which_answers(task, control, limit, benchmark)
-    paths = {folder: answers_of(folder, control, limit, task, benchmark) for folder in folders}
-    if kind_of(task).scored == "judged":
-        _show_judged(paths, asked)
+    config = config.read()
+    check_limit(config.limit)
+    folders = named_runs(runs, take=False)
+    if kind_of(config.task).scored == "judged":
+        _show_judged({folder: config.answers(folder) for folder in folders}, config.options)
         return
-    roots = {folder: answered_benchmark(task, folder, benchmark, paths[folder], asked) for folder in folders}
-    for folder in folders:
-        _score(folder, paths[folder], task, limit, roots[folder], asked)
+    roots = {folder: answered_benchmark(config, folder) for folder in folders}
+    for folder, root in roots.items():
+        _score(folder, config, root)
 
 
 def _show_judged(paths: Mapping[Path, Path], asked: Sequence[str]) -> None:
@@ -120,16 +89,14 @@ def _show_judged(paths: Mapping[Path, Path], asked: Sequence[str]) -> None:
     show_judged({folder.name: path for folder, path in paths.items()})
 
 
-def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path, asked: Sequence[str]) -> None:
+def _score(folder: Path, config: TaskConfig, root: Path) -> None:
     from eval.answers.answer import read_answers
     from eval.answers.runs import examples_of
     from eval.answers.score import score as score_answers
     from eval.answers.score import scores_path
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
-    examples = examples_of(root, limit, task)
-    scores = score_answers(path, examples, asked)
+    examples, path = examples_of(root, config.limit, config.task), config.answers(folder)
+    scores = score_answers(path, examples, config.options)
     table = new_table("task", "answered", "failed", "unparsed", "accuracy", "95 %", "chance", title=folder.name)
     for task, row in scores["tasks"].items():
         interval = f"{100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f}"
@@ -149,7 +116,7 @@ def _score(folder: Path, path: Path, task: str, limit: int | None, root: Path, a
 
 def _worth(tasks: Mapping[str, dict]) -> tuple[int, int]:
     """How many questions about clips of their own all tasks together are worth, and the one that is worth least."""
-    from eval.statistics.stats import independent_questions
+    from eval.statistics.estimates import independent_questions
 
     of_each = [round(independent_questions(row["correct"], row["videos"])) for row in tasks.values()]
     correct, videos = ({key: one for row in tasks.values() for key, one in row[part].items()} for part in PAIRED_PARTS)
@@ -159,8 +126,6 @@ def _worth(tasks: Mapping[str, dict]) -> tuple[int, int]:
 
 def _show_labels(labels: dict) -> None:
     """Confusion and what follows from it, of what was said and of the likelier label."""
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
     for kind, title in (("said", "what was said"), ("likelier", "the label of higher probability")):
         if kind not in labels:
@@ -181,7 +146,7 @@ def _show_labels(labels: dict) -> None:
 def _detectable(questions: int, of_a_task: int) -> str:
     """What a comparison with another run can show, before there is one."""
     from eval.report.paired_tests import DISCORDANCES
-    from eval.statistics.stats import resolvable
+    from eval.statistics.power import resolvable
 
     def span(values: Iterable[float], form: str) -> str:
         ends = [f"{100 * value:{form}}" for value in values]
@@ -205,10 +170,7 @@ def _detectable(questions: int, of_a_task: int) -> str:
 def export(
     run: Positional[str],
     output: Positional[Path],
-    task: str = "mvbench",
-    control: Control | None = None,
-    limit: int | None = None,
-    benchmark: Path | None = None,
+    config: OmitArgPrefixes[TaskConfig] = WHOLE,
 ) -> None:
     """Write a finished run's answers as the reference's files, which its own scripts read. Refuses an incomplete one.
 
@@ -217,25 +179,22 @@ def export(
     Args:
         run: A run folder, or the name of a trained experiment under results/.
         output: Folder for the files.
-        task: The benchmark, as for `answer`.
-        control: The control that was answered; all frames when not given.
-        limit: As it was answered.
-        benchmark: Benchmark folder; the experiment's own when not given.
     """
     from eval.report.reference_format import write_open_files, write_reference_files
     from eval.tasks.benchmarks import check_limit, kind_of
 
-    task, benchmark = benchmark_stated(task, benchmark)
-    if not kind_of(task).files:
-        raise UserError(f"the reference has no files of {task}'s answers; answers.jsonl and scores.json hold them all")
-    check_limit(limit)
-    folder, asked = find_run(run, take=False), which_answers(task, control, limit, benchmark)
-    path = answers_of(folder, control, limit, task, benchmark)
-    root = answered_benchmark(task, folder, benchmark, path, asked)
-    if kind_of(task).scored == "judged":
-        count = write_open_files(path, task, root, limit, output, asked)
+    config = config.read()
+    kind = kind_of(config.task)
+    if not kind.files:
+        told = "answers.jsonl and scores.json hold them all"
+        raise UserError(f"the reference has no files of {config.task}'s answers; {told}")
+    check_limit(config.limit)
+    folder = find_run(run, take=False)
+    path, root = config.answers(folder), answered_benchmark(config, folder)
+    if kind.scored == "judged":
+        count = write_open_files(path, config.task, root, config.limit, output, config.options)
     else:
-        count = write_reference_files(path, root, limit, output, asked)
+        count = write_reference_files(path, root, config.limit, output, config.options)
     print(f"{count} answers in the reference's format: {output}")
 
 
@@ -312,21 +271,18 @@ def _predict(
     generation_config: GenerationConfig,
     load_config: LoadConfig,
 ) -> None:
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.clips.picture_files import header, is_still
-    from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.models.tensor_parallel import agreed, processes, world
 
     with processes(), _picture(image) if image is not None else nullcontext(video) as path:
         tell = partial(print, file=sys.stderr) if world()[0] == 0 else None
-        ratio = load_experiment(folder).sampling.stills  # as in training
-        still = ratio if image and is_still(path) else None
-        if image and still is None and tell:
+        if image and not is_still(path) and tell:
             tell(f"{image} is animated: its {len(header(path).shown)} pictures are shown as a clip")
-        answerer = load_answerer(
+        answerer = inference.load(
             {run: folder}, EvalConfig(**asdict(load_config)), tell=tell, longest=generation_config.max_new_tokens
         )
-        visual = answerer.prepare(path, still=still)
+        visual = answerer.see(path) if image else answerer.prepare(path)
         if generation_config.seed is None and generation_config.temperature > 0:
             generation_config = replace(
                 generation_config, seed=agreed(randrange(2**63))
@@ -358,6 +314,7 @@ def _taught(folder: Path) -> str:
 def _picture(image: str) -> Iterator[Path]:
     """The file of `--image`; one that was fetched is gone afterwards. UserError: it is no picture there."""
     from videogpt_plus.clips.fetch import fetch_image, is_url
+    from videogpt_plus.io.entries import named
 
     if not is_url(image):
         yield Path(image)
@@ -366,10 +323,8 @@ def _picture(image: str) -> Iterator[Path]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"picture{picture.suffix}"
         path.write_bytes(picture.data)
-        try:
+        with named(image, path):
             yield path
-        except ClipError as error:  # what was asked for has another name
-            raise ClipError(str(error).replace(str(path), image)) from error
 
 
 def _check_image(image: str, url: bool) -> None:

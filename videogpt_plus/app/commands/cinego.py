@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
-from videogpt_plus.app.commands.common import find_run
+from videogpt_plus.app.runs import find_run
+from videogpt_plus.app.screen import new_table, progress, show
+from videogpt_plus.app.usage import later
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
 
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
-#: What the demo prints beside the model itself, and what it shows.
+#: What the demo withholds from the model -> how its table calls that.
 CONTROLS = {None: "all frames", "shuffled": "frames in another order", "blind": "blind"}
 
 
@@ -86,7 +88,7 @@ def lm(
 
     Args:
         data: JSONL files of {"text": ...}, or of conversations without files.
-        start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to go on from.
+        start: Folder of a tokenizer to begin with, or a file lm_*.pth, or its folder, to train on.
         output_dir: Folder for the weights.
         experts: A mixture of experts in every layer, of a new model.
     """
@@ -98,7 +100,7 @@ def lm(
     sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
     if chosen.name not in sizes:
         raise UserError(f"{chosen.name} is no Cinego; choose from: {', '.join(sizes)}")
-    # Whatever weights stand beside a tokenizer: beginning at random next to them would go unnoticed.
+    # A folder with weights is a trained one: random weights would replace them unnoticed.
     trained = start.suffix == ".pth" or any(start.glob("*.pth"))
     if trained and experts:
         raise UserError(
@@ -178,7 +180,6 @@ def preprocess(
         media: Folder that the rows' files start from.
         workers: Processes that decode clips; 0 decodes in this one.
     """
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.training.cinego.data import read_rows
@@ -209,7 +210,6 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
     Args:
         output: Folder for clips, features and trainings; what is finished there is not done again.
     """
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.toy import cinego as demos
 
@@ -238,9 +238,8 @@ def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
 
 def _show_replies(replies: dict[str | None, dict[str, list[tuple[str, str]]]]) -> None:
     """The share of right words of every question under every control, and how far above the blind one it is."""
-    from eval.statistics.stats import compare, share
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
+    from eval.statistics.estimates import share
+    from eval.statistics.paired import compare
     from videogpt_plus.toy.cinego import QUESTIONS, is_right
 
     table = new_table("asked", *CONTROLS.values(), "above blind", "chance", title="held-out clips, % right")
@@ -288,7 +287,7 @@ def evaluate(
     questions = _questions(prompt, prompts)
     files = [media] if media.is_file() else media_files(media)
     folder = find_run(run)  # before seconds of imports
-    from eval.answers.runs import load_answerer
+    from videogpt_plus import inference
     from videogpt_plus.config.experiment_file import load_experiment
     from videogpt_plus.config.options import EvalConfig
     from videogpt_plus.io.fingerprint import of_path
@@ -296,7 +295,7 @@ def evaluate(
 
     wanted = [_key(path, question) for path in files for question in questions]
     experiment = load_experiment(folder)
-    answerer = load_answerer({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
+    answerer = inference.load({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
     if output is None:
         lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, generation_config, {})}
         _exit_without_answers(lines[key] for key in wanted)
@@ -350,7 +349,6 @@ def _replies(
     known: dict,
 ):
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
-    from videogpt_plus.clips.picture_files import is_still
     from videogpt_plus.types import ClipError
 
     for path in files:
@@ -358,8 +356,7 @@ def _replies(
         if not left:
             continue
         try:
-            still = experiment.sampling.stills if is_still(path) else None
-            visual = answerer.prepare(path, still=still)
+            visual = answerer.see(path)
         except ClipError as error:
             print(f"{path}: {error}", file=sys.stderr)
             for question in left:
@@ -401,7 +398,6 @@ def _train(
     reference: bool = False,
     size: Any = None,
 ) -> None:
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.clips.cache import open_cache
     from videogpt_plus.training.cinego.stages import RECIPES, Source, train
     from videogpt_plus.training.data import read_substitutions
@@ -437,9 +433,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "eval": evaluate,
 }
-# tyro runs the chosen one while it makes the argument.
-_Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=made)] for name, made in COMMANDS.items()))
+_Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=later(made))] for name, made in COMMANDS.items()))
 
 
 def cinego(command: OmitSubcommandPrefixes[OmitArgPrefixes[_Chosen]]) -> None:
     """A video LLM from nothing: its tokenizer, its language model, both trainings, a demo of it all, its answers."""
+    command()

@@ -9,9 +9,12 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from eval.report.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES, NONE_SHOWN, TOO_FEW
-from videogpt_plus.app.commands.checks import check_margin
-from videogpt_plus.app.commands.common import answers_of, find_run
+from eval.report.compare import A_BETTER, B_BETTER, DECIDED_BY_FAILURES
+from eval.statistics.paired import NONE_SHOWN, TOO_FEW
+from videogpt_plus.app.checks import check_margin
+from videogpt_plus.app.questions import WHOLE
+from videogpt_plus.app.runs import find_run
+from videogpt_plus.app.screen import new_table, show
 from videogpt_plus.types import UserError
 
 #: What is said where only the clips that one run could not read make two runs equivalent, or not.
@@ -54,13 +57,11 @@ def _answers(name: str) -> Path:
         return path
     if (path / "answers.jsonl").is_file():
         return path / "answers.jsonl"
-    return answers_of(find_run(name, take=False), None, None)
+    return WHOLE.answers(find_run(name, take=False))
 
 
 def _show(found: Mapping[str, Any], unit: int) -> None:
     from eval.report.parts import DETECTABLE
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
     kind = "accuracy" if "accuracy_a" in found else "score"
     columns = (kind, "n", "clips", "A", "B", "A - B (95 %)", "p", DETECTABLE, "shown")

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from videogpt_plus.app.screen import progress
+
 #: So many files are named at most.
 SHOWN = 8
 
@@ -35,7 +37,6 @@ def data(
         workers: Processes that read clips; 0 reads in this one, without a time limit.
         clip_seconds: Seconds that a clip may take to read.
     """
-    from videogpt_plus.app.screen import progress
     from videogpt_plus.training import rwf2000
 
     with progress(f"read the clips of {data_dir}") as advance:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from videogpt_plus.app.commands.common import Name, prepare_benchmark
+from videogpt_plus.app.made import prepare_benchmark
+from videogpt_plus.app.screen import new_table, progress, show
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
-    from eval.tasks.check import Expectation, Report
+    from eval.tasks.check import Report
+    from eval.tasks.expectation import Expectation
 
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
 #: Findings of one task and kind that are printed; --json has all.
 SHOWN = 5
 HEADINGS = {
@@ -61,8 +64,9 @@ def doctor(
     from contextlib import nullcontext, redirect_stdout
 
     from eval.tasks.benchmarks import BENCHMARKS
-    from eval.tasks.check import check_numbers, examine, expect, probe_of
-    from videogpt_plus.app.screen import progress
+    from eval.tasks.check import check_numbers, examine
+    from eval.tasks.expectation import expect
+    from eval.tasks.probe import probe_of
     from videogpt_plus.clips.decoders import check_decoder
     from videogpt_plus.config.experiments import get_experiment
 
@@ -86,7 +90,7 @@ def doctor(
         print(json.dumps(report.as_json() | {"expectation": asdict(expected)}, indent=1, ensure_ascii=False))
     else:
         _show(report)
-        for line in (*_findings(report), *report.notes, *_rows(report), "", *_costs(report, expected, experiment)):
+        for line in (*_findings(report), *report.notes, "", *_costs(report, expected, experiment)):
             print(line)
         print(_verdict(report))
     if not report.complete:
@@ -108,10 +112,9 @@ def _check_benchmark(benchmark: str) -> None:
 
 
 def _show(report: Report) -> None:
-    from videogpt_plus.app.screen import show, table
 
     counts = ("missing", "undecodable", "outside", "duplicates")
-    made = table("task", "present", "missing", "broken", "bounds", "repeats", title=report.root)
+    made = new_table("task", "present", "missing", "broken", "bounds", "repeats", title=report.root)
     for task in report.tasks:
         made.add_row(task.task, f"{task.present}/{task.expected}", *(str(getattr(task, name)) for name in counts))
     made.add_section()
@@ -130,15 +133,6 @@ def _findings(report: Report) -> Iterator[str]:
                 yield from (f"  {finding.what}" for finding in found[:SHOWN])
                 if found[SHOWN:]:
                     yield f"  ... and {len(found) - SHOWN} more: --json has all"
-
-
-def _rows(report: Report) -> Iterator[str]:
-    if report.rows:
-        yield (
-            "These rows would find more clips, by their names: look at a clip first. Put them into tasks.json beside "
-            "the benchmark's json/, or into a file of your own that you give as the benchmark:"
-        )
-        yield json.dumps({"root": report.root, **report.rows}, indent=1, ensure_ascii=False)
 
 
 def _costs(report: Report, expected: Expectation, experiment: str | None) -> Iterator[str]:

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from videogpt_plus.app.commands.common import Name, find_run
+from videogpt_plus.app.runs import find_run
+from videogpt_plus.app.screen import new_table, show
 from videogpt_plus.config.experiments import choices
 from videogpt_plus.types import UserError
 
+Name = Annotated[str, arg(metavar="EXPERIMENT")]
 #: What is counted of a name that holds no level.
 LEVELS = (1, 2, 4, 8, 16, 24)
 
@@ -27,13 +29,12 @@ def tokens(
         levels: Pool levels; when not given 1 2 4 8 16 24, or the one that the name holds: qwen1_5b_pool2.
         frames: Frames of a clip; the experiment's when not given.
     """
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
-    from videogpt_plus.config.experiments import at_level, get_experiment, level_text
+    from videogpt_plus.config.experiment_file import named_or_filed
+    from videogpt_plus.config.experiments import at_level, level_text
     from videogpt_plus.config.tokens import num_visual_tokens
     from videogpt_plus.flops import TEXT_TOKENS, sizes_of
 
-    base = get_experiment(experiment)
+    base = named_or_filed(experiment)
     count = base.num_frames if frames is None else frames
     if count < 1:
         raise UserError(f"--frames {count} is not possible: a clip has at least 1 frame")
@@ -114,7 +115,7 @@ def convert(
 
 
 def _convert_family(family: str, source: Path, target: Path, dtype: str | None, verify: bool, to: str | None) -> None:
-    from videogpt_plus.families.cogvlm2.convert import convert_family, differing
+    from videogpt_plus.convert import convert_family, differing
 
     print(f"{convert_family(family, source, target, dtype, to=to, tell=print)}: {target}")
     if verify:

@@ -9,8 +9,10 @@ from typing import Any
 
 from tyro.conf import Positional
 
-from eval.statistics.stats import LEVEL
-from videogpt_plus.app.commands.common import answers_of, named_runs
+from eval.statistics.estimates import LEVEL
+from videogpt_plus.app.questions import WHOLE
+from videogpt_plus.app.runs import named_runs
+from videogpt_plus.app.screen import new_table, show
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.types import UserError
 
@@ -23,14 +25,14 @@ def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> Non
             'toy_pool*' is every one that fits.
         output: JSON file for the subset, every question's minimal level and all the numbers.
     """
-    from eval.answers.answer import write_atomically
     from eval.statistics.subset import analyse
+    from videogpt_plus.io.files import write_text
 
     if output and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: there is no folder {output.parent}; make it, or name another file")
     made = analyse(*_read(runs))
     if output:
-        write_atomically(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+        write_text(output, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     _show(made)
     if output:
         print(f"subset: {output}")
@@ -38,19 +40,19 @@ def subset(runs: Positional[tuple[str, ...]], output: Path | None = None) -> Non
 
 def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, bool]], dict[str, dict[str, str]]]:
     """(seed, level) -> key -> right or wrong, and the task and clip of each question."""
-    from eval.report.cells import series
     from eval.report.compare import read_run
+    from eval.report.results import series_of
 
     found, about, named = {}, {}, {}
     for folder in named_runs(runs, take=False):
         experiment = load_experiment(folder)
-        named.setdefault(series({"experiment": experiment.name}), folder)
+        named.setdefault(series_of(experiment.name), folder)
         if len(named) > 1:
             raise UserError(f"{' and '.join(map(str, named.values()))} are not one experiment at several levels")
         at = (experiment.seed, experiment.level)
         if at in found:
             raise UserError(f"{folder} is a second run of level {at[1]:g} with seed {at[0]}: name one series of runs")
-        answers = read_run(answers_of(folder, None, None))
+        answers = read_run(WHOLE.answers(folder))
         if answers.judged:
             raise UserError(f"{answers.path} holds a judge's scores: the rule is for answers that are right or wrong")
         found[at] = answers.values
@@ -60,8 +62,6 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
 
 
 def _show(made: Mapping[str, Any]) -> None:
-    from videogpt_plus.app.screen import show
-    from videogpt_plus.app.screen import table as new_table
 
     levels = " ".join(f"{level:g}" for level in made["rule"]["levels"])
     table = new_table(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tyro.conf import OmitArgPrefixes, Positional
 
-from videogpt_plus.app.commands.common import named_runs, prepare_twin, take_published
+from videogpt_plus.app.runs import all_runs, named_runs
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
-from videogpt_plus.config.experiment import Experiment
+from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.types import UserError
 
 
@@ -54,11 +53,11 @@ def web(
     with TemporaryDirectory(prefix="videogpt-plus-web-") as scratch:
         folder = Path(scratch)
         sources += toy_clips(folder / "toy") if toy else []
-        offers = offers_of(_named(runs) if runs else _everything(folder / "runs"))
-        from eval.answers.runs import load_answerer
-        from videogpt_plus.app.web.models import Talk
+        named = ((load_experiment(run), run) for run in named_runs(runs)) if runs else all_runs(folder / "runs")
+        offers = offers_of(named)
+        from videogpt_plus.app.web.models import Models
 
-        with served(Talk(offers, load_answerer, loaded), sources, folder, limits, host, port, names) as url:
+        with served(Models(offers, most=loaded), sources, folder, limits, host, port, names) as url:
             if host not in LOOPBACK:
                 print(
                     f"{host} is no loopback address: whoever can reach this machine can use the page", file=sys.stderr
@@ -66,32 +65,3 @@ def web(
             print(f"the page is at {url} with {', '.join(offers)}; Ctrl+C ends it", flush=True)
             while True:
                 time.sleep(3600)
-
-
-def _named(runs: tuple[str, ...]) -> Iterator[tuple[Experiment, Path]]:
-    from videogpt_plus.config.experiment_file import load_experiment
-
-    return ((load_experiment(folder), folder) for folder in named_runs(runs))
-
-
-def _everything(folder: Path) -> Iterator[tuple[Experiment, Path]]:
-    """What was trained here, the packaged run, published weights that are there, and the families' tiny twins.
-
-    Run folders of those that nobody took yet are made below `folder`.
-    """
-    from videogpt_plus.config.experiment_file import load_experiment
-    from videogpt_plus.config.experiments import EXPERIMENTS, TOY_WEIGHTS
-    from videogpt_plus.io.files import located
-
-    trained = sorted(path.parent for path in Path("results").glob("**/projectors.safetensors"))
-    packaged = sorted(located(f"{TOY_WEIGHTS}/runs").iterdir())
-    for run in (*trained, *packaged):
-        if ".old-" not in run.as_posix() and run.parent.name != "pretrain" and (run / "experiment.json").is_file():
-            yield load_experiment(run), run
-    for experiment in EXPERIMENTS.values():
-        if experiment.is_trained:
-            continue
-        if experiment.is_random:
-            prepare_twin(experiment)
-        if located(experiment.llm).exists():
-            yield experiment, take_published(experiment, folder / experiment.name)

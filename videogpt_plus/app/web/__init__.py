@@ -8,9 +8,11 @@
     faults     what is said where something goes wrong
     talk       one visitor's conversations; what the page wants of a model
     parts      the parts of one side
+    models     the models, loaded when they are first asked
+    room       a limit that visitors share
     page       all of it as a Gradio app
     guard      which requests reach it
     server     that app on a port; its browser is told to ask no other host
 
-Models come in through `talk.Models`: nothing here loads or asks one.
+`models` alone loads and asks models.
 """

@@ -6,18 +6,21 @@ Whatever a file does to what reads it costs the visitor a message, and nobody el
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import resource
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing import get_context, parent_process, resource_tracker
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Collection
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar
 
+from videogpt_plus.app.web.room import Room
+from videogpt_plus.io.errors import attempted, translated
+from videogpt_plus.io.processes import end_with_parent
 from videogpt_plus.types import UserError, unreadable
 
 T = TypeVar("T")
@@ -45,15 +48,17 @@ class _Fault(NamedTuple):
 
 
 class Readers:
-    """At most `at_once` processes that read; whoever comes when `waiting` others wait is told so.
+    """At most `at_once` processes that read; with `waiting` others in line a call is refused.
 
-    `modules` are what they need beside PRELOADED.
+    `modules` are imported in addition to PRELOADED.
     """
 
     def __init__(self, at_once: int = AT_ONCE, waiting: int = WAITING, modules: Collection[str] = ()):
         self._modules = [*PRELOADED, *sorted(modules)]
-        self._slots, self._most = threading.BoundedSemaphore(at_once), at_once + waiting
-        self._lock, self._inside = threading.Lock(), 0
+        self._slots = threading.BoundedSemaphore(at_once)
+        self.line = Room(
+            at_once + waiting, lambda used: f"{used:.0f} files are being read or wait for it: try again in a minute"
+        )
 
     def __call__(self, work: Callable[..., T], *given: object, name: str, seconds: float, room: int = ROOM) -> T:
         """What `work(*given)` returns; both must be picklable.
@@ -61,29 +66,17 @@ class Readers:
         UserError: what it raised; or the file called `name` takes too long or too much memory, or brings the process
         down; or too many files wait.
         """
-        with self._entered(), self._slots:
+        with self.line.taken(), self._slots:
             return _apart(self._modules, work, given, name, seconds, room)
 
     def warm(self) -> None:
         """Begins what processes are forked from, which takes seconds; nothing is waited for."""
 
         def begin() -> None:
-            with suppress(UserError):  # said again when there is a file to read
+            with suppress(UserError):  # raised again when there is a file to read
                 self(int, name="nothing", seconds=120)
 
         threading.Thread(target=begin, daemon=True).start()
-
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        with self._lock:
-            if self._inside >= self._most:
-                raise UserError(f"{self._inside} files are being read or wait for it: try again in a minute")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
 
 
 def _apart(
@@ -93,19 +86,20 @@ def _apart(
     context.set_forkserver_preload(modules)
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, work, given, name, room), daemon=True)
-    with ours:
+
+    def died(_: Exception) -> UserError:
+        return unreadable(name, "its decoder brought the process down", "encode it again")
+
+    with ours, ExitStack() as at_the_end:
         with theirs:
             resource_tracker.ensure_running()
             process.start()
-        try:
+        at_the_end.callback(process.join, 5)
+        at_the_end.callback(process.kill)
+        with translated(EOFError, OSError, to=died):
             if not ours.poll(seconds):
                 raise unreadable(name, f"it was not read within {seconds:g} s", "cut it shorter, or encode it again")
             done = pickle.loads(ours.recv_bytes())
-        except (EOFError, OSError) as error:
-            raise unreadable(name, "its decoder brought the process down", "encode it again") from error
-        finally:
-            process.kill()
-            process.join(5)
     if isinstance(done, _Fault):
         log.error("%s could not be read:\n%s", name, done.told)
         raise unreadable(name, f"it could not be read ({done.name})", "choose another; the server's log says more")
@@ -117,21 +111,19 @@ def _apart(
 def _serve(connection: Connection, work: Callable[..., object], given: tuple, name: str, room: int) -> None:
     """The life of a process: one piece of work, and what became of it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the page, which ends its processes
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _keep_within(room)
     with suppress(OSError):  # the page is gone, or has waited long enough
         connection.send_bytes(pickle.dumps(_done(work, given, name)))
 
 
 def _done(work: Callable[..., object], given: tuple, name: str) -> object:
-    try:
-        return work(*given)
-    except UserError as error:
-        return error
-    except Exception as error:  # whatever a file does is told to one visitor and ends nothing
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            return unreadable(name, "it takes more memory than it may", "make its pictures smaller")
-        return _Fault(type(error).__name__, traceback.format_exc())
+    done = attempted(partial(work, *given), Exception)  # whatever a file does concerns one visitor
+    if not isinstance(done, Exception) or isinstance(done, UserError):
+        return done
+    if isinstance(done, MemoryError) or "can't allocate memory" in str(done):
+        return unreadable(name, "it takes more memory than it may", "make its pictures smaller")
+    return _Fault(type(done).__name__, "".join(traceback.format_exception(done)))
 
 
 def _keep_within(room: int) -> None:
@@ -140,8 +132,3 @@ def _keep_within(room: int) -> None:
 
     torch.set_num_threads(1)  # others are reading, too
     resource.setrlimit(resource.RLIMIT_AS, (Process().memory_info().vms + room, resource.RLIM_INFINITY))
-
-
-def _end_with_parent() -> None:
-    wait([parent_process().sentinel])
-    os._exit(1)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from videogpt_plus.app.web.settings import Limits
 from videogpt_plus.clips.cache import size_text
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD, form_of, header, is_still, not_read
-from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.types import ClipError, UserError, Visual, unreadable
+from videogpt_plus.io.entries import named
+from videogpt_plus.types import UserError, Visual, unreadable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,16 +67,9 @@ def check_file(path: Path, name: str, limits: Limits) -> Source:
         raise unreadable(name, f"its {size_text(size)} are over the limit of {limits.megabytes} MB", "cut it shorter")
     if size == 0:
         raise unreadable(name, "the file is empty", "choose another")
-    try:
+    with named(name, path):
         (_check_picture if _is_picture(path) else _check_video)(path, limits)
-    except ClipError as error:
-        raise told_as(error, path, name) from error
     return Source(name, path)
-
-
-def told_as(error: UserError, path: Path, name: str) -> ClipError:
-    """The error with the clip's name where its path on the server stood."""
-    return ClipError(str(error).replace(str(path), name))
 
 
 def _is_picture(path: Path) -> bool:
@@ -115,7 +109,7 @@ def _check_minutes(path: Path, seconds: float, limits: Limits) -> None:
 
 
 def folder_clips(folder: Path) -> list[Source]:
-    """The videos and pictures below a folder, by their paths in it. UserError: it is none, or holds none."""
+    """The videos and pictures below a folder, by their paths in it. UserError: no such folder, or no clip in it."""
     if not folder.is_dir():
         raise UserError(f"no folder of clips: {folder} does not exist; name one with --clips")
     found = (p for p in folder.rglob("*") if p.suffix.lower() in VIDEOS | STILLS and p.is_file())
@@ -159,11 +153,9 @@ def modules_to_look(experiments: Iterable[Experiment]) -> set[str]:
 def look(source: Source, experiment: Experiment) -> Look:
     """Decodes a clip as the experiment samples it. ClipError."""
     prepare = preparation(experiment)
-    try:
+    with named(source.name, source.path):
         still = experiment.sampling.stills if is_still(source.path) else None
         clip = prepare.read(source.path, still=still)
-    except ClipError as error:
-        raise told_as(error, source.path, source.name) from error
     visual = prepare.visual(clip, still)
     pictures = {name: _seen(pixels, prepare.preprocessors[name]) for name, pixels in visual.pixels.items()}
     return Look(visual, pictures, clip.seconds)

@@ -1,4 +1,4 @@
-"""Pictures and figures of the page as HTML. Whatever is drawn stands in the text itself: no file is served for it."""
+"""Pictures and figures of the page as HTML. Pictures are part of the text itself: no file is served."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from videogpt_plus.clips.cache import size_text
-from videogpt_plus.config.experiment import CLASS_TOKENS, Experiment
+from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.encoders import encoder_of
 from videogpt_plus.reducers import build_reducer, pooled_side
 from videogpt_plus.reducers.bilinear import Bilinear
 
@@ -77,7 +78,7 @@ def _caption(experiment: Experiment, side: int, kept: int) -> str:
 
 
 def _beside(encoder: str) -> str:
-    return "; a class token stands beside them" if CLASS_TOKENS.get(encoder) else ""
+    return "; a class token stands beside them" if encoder_of(encoder).class_tokens else ""
 
 
 def _figure(name: str, drawings: Sequence[str], caption: str) -> str:
@@ -152,9 +153,9 @@ def figures(costs: Costs | None, tokens: int | None) -> str:
     rows = {
         "visual tokens": (f"{tokens:,}" if tokens is not None else "–", "what the language model reads of the clip"),
         "first token": (_seconds(costs and costs.first), "seconds from the question to the first word, features ready"),
-        "encoding": (encoding, "seconds in the encoders; kept: the clip's features were there from before"),
+        "encoding": (encoding, "seconds in the encoders; kept: the features of an earlier question were used"),
         "speed": (_speed(costs), "pieces of text a second behind the first"),
-        "keys and values": (_bytes(costs and costs.key_values), "what the visual tokens take up while it answers"),
+        "KV cache": (_bytes(costs and costs.key_values), "what the visual tokens take up while it answers"),
         "memory": (_bytes(costs and costs.memory), f"most of {costs.device if costs else 'device'} memory meanwhile"),
     }
     cells = "".join(

@@ -1,34 +1,35 @@
-"""What a visitor is told where something goes wrong; the page goes on."""
+"""Messages to a visitor when something goes wrong; the page keeps working."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from videogpt_plus.app.web import drawing
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError
 
 log = logging.getLogger(__name__)
 
 
 def told(handler: Callable[..., list[Any]], parts: int) -> Callable[..., list[Any]]:
-    """The handler of a click whose outputs begin with the message: what goes wrong is told there, `parts` in all."""
+    """The handler of a click, whose first of `parts` outputs is the message: errors are shown there."""
     import gradio as gr
 
     @wraps(handler)
     def safe(*given: Any, **named: Any) -> list[Any]:
-        try:
-            return handler(*given, **named)
-        except Exception as error:  # a page goes on whatever becomes of one click
-            return [drawing.message(said(error), "error"), *[gr.skip()] * (parts - 1)]
+        shown = attempted(partial(handler, *given, **named), Exception)  # the page keeps working after a failed click
+        if isinstance(shown, Exception):
+            return [drawing.message(said(shown), "error"), *[gr.skip()] * (parts - 1)]
+        return shown
 
     return safe
 
 
 def said(error: Exception) -> str:
-    """What a visitor is told; of a fault that is not theirs the log says more."""
+    """The message to a visitor; errors of the program are written to the log."""
     if isinstance(error, UserError):
         return str(error)
     log.error("a visitor's request failed", exc_info=error)

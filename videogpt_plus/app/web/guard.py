@@ -1,4 +1,4 @@
-"""What stands before Gradio: which requests reach it, how large they may be, and what its answers may name.
+"""Middleware before Gradio: which requests reach it, how large they may be, and which hosts its answers may name.
 
 ASGI middleware; written here because Gradio's page is not ours to edit.
 """
@@ -6,21 +6,21 @@ ASGI middleware; written here because Gradio's page is not ours to edit.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from videogpt_plus.app.web.uploads import Uploads
+from videogpt_plus.clips import fetch
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-#: What the browser is told to refuse: anything from another host, whatever a model may write.
+#: The browser loads nothing from another host, whatever a model may write.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
@@ -110,7 +110,7 @@ class Guard:
 
     def _is_meant(self, host: str) -> bool:
         name = _name(host)
-        return name in self.names or (self.addresses and _is_address(name))
+        return name in self.names or (self.addresses and fetch.is_address(name))
 
     def _is_foreign(self, scope: Scope) -> bool:
         """Whether a page of another host asks; to follow a link from there to this one is not foreign."""
@@ -196,23 +196,14 @@ def _header(scope: Scope, name: str) -> str:
 
 
 def _netloc(origin: str) -> str:
-    try:
+    with suppress(ValueError):
         return urlsplit(origin).netloc
-    except ValueError:
-        return ""
+    return ""
 
 
 def _name(host: str) -> str:
     """A host without its port."""
     return re.sub(r":\d+$", "", host).strip("[]").lower()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_page(headers: Sequence[tuple[bytes, bytes]]) -> bool:

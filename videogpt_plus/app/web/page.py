@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from html import escape
@@ -16,19 +15,23 @@ from videogpt_plus.app.web.apart import Readers
 from videogpt_plus.app.web.clips import Look, Source, check_file
 from videogpt_plus.app.web.faults import said, told
 from videogpt_plus.app.web.parts import EMPTY, levels, panel
+from videogpt_plus.app.web.room import Room
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits, Setting, contrast, level_of
-from videogpt_plus.app.web.talk import Models, Progress, Session
+from videogpt_plus.app.web.talk import Progress, Session
 from videogpt_plus.app.web.uploads import Uploads
+from videogpt_plus.clips.names import VIDEOS
 from videogpt_plus.clips.picture_files import STILLS, UNREAD
-from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiments import level_text
 from videogpt_plus.config.options import GREEDY, GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import UserError, unreadable
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from videogpt_plus.app.web.models import Models
 
 SIDES = ("A", "B")
 
@@ -46,7 +49,10 @@ class Page:
     ):
         self.models, self.uploads, self.limits = models, uploads, limits
         self.read = read or Readers()
-        self._lock, self._asking = threading.Lock(), 0
+        #: Questions that are answered one after the other: one, and those that wait.
+        self.line = Room(
+            limits.waiting + 1, lambda used: f"{used - 1:.0f} questions wait for their turn: ask again in a minute"
+        )
         self.sources = {source.name: source for source in sources}
         first, *rest = models.offers.values()
         begin = first.default()
@@ -96,7 +102,7 @@ class Page:
                     send = gr.Button("Ask", variant="primary", elem_id="send", min_width=88, scale=0)
                     stop = gr.Button("Stop", variant="stop", elem_id="stop", min_width=88, scale=0)
                     clear = gr.Button("Start over", elem_id="clear", min_width=120, scale=0)
-                with gr.Accordion("How words are chosen", open=False, elem_id="choosing"), gr.Row():
+                with gr.Accordion("Sampling", open=False, elem_id="choosing"), gr.Row():
                     temperature = gr.Slider(
                         0, 2, 0, step=0.05, label="Temperature: 0 takes the likeliest word", elem_id="temperature"
                     )
@@ -136,7 +142,7 @@ class Page:
                 [*answered, send],
                 show_progress="hidden",
                 api_visibility="private",
-                concurrency_limit=None,  # how many may wait is said by `_in_line`, in words
+                concurrency_limit=None,  # `line` says how many may wait
                 trigger_mode="once",
             )
             answer.then(lambda: gr.update(interactive=True), None, send, **everywhere)
@@ -151,19 +157,24 @@ class Page:
 
         if path is None:
             return [gr.skip()] * (4 + _SHOWN * len(SIDES))
-        uploaded, kept = Path(path), None
-        try:
+        uploaded = Path(path)
+        # Whatever a file does concerns one visitor.
+        shown = attempted(partial(self._show_upload, session, uploaded), Exception)
+        if isinstance(shown, Exception):
+            return [_wrong(shown), None, gr.skip(), gr.skip(), *self._still_drawn(session)]
+        return [drawing.message(f"{uploaded.name} is shown below."), None, None, gr.skip(), *shown]
+
+    def _show_upload(self, session: Session, uploaded: Path) -> list[Any]:
+        """Checks a file and shows it; one that is refused is removed. UserError: what is wrong with it."""
+        name = uploaded.name
+        with ExitStack() as undo:
             kept = self.uploads.keep(uploaded, session.folder)
-            name = uploaded.name
+            undo.callback(kept.unlink, missing_ok=True)
             source = self.read(check_file, kept, name, self.limits, name=name, seconds=self.limits.seconds)
             with session.turning:
                 shown = self._show(session, source)
-        except Exception as error:  # whatever a file does is told to one visitor and ends nothing
-            if kept:
-                kept.unlink(missing_ok=True)
-            wrong = drawing.message(said(error), "error")
-            return [wrong, None, gr.skip(), gr.skip(), *self._still_drawn(session)]
-        return [drawing.message(f"{source.name} is shown below."), None, None, gr.skip(), *shown]
+            undo.pop_all()
+            return shown
 
     def take_pick(self, session: Session, name: str | None) -> list[Any]:
         """Shows a clip of those that are offered."""
@@ -173,10 +184,9 @@ class Page:
         with session.turning:
             if source in (None, session.source):
                 return [gr.skip()] * (2 + _SHOWN * len(SIDES))
-            try:
-                shown = self._show(session, source)
-            except UserError as error:
-                return [drawing.message(str(error), "error"), gr.skip(), *self._still_drawn(session)]
+            shown = attempted(partial(self._show, session, source), UserError)
+            if isinstance(shown, UserError):
+                return [_wrong(shown), gr.skip(), *self._still_drawn(session)]
             return ["", source.question or gr.skip(), *shown]
 
     def _show(self, session: Session, source: Source) -> list[Any]:
@@ -193,17 +203,19 @@ class Page:
         """Gives a side another setting. Of an adapter without this level the nearest one is taken."""
         import gradio as gr
 
-        offer, side = self.models.offers[model], session.sides[name]
-        try:
+        offer, own = self.models.offers[model], session.sides[name].setting
+
+        def checked() -> Setting:
             wanted = Setting(model, adapter, level_of(level), int(frames))
-            if adapter != side.setting.adapter:
-                levels = offer.levels(adapter)
-                wanted = replace(wanted, level=min(levels, key=lambda own: abs(own - wanted.level)))
-            offer.checked(wanted)
-        except UserError as error:
-            wrong = drawing.message(str(error), "error")
-            return [wrong, *self._dials(side.setting), *[gr.skip()] * _SHOWN]
-        if wanted == side.setting:
+            if adapter != own.adapter:
+                nearest = min(offer.levels(adapter), key=lambda other: abs(other - wanted.level))
+                wanted = replace(wanted, level=nearest)
+            return offer.checked(wanted)
+
+        wanted = attempted(checked, UserError)
+        if isinstance(wanted, UserError):
+            return [_wrong(wanted), *self._dials(own), *[gr.skip()] * _SHOWN]
+        if wanted == own:
             return [gr.skip()] * (1 + _DIALS + _SHOWN)
         return self._turn_to(session, name, wanted)
 
@@ -211,11 +223,11 @@ class Page:
         with session.turning:
             before = session.sides[name].setting
             session.turn_to(name, setting)
-            try:
-                return ["", *self._dials(setting), *self._side(session, name)]
-            except UserError as error:
-                session.turn_to(name, before)
-                return [drawing.message(str(error), "error"), *self._dials(before), *self._side(session, name)]
+            shown = attempted(partial(self._side, session, name), UserError)
+            if not isinstance(shown, UserError):
+                return ["", *self._dials(setting), *shown]
+            session.turn_to(name, before)
+            return [_wrong(shown), *self._dials(before), *self._side(session, name)]
 
     def _frame_click(self, name: str) -> Callable[..., list[Any]]:
         """What draws the frame of a side that was clicked in its strip."""
@@ -246,11 +258,12 @@ class Page:
         )
         sides = dict(session.sides)
         yield ["", "", *nothing]
-        try:
-            with self._in_line():
+        with ExitStack() as line:
+            full = attempted(partial(line.enter_context, self.line.taken()), UserError)
+            if isinstance(full, UserError):
+                yield [_wrong(full), question, *nothing]
+            else:
                 yield from self._replies(session, sides, names, question, generation_config)
-        except UserError as error:
-            yield [drawing.message(str(error), "error"), question, *nothing]
 
     def _replies(
         self,
@@ -272,30 +285,16 @@ class Page:
                 if session.sides[name] is not sides[name]:  # cleared, or turned to another setting
                     return
                 yield [gr.skip(), gr.skip(), *self._answered(session, name, None, None)]
-            except Exception as error:  # a page goes on whatever becomes of one question
-                wrong = drawing.message(said(error), "error")
-                yield [wrong, question, *self._answered(session, name, None, None)]
+            except Exception as error:  # the page keeps working after a failed question
+                yield [_wrong(error), question, *self._answered(session, name, None, None)]
                 return
-
-    @contextmanager
-    def _in_line(self) -> Iterator[None]:
-        """A place among those whose questions are answered one after the other. UserError: too many wait."""
-        with self._lock:
-            if self._asking > self.limits.waiting:
-                raise UserError(f"{self._asking - 1} questions wait for their turn: ask again in a minute")
-            self._asking += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._asking -= 1
 
     def stop(self, session: Session) -> None:
         """Ends what is being answered."""
         session.stop()
 
     def clear(self, session: Session) -> list[Any]:
-        """Begins both conversations anew."""
+        """Starts both conversations over."""
         session.clear()
         return ["", *self._drawn(session)]
 
@@ -323,13 +322,12 @@ class Page:
         return self.read(clips.look, source, experiment, name=source.name, seconds=self.limits.seconds)
 
     def _still_drawn(self, session: Session) -> list[Any]:
-        """What is shown goes on being shown; nothing changes where it cannot be drawn any more."""
+        """All sides, drawn again; unchanged where they cannot be drawn any more."""
         import gradio as gr
 
-        try:
+        with suppress(UserError):
             return self._drawn(session)
-        except UserError:
-            return [gr.skip()] * (_SHOWN * len(SIDES))
+        return [gr.skip()] * (_SHOWN * len(SIDES))
 
     def _drawn(self, session: Session) -> list[Any]:
         """`Panel.shown` of all sides."""
@@ -379,6 +377,11 @@ class Page:
 
 #: How many parts `Panel.dials` and `Panel.shown` have.
 _DIALS, _SHOWN = 4, 4
+
+
+def _wrong(error: Exception) -> str:
+    """The message that tells a visitor what went wrong."""
+    return drawing.message(said(error), "error")
 
 
 def _messages(past: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

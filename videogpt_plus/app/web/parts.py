@@ -1,4 +1,4 @@
-"""The parts of one side of the page, and what stands on its dials."""
+"""The parts of one side of the page, and the choices of its dials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLICKS = """element.addEventListener('click', event => {
     const frame = event.target.closest('[data-frame]');
     if (frame) trigger('click', {frame: Number(frame.dataset.frame)});
 });"""
-EMPTY = '<div class="empty">Upload a clip or pick one: here stand the frames that the model sees.</div>'
+EMPTY = '<div class="empty">Upload a clip or pick one: the frames that the model sees appear here.</div>'
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Panel:
 
     @property
     def shown(self) -> list[Any]:
-        """What is drawn anew whenever clip or setting change."""
+        """The parts that change with the clip or the setting."""
         return [self.strip, self.grid, self.figures, self.chat]
 
 
@@ -72,13 +72,7 @@ def panel(name: str, setting: Setting, offers: Mapping[str, Offer], visible: boo
                 elem_id=f"level-{name}",
             )
             frames = gr.Slider(
-                1,
-                offer.most_frames(),
-                setting.frames,
-                step=1,
-                label="Frames",
-                min_width=150,
-                elem_id=f"frames-{name}",
+                1, offer.most_frames(), setting.frames, step=1, label="Frames", min_width=150, elem_id=f"frames-{name}"
             )
         with gr.Row(elem_classes="body"):
             with gr.Column(min_width=300, elem_classes="seen"):

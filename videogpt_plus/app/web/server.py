@@ -1,54 +1,51 @@
-"""The page on a port: what Gradio is told, and what it is kept from."""
+"""The page on a port: Gradio's settings."""
 
 from __future__ import annotations
 
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from videogpt_plus.app.web.apart import Readers
 from videogpt_plus.app.web.clips import Source, modules_to_look
 from videogpt_plus.app.web.guard import LOOPBACK, Guard, names_of
 from videogpt_plus.app.web.settings import DEFAULT_LIMITS, Limits
-from videogpt_plus.app.web.talk import Models
 from videogpt_plus.app.web.uploads import EVERY, INCOMING, Uploads
+from videogpt_plus.io.errors import translated
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.app.web.models import Models
 
 STYLE = Path(__file__).with_name("page.css")
 
 
 @contextmanager
 def _private(folder: Path) -> Iterator[None]:
-    """Gradio's files go below `folder`, and it calls nobody; both are told to it by the environment."""
+    """A context whose environment has Gradio write below `folder` and send nothing anywhere."""
     told = {
         "GRADIO_TEMP_DIR": str(folder / INCOMING),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    before = {name: os.environ.get(name) for name in told}
-    os.environ.update(told)
-    try:
+    with ExitStack() as at_the_end:
+        for name in told:
+            before = os.environ.get(name)
+            at_the_end.callback(os.environ.pop if before is None else os.environ.__setitem__, name, before)
+        os.environ.update(told)
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def check_address(host: str, port: int | None) -> None:
     """UserError: nothing can listen there. Gradio would try a hundred ports of an address that is not ours."""
-    try:
-        with socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except (OSError, UnicodeError) as error:
-        place = host if port is None else f"{host}:{port}"
-        raise UserError(
-            f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"
-        ) from error
+    place = host if port is None else f"{host}:{port}"
+    what = f"cannot listen at {place}: it is taken, or no address of this machine; name another --port or --host"
+    kinds = (OSError, UnicodeError, TypeError)  # TypeError: a name that is not UTF-8
+    with translated(*kinds, to=lambda _: UserError(what)):
+        socket.create_server((host, port or 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
 
 
 @contextmanager
@@ -69,13 +66,11 @@ def served(
     """
     check_address(host, port)
     with _private(folder):
-        try:
+        with translated(ImportError, to=lambda _: UserError("the page needs Gradio: pip install 'videogpt_plus[web]'")):
             import gradio as gr
             from starlette.middleware import Middleware
 
             from videogpt_plus.app.web.page import Page
-        except ImportError as error:
-            raise UserError("the page needs Gradio: pip install 'videogpt_plus[web]'") from error
         uploads = Uploads(folder, limits.total_megabytes * 1e6)
         read = Readers(modules=modules_to_look(offer.experiment for offer in models.offers.values()))
         read.warm()  # while the page is built
@@ -91,7 +86,8 @@ def served(
             more={name.lower() for name in names},
         )
         plain = ("system-ui", "-apple-system", "Segoe UI", "DejaVu Sans", "sans-serif")
-        try:
+        then = "name another --port or --host"
+        with translated(OSError, to=lambda error: UserError(f"cannot listen at {host}: {error}; {then}")):
             _, url, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
@@ -112,10 +108,7 @@ def served(
                 css=STYLE.read_text(),
                 app_kwargs={"middleware": [guard]},
             )
-        except OSError as error:
-            raise UserError(f"cannot listen at {host}: {error}; name another --port or --host") from error
-        try:
-            with uploads.swept(sweep_every):
-                yield url
-        finally:
-            blocks.close(verbose=False)
+        with ExitStack() as at_the_end:
+            at_the_end.callback(blocks.close, verbose=False)
+            at_the_end.enter_context(uploads.swept(sweep_every))
+            yield url

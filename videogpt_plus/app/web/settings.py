@@ -1,4 +1,4 @@
-"""What the page can be set to. Trained weights answer at the level they were trained at, published ones at any."""
+"""Settings of the page. Trained weights answer at the level they were trained at, published ones at any level."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiments import at_level, base_of, level_text, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
+from videogpt_plus.io.errors import translated
 from videogpt_plus.reducers import REDUCERS, check_level
 from videogpt_plus.types import UserError
 
@@ -175,7 +176,7 @@ def check_room(experiment: Experiment, frames: int, positions: int | None) -> No
 
 
 def contrast(offer: Offer) -> Setting | None:
-    """The setting of the same model that leaves the fewest tokens, to stand beside its default; None: no other."""
+    """The setting of the same model with the fewest tokens, to compare with its default; None if it is the only one."""
     begin = offer.default()
     level = offer.levels(begin.adapter)[-1]
     return replace(begin, level=level) if level != begin.level else None
@@ -183,10 +184,9 @@ def contrast(offer: Offer) -> Setting | None:
 
 def level_of(text: str) -> float:
     """The pool level that somebody typed. UserError: it is no number."""
-    try:
+    what = f"pool level '{text}' is no number: choose one such as 1, 2, 4"
+    with translated(TypeError, ValueError, to=lambda _: UserError(what)):
         return float(text)
-    except (TypeError, ValueError):
-        raise UserError(f"pool level '{text}' is no number: choose one such as 1, 2, 4") from None
 
 
 def _model(experiment: Experiment) -> str:

@@ -1,4 +1,4 @@
-"""One visitor's conversations, and what the page wants of a model. Nothing here is shared between visitors."""
+"""One visitor's conversations, and what the page needs of a model. Nothing here is shared between visitors."""
 
 from __future__ import annotations
 
@@ -7,59 +7,24 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from videogpt_plus.app.web import clips
 from videogpt_plus.app.web.clips import Look, Source
-from videogpt_plus.app.web.settings import Offer, Setting, check_room
+from videogpt_plus.app.web.settings import Setting, check_room
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.options import GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.types import Visual
+
+if TYPE_CHECKING:
+    from videogpt_plus.app.web.models import Models
 
 #: So many clips of a visitor are kept with their features, the most recent ones.
 KEPT_LOOKS = 6
-
-
-class Models(Protocol):
-    """The models behind the page; they answer one question at a time."""
-
-    offers: Mapping[str, Offer]
-
-    def turn(self) -> AbstractContextManager[None]:
-        """Waits until no other question is being answered."""
-
-    def load(self, setting: Setting) -> None:
-        """Brings a setting's weights into memory if they are not there. UserError: they cannot be loaded."""
-
-    def is_loaded(self, setting: Setting) -> bool:
-        """Whether `load` has nothing to do."""
-
-    def positions(self, setting: Setting) -> int | None:
-        """Tokens that the language model was made for, where it says."""
-
-    def encode(self, setting: Setting, visual: Visual) -> Visual:
-        """The visual with its encoders' grids, on the CPU, in the place of pixels."""
-
-    def stream(
-        self,
-        setting: Setting,
-        question: str,
-        visual: Visual,
-        past: Sequence[tuple[str, str]],
-        generation_config: GenerationConfig,
-    ) -> Iterator[str]:
-        """The reply in pieces; closing the iterator stops the model."""
-
-    def key_values(self, setting: Setting, tokens: int) -> int | None:
-        """Bytes of the keys and values of so many tokens, where the sizes are known."""
-
-    def memory(self) -> tuple[int, str]:
-        """Bytes that are in use now, at most since the turn began where the device tells; and of which device."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +33,7 @@ class Costs:
 
     # Seconds in the encoders.
     encode: float
-    # Whether the clip's features were there from before.
+    # Whether the clip's features were kept from an earlier question.
     kept: bool
     # Seconds from the question, features ready, to the first piece of text; None before it.
     first: float | None = None
@@ -76,7 +41,7 @@ class Costs:
     total: float = 0.0
     # Pieces of text.
     pieces: int = 0
-    # Bytes of the visual tokens' keys and values.
+    # Bytes of the visual tokens' KV cache.
     key_values: int | None = None
     # Most bytes in use while it answered.
     memory: int | None = None
@@ -106,7 +71,7 @@ class Side:
 
 
 class Session:
-    """A visitor's clip, conversations and files. Copies are fresh ones: each visitor of a page begins anew.
+    """A visitor's clip, conversations and files. A copy is a new, empty session: one for each visitor.
 
     Files are put into a folder of the visitor's own below `folder`; `sides` are the settings to begin with, by side.
     `look` decodes a clip as an experiment samples it, or raises ClipError.
@@ -131,7 +96,7 @@ class Session:
         return Session(self._parent, self._begin, self._look)
 
     def show(self, source: Source | None) -> None:
-        """Turns to another clip, or to none: conversations begin anew, and the file of the last one goes."""
+        """Shows another clip, or none: conversations start over, and the last clip's file is removed."""
         self.stop()
         last, self.source = self.source, source
         if last is not None and last != source and self.folder in last.path.parents:
@@ -140,7 +105,7 @@ class Session:
         self.clear()
 
     def turn_to(self, name: str, setting: Setting) -> bool:
-        """Gives a side another setting; its conversation begins anew. False: it is the one that it has."""
+        """Gives a side another setting; its conversation starts over. False: it has that setting already."""
         if self.sides[name].setting == setting:
             return False
         self.stop()
@@ -148,7 +113,7 @@ class Session:
         return True
 
     def clear(self) -> None:
-        """Conversations begin anew; the clip stays."""
+        """Conversations start over; the clip is kept."""
         self.stop()
         self.sides = {name: Side(side.setting) for name, side in self.sides.items()}
 

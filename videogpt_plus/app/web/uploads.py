@@ -1,4 +1,4 @@
-"""Files that visitors bring: where they lie, for how long, and how much of the disk all of them may take."""
+"""Uploaded files: their folders, how long they are kept, and how much of the disk they may take."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from videogpt_plus.app.web.room import Room
+from videogpt_plus.io.errors import attempted, translated
+from videogpt_plus.io.files import remove
 from videogpt_plus.types import UserError
 
 log = logging.getLogger(__name__)
 
-#: Where files arrive below the page's folder, and where those lie that are shown.
+#: Folders below the page's own: of files that arrive, and of files that are shown.
 INCOMING, VISITORS = "incoming", "visitors"
-#: Seconds that a file may lie there untouched.
+#: Seconds that an unused file is kept.
 KEPT = {INCOMING: 600.0, VISITORS: 24 * 3600.0}
 #: Seconds between two sweeps.
 EVERY = 20.0
@@ -36,7 +39,8 @@ class Uploads:
 
     def __init__(self, folder: Path, most: float):
         self.folder, self.most = folder, most
-        self._lock, self._promised = threading.Lock(), 0.0
+        full = "too many files are being uploaded at the same time: try again in a minute"
+        self._promised = Room(most, lambda _: full)
 
     @property
     def visitors(self) -> Path:
@@ -50,10 +54,9 @@ class Uploads:
         """
         folder.mkdir(parents=True, exist_ok=True)
         kept = folder / f"{secrets.token_hex(8)}{uploaded.suffix.lower()}"
-        try:
+        what = f"{uploaded.name} did not arrive whole: upload it again"
+        with translated(FileNotFoundError, to=lambda _: UserError(what)):
             uploaded.replace(kept)  # nobody else can be served it from there
-        except FileNotFoundError as error:
-            raise UserError(f"{uploaded.name} did not arrive whole: upload it again") from error
         os.utime(kept)
         return kept
 
@@ -63,50 +66,40 @@ class Uploads:
         for place, seconds in KEPT.items():
             for upload in _files(self.folder / place):
                 if upload.used < time.time() - seconds:
-                    _remove(upload.path)
+                    remove(upload.path)
                 else:
                     left.append(upload)
             _remove_empty(self.folder / place)
-        total = sum(upload.size for upload in left) + self._promised
+        total = sum(upload.size for upload in left) + self._promised.used
         for upload in sorted(left):
             if total <= self.most:
                 return
-            _remove(upload.path)
+            remove(upload.path)
             total -= upload.size
 
     @contextmanager
     def arriving(self, size: float) -> Iterator[None]:
         """Room for so many bytes that are on their way. UserError: too many others are."""
-        with self._lock:
-            if self._promised + size > self.most:
-                raise UserError("too many files are being uploaded at the same time: try again in a minute")
-            self._promised += size
-        try:
+        with self._promised.taken(size):
             self.sweep()
             yield
-        finally:
-            with self._lock:
-                self._promised -= size
 
     @contextmanager
     def swept(self, every: float = EVERY) -> Iterator[None]:
-        """While it lasts the folder is swept again and again, whether or not anybody uses the page."""
+        """A context in which the folder is swept again and again."""
         ended = threading.Event()
 
         def go_on() -> None:
             while not ended.wait(every):
-                try:
-                    self.sweep()
-                except OSError:
-                    log.exception("uploads could not be swept")
+                if error := attempted(self.sweep, OSError):
+                    log.error("uploads could not be swept", exc_info=error)
 
         thread = threading.Thread(target=go_on, daemon=True)
         thread.start()
-        try:
+        with ExitStack() as at_the_end:
+            at_the_end.callback(thread.join)
+            at_the_end.callback(ended.set)
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def _files(folder: Path) -> Iterator[_Upload]:
@@ -115,11 +108,6 @@ def _files(folder: Path) -> Iterator[_Upload]:
             if not path.is_dir():
                 state = path.lstat()
                 yield _Upload(state.st_mtime, path, state.st_size)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # somebody else was faster
-        path.unlink()
 
 
 def _remove_empty(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Decoders of video files. A new one is one file beside this one and one line below.
+"""Decoders of video files. A new one is one new file in this folder and one line below.
 
 A decoder's file offers one function:
     read(path, choose) -> Clip of the frames whose stamps, in order, `choose(timeline)` names.
@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videogpt_plus.io.errors import reason, translated
 from videogpt_plus.types import Clip, UserError
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def load_decoder(name: str) -> Callable[[Path, Callable[[Timeline], list[int]]],
     check_decoder(name)
     import av  # noqa: F401  before decord, whose older libvpx would otherwise serve PyAV, too
 
-    try:
-        if name in EXTRAS:
+    def told(error: Exception) -> UserError:
+        return UserError(
+            f"decoder '{name}' cannot be loaded ({reason(error)}): install what it needs (torchcodec wants FFmpeg 4 "
+            "to 8), or take --decoder pyav"
+        )
+
+    if name in EXTRAS:
+        with translated(ImportError, OSError, RuntimeError, to=told):
             import_module(name)
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0].rstrip(":")
-        raise UserError(
-            f"decoder '{name}' cannot be loaded ({reason}): install what it needs (torchcodec wants FFmpeg 4 to 8), "
-            "or take --decoder pyav"
-        ) from error
     return import_module(DECODERS[name]).read

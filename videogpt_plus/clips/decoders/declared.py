@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from videogpt_plus.clips.decoders.source import FORMATS
-from videogpt_plus.types import unreadable
+from videogpt_plus.clips.decoders.source import FORMATS, told, video_streams
 
 
 class Declared(NamedTuple):
@@ -21,20 +20,12 @@ class Declared(NamedTuple):
 def declared(path: Path, most_pixels: float) -> Declared:
     """A video file's header. FFmpeg decodes no picture of more than `most_pixels` for it. ClipError: it is no video."""
     import av
-    from av.stream import Disposition
 
     options = {"format_whitelist": FORMATS, "max_pixels": f"{most_pixels:.0f}"}
-    try:
-        with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams:
-                raise unreadable(path, "it has no video stream", "take another file")
-            known = [s.codec_context for s in streams if s.codec_context is not None]
-            seconds = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
-            if container.duration:
-                seconds.append(container.duration / av.time_base)
-            return Declared(max((c.width * c.height for c in known), default=0), max(seconds, default=None))
-    except (av.FFmpegError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        what = f"the file is damaged, cut off or no video ({reason})"
-        raise unreadable(path, what, "download or encode it again") from error
+    with told(path), av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+        streams = video_streams(path, container)
+        known = [s.codec_context for s in streams if s.codec_context is not None]
+        seconds = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
+        if container.duration:
+            seconds.append(container.duration / av.time_base)
+        return Declared(max((c.width * c.height for c in known), default=0), max(seconds, default=None))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,12 +56,11 @@ def _jump(path: Path, timeline: Timeline, rows: _Rows) -> bool:
     first, *others = _parts(timeline, rows.stamps)
     with source.opened(path) as opened_file:
         onward(path, *opened_file, first, rows.take)
-        try:
+        with suppress(ClipError):
             for part in others:
                 onward(path, *opened_file, part, rows.take)
-        except ClipError:
-            return False
-    return not (others and rows.missing())
+            return not (others and rows.missing())
+    return False
 
 
 def _parts(timeline: Timeline, stamps: Sequence[int]) -> list[Part]:

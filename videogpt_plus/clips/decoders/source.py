@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videogpt_plus.io.errors import attempted, reason, translated
 from videogpt_plus.types import ClipError, unreadable
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ EXTRAS = {"h264": "6", "hevc": "39-40"}
 
 
 class Mode(Enum):
-    """How a decoder takes what it does not understand."""
+    """How a decoder treats errors in the data."""
 
-    #: It is an error.
+    #: They are raised.
     STRICT = "strict"
-    #: It is patched up, as players do it, and the frame says so.
+    #: They are concealed, as players do, and the frame says so.
     LENIENT = "lenient"
-    #: Strict, and without the units of EXTRAS, where an error may stand that is none of the pictures.
+    #: Strict, and without the units of EXTRAS, whose errors do not concern the pictures.
     BARE = "bare"
 
 
@@ -72,24 +74,21 @@ def opened(path: Path, mode: Mode = Mode.STRICT, **options: str) -> Iterator[tup
         yield container, stream
 
 
-@contextmanager
-def told(path: Path) -> Iterator[None]:
-    """What FFmpeg says of a file becomes its ClipError."""
+def told(path: Path) -> AbstractContextManager[None]:
+    """A context in which FFmpeg's errors become ClipErrors of the file."""
     import av
 
-    try:
-        yield
-    except (av.FFmpegError, UnicodeError) as error:
-        raise damaged(path, getattr(error, "strerror", None) or str(error)) from error
+    return translated(av.FFmpegError, UnicodeError, to=lambda error: damaged(path, reason(error)))
 
 
 def check_regular(path: Path) -> None:
     """ClipError: there is no such file, or it is one that would be waited for, as a pipe is."""
-    try:
+
+    def closed(error: Exception) -> ClipError:
+        return unreadable(path, f"the file cannot be opened ({reason(error)})", "check the data path")
+
+    with translated(OSError, ValueError, to=closed):
         kind = path.stat().st_mode
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise unreadable(path, f"the file cannot be opened ({reason})", "check the data path") from error
     if not stat.S_ISREG(kind):
         raise unreadable(path, "it is no regular file but a pipe, a device or the like", "take another file")
 
@@ -100,16 +99,21 @@ def damaged(path: Path, reason: str) -> ClipError:
 
 
 def _video_stream(path: Path, container: InputContainer) -> VideoStream:
-    """The video stream with the most pixels; a cover picture is none."""
+    """The video stream with the most pixels."""
+    known = [s for s in video_streams(path, container) if s.codec_context is not None]
+    if not known:
+        raise unreadable(path, "its codec is unknown to FFmpeg here", f"encode it again: ffmpeg -i {path.name} out.mp4")
+    return max(known, key=lambda s: s.codec_context.width * s.codec_context.height)
+
+
+def video_streams(path: Path, container: InputContainer) -> list[VideoStream]:
+    """The video streams; a cover picture is none. ClipError: there is none."""
     from av.stream import Disposition
 
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams:
         raise unreadable(path, "it has no video stream", "take another file")
-    known = [s for s in streams if s.codec_context is not None]
-    if not known:
-        raise unreadable(path, "its codec is unknown to FFmpeg here", f"encode it again: ffmpeg -i {path.name} out.mp4")
-    return max(known, key=lambda s: s.codec_context.width * s.codec_context.height)
+    return streams
 
 
 def first_frame(path: Path) -> VideoFrame:
@@ -122,20 +126,19 @@ def first_frame(path: Path) -> VideoFrame:
 
 def frames(container: InputContainer, stream: VideoStream, mode: Mode, failed: Failed) -> Iterator[VideoFrame]:
     """The frames from where the file stands, in the order of their display; `failed` gets the packets refused."""
-    import av
+    from av import FFmpegError
 
     for packet in _packets(container, stream, mode):
         stamp, size = packet.pts, packet.size
         if failed.key is None and size and packet.is_keyframe:
             failed.key = stamp
-        try:
-            found = stream.codec_context.decode(packet if size else None)
-        except av.FFmpegError as error:
-            failed.stamps.append(stamp)
-            failed.reason = failed.reason or error.strerror
-            failed.behind_key = failed.behind_key or not failed.is_before_key(stamp)
+        found = attempted(partial(stream.codec_context.decode, packet if size else None), FFmpegError)
+        if not isinstance(found, FFmpegError):
+            yield from found
             continue
-        yield from found
+        failed.stamps.append(stamp)
+        failed.reason = failed.reason or found.strerror
+        failed.behind_key = failed.behind_key or not failed.is_before_key(stamp)
 
 
 def _packets(container: InputContainer, stream: VideoStream, mode: Mode) -> Iterator[Packet]:

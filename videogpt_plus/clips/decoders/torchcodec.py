@@ -15,6 +15,7 @@ from einops import rearrange
 from videogpt_plus.clips.decoders.source import first_frame
 from videogpt_plus.clips.decoders.timeline import Timeline, opened
 from videogpt_plus.clips.decoders.upright import corrected, degrees_of, matrix_of, turn_by
+from videogpt_plus.io.errors import reason, translated
 from videogpt_plus.types import Clip, unreadable
 
 THEN = "take --decoder pyav"
@@ -32,13 +33,11 @@ def read(path: Path, choose: Callable[[Timeline], list[int]]) -> Clip:
         raise unreadable(path, f"it is to be turned by {degrees_of(matrix)} degrees, and torchcodec does not", THEN)
     if timeline.counted:
         raise unreadable(path, "its frames have no time stamps, by which torchcodec could be checked", THEN)
-    try:
+    kinds = (RuntimeError, IndexError, ValueError)
+    with translated(*kinds, to=lambda error: unreadable(path, f"torchcodec stops at it ({reason(error)})", THEN)):
         decoder = VideoDecoder(f"file:{path}", stream_index=index, num_ffmpeg_threads=1, device="cpu")
         # By the middle of its tick, for its own numbers also count frames that are hidden or cannot be decoded.
         batch = decoder.get_frames_played_at([float((stamp + 0.5) * timeline.tick) for stamp in stamps])
-    except (RuntimeError, IndexError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise unreadable(path, f"torchcodec stops at it ({reason})", THEN) from error
     own = np.array([float(stamp * timeline.tick) for stamp in stamps])
     if np.abs(batch.pts_seconds.numpy() - own).max() >= float(timeline.tick) / 2:
         raise unreadable(path, "torchcodec gives frames of other times", THEN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 #: A filter wants to know a time base, though it needs none.
 TICK = Fraction(1, 1000)
+#: Filters that give a frame in RGB as the ffmpeg command does: with its way to scale colours up, across both fields.
+#: PyAV's own conversion differs where pixels have more than 8 bits, a side is odd, or the frame is interlaced.
+IN_RGB = (("scale", ""), ("format", "rgb24"))
 #: A display matrix that changes nothing.
 IDENTITY = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 
@@ -40,12 +44,10 @@ class Turn(NamedTuple):
 def upright(frame: VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
     """The frame in RGB, in the colour range and matrix that it declares, turned as the file asks for."""
     matrix = matrix_of(frame)
-    turn = turn_by(matrix)
-    if turn is None:
-        frame, turn = _askew(frame, degrees_of(matrix)), Turn()
-    # One thread, here and in the decoder: FFmpeg's threads live until the frame is freed, and a forked data
-    # worker that frees a frame of its parent waits forever for threads that it does not have.
-    return np.ascontiguousarray(turn.of(frame.to_ndarray(format="rgb24", threads=1)))
+    turn, filters = turn_by(matrix), list(IN_RGB)
+    if turn is None:  # by any angle within its own bounds, as the ffmpeg command does it
+        turn, filters = Turn(), [("rotate", f"{degrees_of(matrix)}*PI/180"), *IN_RGB]
+    return np.ascontiguousarray(turn.of(_filtered(frame, filters).to_ndarray()))
 
 
 def corrected(pixels: UInt8[np.ndarray, "t h w 3"], turn: Turn, own_degrees: int) -> UInt8[np.ndarray, "t h w 3"]:
@@ -79,13 +81,16 @@ def degrees_of(matrix: tuple[int, ...]) -> int:
     return round(math.degrees(math.atan2(b / math.hypot(b, d), a / math.hypot(a, c)))) % 360
 
 
-def _askew(frame: VideoFrame, degrees: int) -> VideoFrame:
-    """Turned by any angle within its own bounds, as the ffmpeg command does it."""
+def _filtered(frame: VideoFrame, filters: Sequence[tuple[str, str]]) -> VideoFrame:
+    """The frame as a chain of FFmpeg's filters, each with its options, gives it."""
     from av.filter import Graph
 
     graph = Graph()
+    # One thread, here and in the decoder: FFmpeg's threads live until the frame is freed, and a forked data
+    # worker that frees a frame of its parent waits forever for threads that it does not have.
     graph.threads = 1
     begin = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=TICK)
-    graph.link_nodes(begin, graph.add("rotate", f"{degrees}*PI/180"), graph.add("buffersink")).configure()
+    graph.link_nodes(begin, *(graph.add(name, options) for name, options in filters), graph.add("buffersink"))
+    graph.configure()
     graph.vpush(frame)
     return graph.vpull()

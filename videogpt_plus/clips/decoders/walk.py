@@ -36,7 +36,7 @@ class Part:
     begin: int | None = None
     #: It ends at the first frame with this stamp or a later one; None for the file's end.
     end: int | None = None
-    #: Whether frames are told by their number in the file, not by their time stamp.
+    #: Whether frames are identified by their number in the file instead of their time stamp.
     counted: bool = False
 
 
@@ -79,7 +79,7 @@ def onward(path: Path, container: InputContainer, stream: VideoStream, part: Par
 
 
 def _again(path: Path, mode: Mode, part: Part, take: Take) -> _Seen:
-    # Opened anew: a seek to the beginning loses the palette of an AVI, and frames in front of the first key frame.
+    # Opened again: a seek to the beginning loses the palette of an AVI, and frames in front of the first key frame.
     with opened(path, mode) as (container, stream):
         return _go(container, stream, mode, part, take)
 

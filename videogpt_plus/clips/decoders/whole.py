@@ -8,6 +8,7 @@ taken.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 #: A header's duration may pass the last frame by this much, in seconds, before the file counts as cut off.
 SLACK = 0.5
-#: How the elements of a Matroska file begin that hold all others.
-EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+#: Names of Matroska's elements in which frames are: segment, cluster, block group.
+HOLDERS = frozenset({b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75", b"\xa0"})
 #: How a picture of a GIF usually begins: what says how it is shown, then itself.
 GIF_BEGINS = re.compile(rb"!\xf9\x04.{4}\0,", re.DOTALL)
 
@@ -37,7 +38,7 @@ def check_whole(path: Path, container: InputContainer, stream: VideoStream, pack
         found = _packets_without_edits(path, stream.index)
         if found < stream.frames:
             raise cut_off(path, f"{found} of {stream.frames} frames are in it")
-    if "matroska" in container.format.name and container.duration is not None:
+    if "matroska" in container.format.name:
         _check_matroska(path, container, until)
     if container.format.name == "gif":
         _check_gif(path)
@@ -54,14 +55,15 @@ def _packets_without_edits(path: Path, index: int) -> int:
 
 
 def _check_matroska(path: Path, container: InputContainer, until: float) -> None:
-    """Only Matroska's duration is written by the muxer, and that one may be wrong where the file is there to its end.
+    """FFmpeg leaves out what is damaged between two clusters without a word, so that the clip would only be shorter.
 
+    Only Matroska's duration is written by the muxer, and that one may be wrong where the file is there to its end.
     Elsewhere FFmpeg guesses the duration from what is there.
     """
     import av
 
-    promised = container.duration / av.time_base
-    if until < promised - SLACK and not _segment_ends(path):
+    promised = (container.duration or 0) / av.time_base
+    if not _chains(path) and until < promised - SLACK:
         raise cut_off(path, f"{until:.1f} of {promised:.1f} s are in it")
 
 
@@ -84,27 +86,40 @@ def _check_gif(path: Path) -> None:
         raise unreadable(path, f"the file is damaged, no block begins at byte {at:,}", "download it again")
 
 
-def _segment_ends(path: Path) -> bool:
-    """Whether a Matroska file says how long it is, and is."""
+def _chains(path: Path) -> bool:
+    """Whether a Matroska file says how long it is, and its elements follow one another to that end.
+
+    ClipError: an element is none, or goes beyond the one that holds it. Contents are skipped, so that it takes a few
+    microseconds a frame.
+    """
+    size, at, ends = path.stat().st_size, 0, [math.inf]
     with open(path, "rb") as file:
-        if file.read(4) != EBML:
-            return False
-        size = _element_size(file)
-        if size is None:
-            return False
-        file.seek(size, 1)
-        if file.read(4) != SEGMENT:
-            return False
-        size = _element_size(file)
-        return size is not None and file.tell() + size <= path.stat().st_size
+        while at < size:
+            name, length, begin = _element(file, at)
+            end = ends[-1] if length is None else begin + length
+            if not name or end > ends[-1] or (length is None and name not in HOLDERS):
+                raise unreadable(path, f"the file is damaged, no element begins at byte {at:,}", "download it again")
+            if name in HOLDERS:
+                ends.append(end)
+            at = begin if name in HOLDERS else end
+            while at == ends[-1]:
+                ends.pop()
+                if len(ends) == 1:
+                    return at <= size
+    return False
 
 
-def _element_size(file: BinaryIO) -> int | None:
-    """The size that stands next: its first byte's leading zeros tell its length. None: the writer did not know it."""
-    first = file.read(1)
-    if not first or not first[0]:
-        return None
-    length = 9 - first[0].bit_length()
-    rest = file.read(length - 1)
-    size = int.from_bytes(bytes([first[0] - (1 << (8 - length))]) + rest, "big")
-    return None if size == (1 << 7 * length) - 1 else size
+def _element(file: BinaryIO, at: int) -> tuple[bytes, int | None, int]:
+    """An element's name (empty where none begins here), its length (None: the writer did not know), and its begin.
+
+    The leading zeros of a first byte tell how long a name or a length is.
+    """
+    file.seek(at)
+    head = file.read(12).ljust(12, b"\x80")  # where the file ends in it, so it goes beyond that
+    name = head[: 9 - head[0].bit_length()]
+    rest = head[len(name) :]
+    if len(name) > 4 or not rest[0]:
+        return b"", 0, at
+    width = 9 - rest[0].bit_length()
+    length = int.from_bytes(rest[:width], "big") - (1 << 7 * width)
+    return name, None if length == (1 << 7 * width) - 1 else length, at + len(name) + width

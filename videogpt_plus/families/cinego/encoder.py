@@ -20,9 +20,7 @@ from videogpt_plus.encoders.clip import preprocessor
 if TYPE_CHECKING:
     from transformers import CLIPVisionModel
 
-__all__ = ["SCALES_BY_PILLOW", "ClassTower", "divided", "load", "preprocessor"]
-
-SCALES_BY_PILLOW = True
+__all__ = ["ClassTower", "divided", "load", "preprocessor"]
 
 
 class ClassTower(nn.Module):
@@ -31,12 +29,17 @@ class ClassTower(nn.Module):
     def __init__(self, model: CLIPVisionModel):
         super().__init__()
         self.model = model
+        self.side = model.config.image_size // model.config.patch_size
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `GridEncoder.blocks`."""
+        return [self.model.embeddings, *self.model.encoder.layers]
 
     @property
     def shape(self) -> tuple[int, int]:
         """One row of all tokens."""
-        config = self.model.config
-        return 1, (config.image_size // config.patch_size) ** 2 + 1
+        return 1, self.side**2 + 1
 
     def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t 1 n d"]:
         tokens = self.model(pixel_values=rearrange(frames, "b t c y x -> (b t) c y x")).last_hidden_state

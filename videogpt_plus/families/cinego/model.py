@@ -20,22 +20,21 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.config.options import LoadConfig
 from videogpt_plus.encoders.grid import GridEncoder
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.encoder import divided
-from videogpt_plus.families.cinego.lm import MiniMind, RopeLayout
+from videogpt_plus.families.cinego.lm import MiniMind
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import values_of
-from videogpt_plus.io.tensors import State, check_fit, load_exactly
-from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids
-from videogpt_plus.models.shared_llm import check_one_set, check_without_lora, frozen, has_lora, only_stream
+from videogpt_plus.io.tensors import State, check_shapes, load_exactly, shapes_of
+from videogpt_plus.models.base import Grids, VisionLM, only_stream
 from videogpt_plus.reducers import build_reducer
 from videogpt_plus.reducers.summary import Summary
 from videogpt_plus.types import UserError, Visual
 
 
-class Cinego(DualEncoderVLM):
+class Cinego(VisionLM):
     """One stream, and any number of visuals in a conversation; each stands where its placeholders do."""
 
     lora_targets = r"layers\.\d+\.(attention\.w[qkvo]|feed_forward\.w[123])"
@@ -44,11 +43,11 @@ class Cinego(DualEncoderVLM):
     def __init__(
         self,
         llm: MiniMind,
-        tokenizer: PreTrainedTokenizerFast,
-        encoders: Mapping[str, GridEncoder],
-        projectors: Mapping[str, nn.Module],
-        reducers: Mapping[str, nn.Module],
-        num_frames: int,
+        tokenizer: PreTrainedTokenizerFast | None = None,
+        encoders: Mapping[str, GridEncoder] | None = None,
+        projectors: Mapping[str, nn.Module] | None = None,
+        reducers: Mapping[str, nn.Module] | None = None,
+        num_frames: int = 1,
     ):
         super().__init__(llm, tokenizer, encoders, projectors, reducers)
         #: As many equal frames is a picture to a reducer that learns, for which one is not the same as several.
@@ -61,9 +60,29 @@ class Cinego(DualEncoderVLM):
         return name
 
     @property
-    def ends(self) -> list[int]:
-        """The ids that end an answer."""
-        return [self.tokenizer.eos_token_id]
+    def layers(self) -> Sequence[nn.Module]:
+        """MiniMind's."""
+        return self.causal.layers
+
+    def build_projectors(self, experiment: Experiment) -> dict[str, nn.Module]:
+        """From the encoder's width, for the reducer stands before them."""
+        return {name: nn.Linear(s.width, self.causal.size.width) for name, s in experiment.branches}
+
+    def build_reducers(self, experiment: Experiment) -> dict[str, nn.Module]:
+        """The reducer, with its published weights where it learns; of a file with a summary another leaves that out."""
+        name, _ = only_stream(experiment)
+        if not experiment.reducer.learns:
+            return {name: build_reducer(experiment.reducer)}
+        path = weights.locate(experiment.llm)
+        state = weights.read(path)
+        reducer = _reducer(experiment, state, path)
+        load_exactly(reducer, weights.part_of(state, weights.SUMMARY), f"of the summary in {path}")
+        return {name: reducer}
+
+    def _sharing(self, experiment: Experiment) -> Cinego:
+        model = super()._sharing(experiment)
+        model.num_frames = experiment.num_frames
+        return model
 
     def tokens_of(self, grids: Sequence[Grids]) -> list[Float[Tensor, "n d"]]:
         """Each visual's tokens: its grid reduced, then projected. Equal shapes go together."""
@@ -132,15 +151,9 @@ class Cinego(DualEncoderVLM):
 
     def take(self, state: State, source: str | Path) -> None:
         """`load_checkpoint` of tensors under our names, which were read from `source`."""
-        own = self.checkpoint_state()
         if not self.reducers[self.stream].reducer.learns:
             state = {key: value for key, value in state.items() if not key.startswith(weights.SUMMARY)}
-        shapes = [
-            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-            for key in own.keys() & state.keys()
-            if state[key].shape != own[key].shape
-        ]
-        check_fit(source, own.keys() - state.keys(), state.keys() - own.keys(), shapes)
+        check_shapes(source, shapes_of(state), shapes_of(self.checkpoint_state()))
         self.causal.load_state_dict(weights.lm_part(state))
         self.projectors[self.stream].load_state_dict(weights.part_of(state, weights.PROJECTION))
         self.reducers[self.stream].load_state_dict(weights.part_of(state, weights.SUMMARY))
@@ -165,32 +178,24 @@ class Cinego(DualEncoderVLM):
 
 
 # ------------------------------------------------------------------------------------------------ loading
-def load(
-    experiment: Experiment,
-    run_dir: str | Path | None,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    streams: Sequence[str] | None = None,
-    encoders: Mapping[str, GridEncoder] | None = None,
-    rope_layout: RopeLayout | None = None,
-) -> Cinego:
-    """See `models.load_model`. `experiment.llm` is a file such as sft_videolm_512.pth or a folder that holds one, with
-    tokenizer and config.json beside it; `rope_layout` stands for that config's.
+def build(experiment: Experiment, dtype: torch.dtype, meta: bool, load_config: LoadConfig, own: bool) -> Cinego:
+    """See `families.Family.build`. `experiment.llm` is a file such as sft_videolm_512.pth or a folder that holds one,
+    with tokenizer and config.json beside it.
     """
-    name, stream = only_stream(experiment, streams)
     path = weights.locate(experiment.llm)
     state = weights.read(path)
-    size = weights.size_of(state, weights.described(path.parent, rope_layout), path)
-    if not weights.part_of(state, weights.PROJECTION):
+    size = weights.size_of(state, weights.described(path.parent), path)
+    if not (projection := weights.part_of(state, weights.PROJECTION)):
         raise UserError(f"{path} holds a language model alone, which sees nothing: name a pretrain_ or sft_ file")
-    llm = weights.build_lm(weights.lm_part(state), size, path, dtype)
-    encoders = encoders or {name: load_encoder(stream, device, dtype)}
-    model = assemble(experiment, llm, load_tokenizer(path.parent), encoders, state)
-    load_exactly(model.projectors[name], weights.part_of(state, weights.PROJECTION), f"of the projection in {path}")
-    _load_reducer(model.reducers[name], state, path)
-    if run_dir is not None and has_lora(run_dir):
-        model.load_lora(run_dir, merge=True)
-    return model.to(device).eval()
+    model = Cinego(weights.build_lm(weights.lm_part(state), size, path, dtype), num_frames=experiment.num_frames)
+    model.projectors.update(model.build_projectors(experiment))
+    load_exactly(model.projectors[model.stream], projection, f"of the projection in {path}")
+    return model
+
+
+def tokenizer(experiment: Experiment, run_dir: str | Path | None) -> PreTrainedTokenizerFast:
+    """See `families.Family.tokenizer`."""
+    return load_tokenizer(weights.locate(experiment.llm).parent)
 
 
 def assemble(
@@ -205,65 +210,32 @@ def assemble(
     The summary has the branches and layers of `state`, where that is given. UserError: the tokenizer has more entries
     than the language model, or the weights have another number of queries than the experiment says.
     """
-    name, stream = only_stream(experiment)
     if len(tokenizer) > llm.size.vocabulary:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} entries, the language model in {experiment.llm} embeddings for "
             f"{llm.size.vocabulary}: name the tokenizer that it was trained with"
         )
-    return Cinego(
-        llm,
-        tokenizer,
-        encoders,
-        {name: nn.Linear(stream.width, llm.size.width)},
-        {name: _reducer(experiment, state or {}, experiment.llm)},
-        experiment.num_frames,
-    )
-
-
-def load_beside(
-    runs: Sequence[tuple[Experiment, Path]],
-    device: str | torch.device,
-    dtype: torch.dtype,
-    encoder_dtype: torch.dtype,
-) -> list[Cinego]:
-    """See `models.load_models`: runs of one set of weights share all but the reducer."""
-    check_one_set(runs)
-    check_without_lora(runs)
-    (first, folder), *others = runs
-    name, stream = only_stream(first)
-    encoders = {name: load_encoder(stream, device, encoder_dtype)}
-    base = load(first, folder, device, dtype, None, encoders)
-    models = [base]
-    for experiment, _ in others:
-        path = weights.locate(experiment.llm)
-        state = weights.read(path)
-        reducer = _reducer(experiment, state, path)
-        _load_reducer(reducer, state, path)
-        reducers = {name: reducer.to(device)}
-        models.append(Cinego(base.llm, base.tokenizer, encoders, base.projectors, reducers, experiment.num_frames))
-    return frozen(models)
+    model = Cinego(llm, tokenizer, encoders, num_frames=experiment.num_frames)
+    model.projectors.update(model.build_projectors(experiment))
+    name, _ = only_stream(experiment)
+    model.reducers[name] = _reducer(experiment, state or {}, experiment.llm)
+    return model
 
 
 def _reducer(experiment: Experiment, state: State, source: str | Path) -> nn.Module:
-    ((_, branch),) = experiment.branches
+    """With random weights where it learns. UserError: `state` has another number of queries than the experiment."""
+    _, branch = only_stream(experiment)
     config = experiment.reducer
     if isinstance(config, Summary):
         config = weights.summary_of(state, config)
         found = weights.part_of(state, weights.SUMMARY).get("query_s")
         if found is not None and found.shape[1] != config.num_queries:
+            wanted = f"{experiment.name} asks for {config.num_queries}"
             raise UserError(
-                f"{source} was trained with {found.shape[1]} queries, {experiment.name} asks for {config.num_queries}: "
-                "their number is learned; ask it at level 1 with the number that it was trained with, or train another "
-                "one"
+                f"{source} was trained with {found.shape[1]} queries, {wanted}: their number is learned; ask it at "
+                "level 1 with the number that it was trained with, or train another one"
             )
     return build_reducer(config, branch.width)
-
-
-def _load_reducer(reducer: nn.Module, state: State, path: Path) -> None:
-    """Of a file with a summary, whose experiment has a reducer that learns nothing, the summary is left out."""
-    if reducer.reducer.learns:
-        load_exactly(reducer, weights.part_of(state, weights.SUMMARY), f"of the summary in {path}")
 
 
 def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
-"""Published weights of other model families into run folders of ours and back, shard by shard.
+"""CogVLM2's published weights into run folders of ours and back, shard by shard.
 
 A run folder of CogVLM2 holds in parts what is published as one: `llm/` and `eva2/`, each with its `config.json`, and
-`projectors.safetensors`. Names inside the parts are the published ones. LLaVA-1.5 is `convert_llava`'s.
+`projectors.safetensors`. Names inside the parts are the published ones.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
 from videogpt_plus.config.experiments import get_experiment
-from videogpt_plus.families.llava15 import convert
 from videogpt_plus.io.files import read_object, require, write_json
 from videogpt_plus.io.folders import new_folder
 from videogpt_plus.io.model_folders import values_of
 from videogpt_plus.io.run_weights import projector_key
 from videogpt_plus.io.runs import FINISHED
 from videogpt_plus.io.shards import (
-    DTYPES,
     SHARD_BYTES,
     Change,
     Differing,
@@ -43,30 +41,17 @@ from videogpt_plus.types import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-LLAVA = "llava15"
-FAMILIES = (LLAVA, "cogvlm2_image", "cogvlm2_video")
 
-
-def convert_family(
+def convert(
     family: str,
     source: str | Path,
     target: str | Path,
+    to: str | None = None,
     dtype: str | None = None,
     shard_bytes: int = SHARD_BYTES,
-    to: str | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> str:
-    """Writes the weights of `source` into the new folder `target`, in another layout, and returns what that is called.
-
-    CogVLM2 goes from "published" to "ours" or back, as `source` is the other; LLaVA-1.5 to the layout `to`, see
-    `convert_llava.convert`. `dtype` is that of the target, as stored unless it is named; rotary frequencies stay as
-    they are. `target` is there whole or not at all. `tell` is given a line about what of `source` was left out.
-    UserError: `source` is of another family, and of which; or missing and unexpected keys and wrong shapes, all at
-    once; or a value is finite, and would not be in `dtype`.
-    """
-    check_names(family, dtype)
-    if family == LLAVA:
-        return convert.convert(source, target, to, dtype, shard_bytes, tell)
+    """See `convert.convert_family`: from "published" to "ours" or back, as `source` is the other."""
     source, target = require(source, "weights to convert"), Path(target)
     ours = (source / "experiment.json").exists()
     layout = "published" if ours else "ours"
@@ -85,21 +70,8 @@ def convert_family(
     return layout
 
 
-def check_names(family: str, dtype: str | None) -> None:
-    """UserError: there is no such family or dtype."""
-    if family not in FAMILIES:
-        raise UserError(f"unknown family '{family}'; choose from: {', '.join(FAMILIES)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"unknown dtype '{dtype}'; choose from: {', '.join(DTYPES)}")
-
-
 def differing(family: str, source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
-    """The tensors of a conversion's source that are not bit for bit the target's.
-
-    Read back from both, a tensor at a time, the source's brought to `dtype`.
-    """
-    if family == LLAVA:
-        return convert.differing(source, target, dtype)
+    """See `convert.differing`."""
     sides = [
         _of_ours(folder, family) if (folder / "experiment.json").exists() else stored_in(folder)
         for folder in map(Path, (source, target))
@@ -111,7 +83,7 @@ def differing(family: str, source: str | Path, target: str | Path, dtype: str | 
 def _of_ours(folder: Path, family: str) -> list[Stored]:
     """The tensors of a run folder. UserError: it is of another family, or has a LoRA, which no published file holds."""
     from videogpt_plus.families.cogvlm2 import weights
-    from videogpt_plus.models.shared_llm import has_lora
+    from videogpt_plus.models.lora import has_lora
 
     experiment = load_experiment(folder)
     if experiment.family != family:

@@ -127,6 +127,11 @@ class Eva2(nn.Module):
         self.transformer = Transformer(size)
         self.conv = nn.Conv2d(size.hidden_size, size.hidden_size, kernel_size=2, stride=2)
 
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """See `GridEncoder.blocks`."""
+        return [self.patch_embedding, *self.transformer.layers, self.conv]
+
     def forward(self, frames: Float[Tensor, "b t 3 p p"]) -> Float[Tensor, "b t h w d"]:
         b = len(frames)
         tokens = self.transformer(self.patch_embedding(rearrange(frames, "b t c y x -> (b t) c y x")))

@@ -11,14 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videogpt_plus.config.experiment import Branch
-from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
-from videogpt_plus.families.cogvlm2.eva2 import load, normalised
+from videogpt_plus.families.cogvlm2.eva2 import load, normalised, outline
 from videogpt_plus.types import Clip
 
-__all__ = ["PADDING", "SCALES_BY_PILLOW", "load", "preprocessor"]
-
-SCALES_BY_PILLOW = True
-PADDING = CLIP_MEAN_COLOUR
+__all__ = ["load", "outline", "preprocessor"]
 
 
 def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

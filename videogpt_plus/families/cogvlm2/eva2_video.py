@@ -11,11 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from videogpt_plus.config.experiment import Branch
-from videogpt_plus.encoders.scaling import HUGE, bilinear_part
-from videogpt_plus.families.cogvlm2.eva2 import load, normalised
+from videogpt_plus.families.cogvlm2.eva2 import load, normalised, outline
+from videogpt_plus.io.scaling import HUGE, bilinear_part
 from videogpt_plus.types import Clip
 
-__all__ = ["load", "preprocessor"]
+__all__ = ["load", "outline", "preprocessor"]
 
 
 def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

@@ -6,32 +6,28 @@ The published weights are level 1. Any other level is the same weights with fewe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from videogpt_plus.config.experiment import Experiment, Lora
-from videogpt_plus.encoders import load_encoder, preprocessor
-from videogpt_plus.encoders.grid import GridEncoder
-from videogpt_plus.families.cogvlm2 import eva2, weights
+from videogpt_plus.config.options import LoadConfig
+from videogpt_plus.families.cogvlm2 import weights
 from videogpt_plus.families.cogvlm2.lora import TARGETS, fuse, split
 from videogpt_plus.families.cogvlm2.positions import advances, position_ids, vision_expert
-from videogpt_plus.families.cogvlm2.rope import RopePrecision
-from videogpt_plus.io.run_weights import projector_part, read_projectors
 from videogpt_plus.io.tensors import load_exactly
-from videogpt_plus.models.dual_encoder import DualEncoderVLM, Grids, load_tokenizer
+from videogpt_plus.models.base import Grids, VisionLM
 from videogpt_plus.models.generation import Reading
-from videogpt_plus.models.settle import Settled
-from videogpt_plus.models.shared_llm import check_one_set, frozen, has_lora, only_stream
-from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.splice import VisualTokens, splice
-from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
+from videogpt_plus.text.tokenizer import load_tokenizer
+from videogpt_plus.types import IGNORE, PLACEHOLDER, Visual
 
 #: The first is what the original stops at; the second ends a turn of Llama-3, which it was made from.
 ENDS = ("<|end_of_text|>", "<|eot_id|>")
@@ -47,7 +43,7 @@ class CogMerged(NamedTuple):
     visual: Bool[Tensor, "b s"]
 
 
-class CogVLM2(DualEncoderVLM):
+class CogVLM2(VisionLM):
     """One stream, and a placeholder a frame: text may stand between frames, as the frames' numbers do."""
 
     lora_targets = TARGETS
@@ -58,6 +54,15 @@ class CogVLM2(DualEncoderVLM):
         """The name of the one stream: image or video."""
         (name,) = self.projectors
         return name
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The decoder's."""
+        return self.causal.model.layers
+
+    def build_projectors(self, experiment: Experiment) -> dict[str, nn.Module]:
+        """See `VisionLM`."""
+        return {name: weights.build_projector(s, self.causal.config) for name, s in experiment.branches}
 
     @property
     def ends(self) -> list[int]:
@@ -126,7 +131,7 @@ class CogVLM2(DualEncoderVLM):
         super().add_lora(lora)
 
     def load_lora(self, folder: str | Path, merge: bool, name: str = "default") -> None:
-        """See DualEncoderVLM."""
+        """See VisionLM."""
         split(self.causal)
         super().load_lora(folder, merge, name)
         if merge:
@@ -160,87 +165,22 @@ def _behind_visuals(ids: Sequence[int]) -> int:
     return max((i + 1 for i, token in enumerate(ids) if token == PLACEHOLDER), default=0)
 
 
-def load(
-    experiment: Experiment,
-    run_dir: str | Path | None,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    streams: Sequence[str] | None = None,
-    encoders: Mapping[str, GridEncoder] | None = None,
-    rope_precision: RopePrecision | None = None,
-) -> CogVLM2:
-    """See `models.load_model`. The weights are a published folder as it is, or a run folder that `convert` wrote.
+def build(experiment: Experiment, dtype: torch.dtype, meta: bool, load_config: LoadConfig, own: bool) -> CogVLM2:
+    """See `families.Family.build`. The weights are a published folder as it is, or a run folder that `convert` wrote.
 
-    A published folder is read part by part, each tensor once. `rope_precision` is that of the folder's config.json
-    (key "rope_precision"), where none is named, and fp32 where that names none either.
+    A published folder is read part by part, each tensor once. The rotary angles' precision is that of the folder's
+    config.json (key "rope_precision"), where none is named, and fp32 where that names none either.
     """
-    name, stream = only_stream(experiment, streams)
-    experiment = weights.own_parts(experiment, run_dir)
-    stream = dict(experiment.branches)[name]
-    meta = torch.device(device).type == "meta"
-    llm = weights.load_llm(experiment, dtype, rope_precision, meta)
-    model = CogVLM2(
-        llm,
-        load_tokenizer(experiment.llm, run_dir),
-        encoders or {name: load_encoder(stream, device, dtype)},
-        {name: weights.build_projector(stream, llm.config)},
-        {name: build_reducer(experiment.reducer)},
-    )
-    if run_dir is not None and weights.has_projectors(run_dir):
-        model.load_projectors(run_dir)
-    elif not meta:
-        load_exactly(model.projectors[name], weights.published_projector(experiment.llm), f"in {experiment.llm}")
+    model = CogVLM2(weights.load_llm(experiment, dtype, load_config.rope_precision, meta))
+    with torch.device("meta" if meta else "cpu"):
+        model.projectors.update(model.build_projectors(experiment))
+    if not (meta or own):
+        projector = model.projectors[model.stream]
+        load_exactly(projector, weights.published_projector(experiment.llm), f"in {experiment.llm}")
     model.projectors.to(dtype)
-    if run_dir is not None and has_lora(run_dir):
-        model.load_lora(run_dir, merge=True)
-    return model.to(device).eval()
+    return model
 
 
-def load_beside(
-    runs: Sequence[tuple[Experiment, Path]],
-    device: str | torch.device,
-    dtype: torch.dtype,
-    encoder_dtype: torch.dtype,
-    settled: Settled | None = None,
-) -> list[CogVLM2]:
-    """See `models.load_models`: runs of one set of weights at several levels share all but reducer and LoRA."""
-    settled = settled or Settled(device, dtype)
-    own = [(weights.own_parts(*run), run[1]) for run in runs]
-    check_one_set(own)
-    first = own[0][0]
-    name, stream = only_stream(first, None)
-    tuned = len(runs) > 1 and any(has_lora(folder) for _, folder in runs)
-    if tuned and settled.load_config.bits:
-        raise UserError("--bits needs a LoRA merged into the LLM that it changes: answer these runs one by one")
-    start = (first, None) if tuned else runs[0]
-    encoders = {name: load_encoder(stream, settled.first, encoder_dtype)}
-    base = load(*start, settled.first, dtype, None, encoders, settled.load_config.rope_precision)
-    device = settled.settle(base).device
-    models = []
-    for number, (experiment, folder) in enumerate(runs):
-        if tuned and not has_lora(folder):
-            raise UserError(f"{folder} has no LoRA adapter to share an LLM with others by: answer it alone")
-        reducers = {name: build_reducer(experiment.reducer)}
-        model = CogVLM2(base.llm, base.tokenizer, base.encoders, base.projectors, reducers)
-        if tuned:
-            model.shared_lora = f"run{number}"
-            model.load_lora(folder, merge=False, name=model.shared_lora)
-            base.llm = model.llm.to(dtype)
-        if weights.has_projectors(folder):
-            model.projectors = torch.nn.ModuleDict({name: weights.build_projector(stream, base.llm.config)})
-            state = projector_part(read_projectors(folder), name)
-            load_exactly(model.projectors[name], state, f"of the projector in {folder}")
-            model.projectors.to(device, dtype)
-        models.append(model)
-    return frozen(models)
-
-
-def outline(experiment: Experiment, run_dir: str | Path | None) -> CogVLM2:
-    """The model on "meta", without a tokenizer: of its files configs alone are read."""
-    experiment = weights.own_parts(experiment, run_dir)
-    name, stream = only_stream(experiment, None)
-    llm = weights.load_llm(experiment, torch.bfloat16, None, True)
-    tower = GridEncoder(eva2.outline(stream), stream, preprocessor(stream))
-    with torch.device("meta"):
-        projector = weights.build_projector(stream, llm.config)
-    return CogVLM2(llm, None, {name: tower}, {name: projector}, {})
+def tokenizer(experiment: Experiment, run_dir: str | Path | None) -> PreTrainedTokenizerBase:
+    """See `families.Family.tokenizer`."""
+    return load_tokenizer(experiment.llm, run_dir)

@@ -18,34 +18,25 @@ from videogpt_plus.families.cogvlm2.decoder import CogVLM2LM
 from videogpt_plus.families.cogvlm2.eva2 import PREFIX, is_tower
 from videogpt_plus.families.cogvlm2.projector import GluProjector
 from videogpt_plus.families.cogvlm2.rope import PRECISIONS, RopePrecision
+from videogpt_plus.families.cogvlm2.sizes import ARCHITECTURES
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_matching, values_of
-from videogpt_plus.io.run_weights import PROJECTOR_FILES, read_projectors
 from videogpt_plus.io.tensors import State, load_exactly
 from videogpt_plus.types import UserError
 
 FREQUENCIES = ".self_attn.rotary_emb.inv_freq"
-#: `architectures` of the published configs.
-ARCHITECTURES = {"cogvlm2_image": "CogVLMForCausalLM", "cogvlm2_video": "CogVLMVideoForCausalLM"}
 #: Names of the parts in a run folder.
 LLM, TOWER = "llm", "eva2"
 
 
-def own_parts(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
+def own_parts(experiment: Experiment, run_dir: str | Path) -> Experiment:
     """The experiment with the weights that its run folder holds, wherever that stands by now."""
-    if run_dir is None:
-        return experiment
     if (folder := Path(run_dir) / LLM).is_dir():
         experiment = replace(experiment, llm=str(folder))
     if (folder := Path(run_dir) / TOWER).is_dir():
         branches = tuple((name, replace(stream, weights=str(folder))) for name, stream in experiment.branches)
         experiment = replace(experiment, branches=branches)
     return experiment
-
-
-def has_projectors(folder: str | Path) -> bool:
-    """Whether a run folder has a projector of its own; one that trained a LoRA alone has a file with none in it."""
-    return any((Path(folder) / name).exists() for name in PROJECTOR_FILES) and bool(read_projectors(folder))
 
 
 def load_llm(experiment: Experiment, dtype: torch.dtype, rope_precision: RopePrecision | None, meta: bool) -> CogVLM2LM:

@@ -61,6 +61,7 @@ TOWER = "openai/clip-vit-large-patch14-336"
 
 
 def convert(
+    family: str,
     source: str | Path,
     target: str | Path,
     to: str | None = None,
@@ -99,7 +100,7 @@ def convert(
     return layout
 
 
-def differing(source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
+def differing(family: str, source: str | Path, target: str | Path, dtype: str | None = None) -> Differing:
     """The tensors of `source` that are not bit for bit those of `target`.
 
     Read back from both, a tensor at a time, the source's brought to `dtype`; rows behind the vocabulary are left out.
@@ -139,10 +140,10 @@ def _of_tower(key: str) -> str:
 
 def _check(folder: Path, config: LlavaConfig, stored: list[Stored]) -> None:
     """UserError: the tensors are packed, or not those of the config."""
-    from videogpt_plus.families.llava15.model import build
+    from videogpt_plus.families.llava15.model import build_whole
 
     check_unpacked(folder, (one.name for one in stored))
-    expected = {canonical(key): tuple(value.shape) for key, value in build(config).state_dict().items()}
+    expected = {canonical(key): tuple(value.shape) for key, value in build_whole(config).state_dict().items()}
     check_shapes(folder, stored, expected)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from videogpt_plus.config.experiment import Branch
 from videogpt_plus.encoders import clip
-from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_matching, values_of
 from videogpt_plus.io.tensors import State
@@ -25,8 +24,6 @@ from videogpt_plus.types import Clip, UserError
 if TYPE_CHECKING:
     from transformers import LlavaConfig
 
-SCALES_BY_PILLOW = True
-PADDING = CLIP_MEAN_COLOUR
 #: How a key may begin -> how it begins here. The first that fits counts.
 SPELLINGS = {
     "model.vision_tower.vision_tower.vision_model.": "tower.",  # the original release
@@ -160,6 +157,11 @@ def load(stream: Branch) -> clip.ClipTower:
         wanted = beside or folder.parent / "clip-vit-large-patch14-336"
         raise UserError(f"weights {folder} hold no vision tower; download openai/{wanted.name} to {wanted}")
     return clip.load(Branch(**{**stream.__dict__, "weights": str(beside)}))
+
+
+def outline(stream: Branch) -> clip.ClipTower:
+    """The tower on "meta". UserError: its config has other sizes than the stream."""
+    return clip.outline(stream, read_config(stream.weights).vision_config)
 
 
 def preprocessor(stream: Branch) -> Callable[[Clip], Float[Tensor, "t 3 p p"]]:

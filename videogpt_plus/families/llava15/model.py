@@ -20,19 +20,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import clip, load_encoder, preprocessor
-from videogpt_plus.encoders.grid import GridEncoder
+from videogpt_plus.config.options import LoadConfig
 from videogpt_plus.families.llava15.encoder import read_config, read_part
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import WEIGHT_FILES, values_of
 from videogpt_plus.io.tensors import load_exactly
-from videogpt_plus.models.dual_encoder import DualEncoderVLM
-from videogpt_plus.models.settle import Settled
-from videogpt_plus.models.shared_llm import check_one_set, check_without_lora, frozen, has_lora, only_stream
+from videogpt_plus.models.base import VisionLM, only_stream
 from videogpt_plus.models.tensor_parallel import check_shares, columns, rows, summed
-from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.tokenizer import read_tokenizer
 from videogpt_plus.types import UserError
 
@@ -43,15 +40,19 @@ if TYPE_CHECKING:
 LLAMA_SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
-class Llava(DualEncoderVLM):
+class Llava(VisionLM):
     """One stream of pictures. `llm` is transformers' model, whose tower and projector stand in `encoders` and
     `projectors` instead.
     """
 
     @property
-    def ends(self) -> list[int]:
-        """The ids that end an answer."""
-        return [self.tokenizer.eos_token_id]
+    def layers(self) -> Sequence[nn.Module]:
+        """Llama's."""
+        return self.causal.model.language_model.layers
+
+    def build_projectors(self, experiment: Experiment) -> dict[str, nn.Module]:
+        """See `VisionLM`."""
+        return {name: LlavaMultiModalProjector(self.causal.config) for name, _ in experiment.branches}
 
     @property
     def vocabulary(self) -> int:
@@ -59,66 +60,16 @@ class Llava(DualEncoderVLM):
         return min(len(self.tokenizer), self.causal.config.image_token_index)
 
 
-def load(
-    experiment: Experiment,
-    run_dir: str | Path | None,
-    device: str | torch.device,
-    dtype: torch.dtype,
-    streams: Sequence[str] | None = None,
-    encoder_dtype: torch.dtype | None = None,
-) -> Llava:
-    """See `models.load_model`. The weights are a published folder as it is, with keys of any spelling.
-
-    The encoder computes in `encoder_dtype`, which is `dtype` where none is named.
-    """
-    experiment = own_weights(experiment, run_dir)
-    name, stream = only_stream(experiment, streams)
-    meta = torch.device(device).type == "meta"
+def build(experiment: Experiment, dtype: torch.dtype, meta: bool, load_config: LoadConfig, own: bool) -> Llava:
+    """See `families.Family.build`. The weights are a published folder as it is, with keys of any spelling."""
+    name, stream = only_stream(experiment)
     llm, projector = _load_parts(experiment.llm, dtype, meta)
     if projector.linear_1.in_features != stream.width:
         raise UserError(
             f"LLaVA in {experiment.llm} projects features of width {projector.linear_1.in_features}, the experiment's "
             f"stream says {stream.width}; name other weights or correct the stream"
         )
-    model = Llava(
-        llm,
-        load_tokenizer(experiment.llm),
-        {name: load_encoder(stream, device, encoder_dtype or dtype)},
-        {name: projector},
-        {name: build_reducer(experiment.reducer)},
-    )
-    if run_dir is not None and has_lora(run_dir):
-        model.load_lora(run_dir, merge=True)
-    return model.to(device).eval()
-
-
-def load_beside(
-    runs: Sequence[tuple[Experiment, Path]],
-    device: str | torch.device,
-    dtype: torch.dtype,
-    encoder_dtype: torch.dtype,
-    settled: Settled | None = None,
-) -> list[Llava]:
-    """See `models.load_models`: runs of one set of weights at several levels share all but the reducer."""
-    settled = settled or Settled(device, dtype)
-    check_one_set([(own_weights(*run), run[1]) for run in runs])
-    check_without_lora(runs)
-    first, folder = runs[0]
-    models = [settled.settle(load(first, folder, settled.first, dtype, encoder_dtype=encoder_dtype))]
-    base, ((name, _),) = models[0], first.branches
-    for experiment, _ in runs[1:]:
-        reducers = {name: build_reducer(experiment.reducer)}
-        models.append(Llava(base.llm, base.tokenizer, base.encoders, base.projectors, reducers))
-    return frozen(models)
-
-
-def outline(experiment: Experiment, run_dir: str | Path | None) -> Llava:
-    """The model on "meta", without a tokenizer: of its files configs alone are read."""
-    experiment = own_weights(experiment, run_dir)
-    name, stream = only_stream(experiment, None)
-    llm, projector = _load_parts(experiment.llm, torch.bfloat16, meta=True)
-    tower = clip.outline(stream, read_config(experiment.llm).vision_config)
-    return Llava(llm, None, {name: GridEncoder(tower, stream, preprocessor(stream))}, {name: projector}, {})
+    return Llava(llm, projectors={name: projector})
 
 
 def shard(model: Llava, rank: int, size: int) -> None:
@@ -135,7 +86,7 @@ def shard(model: Llava, rank: int, size: int) -> None:
             "channels of the MLP": config.intermediate_size,
         },
     )
-    for layer in model.causal.model.language_model.layers:
+    for layer in model.layers:
         attention, mlp = layer.self_attn, layer.mlp
         for first in (attention.q_proj, attention.k_proj, attention.v_proj, mlp.gate_proj, mlp.up_proj):
             rows(first, rank, size)
@@ -145,15 +96,15 @@ def shard(model: Llava, rank: int, size: int) -> None:
         summed(mlp)
 
 
-def own_weights(experiment: Experiment, run_dir: str | Path | None) -> Experiment:
+def own_weights(experiment: Experiment, run_dir: str | Path) -> Experiment:
     """The experiment with the weights that its run folder holds, as one that `convert` wrote does."""
-    if run_dir is None or not any((Path(run_dir) / name).exists() for name in WEIGHT_FILES):
+    if not any((Path(run_dir) / name).exists() for name in WEIGHT_FILES):
         return experiment
     branches = tuple((name, replace(stream, weights=str(run_dir))) for name, stream in experiment.branches)
     return replace(experiment, llm=str(run_dir), branches=branches)
 
 
-def build(config: LlavaConfig) -> LlavaForConditionalGeneration:
+def build_whole(config: LlavaConfig) -> LlavaForConditionalGeneration:
     """The whole model without memory for its weights, which are to be assigned; UserError is the caller's."""
     from accelerate import init_empty_weights
 
@@ -165,7 +116,7 @@ def _load_parts(folder: str, dtype: torch.dtype, meta: bool) -> tuple[LlavaForCo
     """transformers' model without tower and projector, and the projector."""
     config = read_config(folder)
     with values_of(Path(folder) / "config.json", "correct it or download it again"):
-        whole = build(config)
+        whole = build_whole(config)
     projector = whole.model.multi_modal_projector
     parts = nn.ModuleDict({"text": whole.model.language_model, "head": whole.lm_head, "projector": projector})
     # The tower is read by its encoder, and every weight is in one place.
@@ -175,6 +126,11 @@ def _load_parts(folder: str, dtype: torch.dtype, meta: bool) -> tuple[LlavaForCo
     state = read_part(folder, lambda name: not name.startswith("tower."))
     load_exactly(parts, {key: value.to(dtype) for key, value in state.items()}, folder, assign=True)
     return whole, projector
+
+
+def tokenizer(experiment: Experiment, run_dir: str | Path | None) -> Tokenizer:
+    """See `families.Family.tokenizer`."""
+    return load_tokenizer(experiment.llm)
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:

@@ -19,11 +19,12 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from videogpt_plus.clips.picture_files import is_still
+from videogpt_plus.families.cinego.chat import SYSTEM, Said, pieces_of
 from videogpt_plus.families.cinego.placeholders import MARK, with_placeholders
 from videogpt_plus.io.entries import names_a_file, reading
-from videogpt_plus.text.chat import CINEGO_SYSTEM, MARKER, Said, cinego_pieces
+from videogpt_plus.text.chat import MARKER
 from videogpt_plus.training.cinego.features import SUFFIX, read_features
-from videogpt_plus.training.data import MOST_IN_A_ROW, Encoded, append_once
+from videogpt_plus.training.data import Encoded, readable
 from videogpt_plus.types import IGNORE, PLACEHOLDER, ClipError, UserError, Visual, unreadable
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def encode(
     if row.turns[0][0] == "text":
         return list(_text_samples(row.turns[0][1], tokenizer, max_length))
     said = [Said(role, _parts(content) if role == "user" else [content]) for role, content in row.turns]
-    pieces = cinego_pieces(tokenizer, said)
+    pieces = pieces_of(tokenizer, said)
     ids = np.array([token for piece in pieces for token in piece.ids], np.int32)
     supervised = np.array([piece.supervised for piece in pieces for _ in piece.ids])
     sizes = np.ones(len(ids), np.int64)
@@ -198,7 +199,7 @@ def reference_ids(
 
     Each visual is `visual_tokens` marks (`@`). Positions that the original trains by mistake have labels here, too.
     """
-    text = f"<s>system\n{CINEGO_SYSTEM}</s>\n"
+    text = f"<s>system\n{SYSTEM}</s>\n"
     for role, content in row.turns:
         content = content.replace("<image>", MARK * visual_tokens)
         text += f"<s>user\n{content}</s>\n<s>assistant\n" if role == "user" else f"{content}</s>\n"
@@ -244,7 +245,7 @@ class Left(NamedTuple):
 class Samples(Dataset[Encoded]):
     """The samples of some rows, encoded once. `left` says what was too long.
 
-    A file that cannot be read is replaced by the next readable sample behind it, and listed in `substituted`.
+    A file that cannot be read is replaced by the next readable sample after it, and listed in `substituted`.
     """
 
     def __init__(
@@ -261,6 +262,7 @@ class Samples(Dataset[Encoded]):
         `keep` holds what was read in memory.
         """
         self.samples, self.prepare, self.stream = list(samples), prepare, stream
+        self.wheres = [where for _, where in self.samples]
         self.left, self.substituted = left or Left([], 0), Path(substituted)
         self._kept: dict[str, Visual] | None = {} if keep else None
 
@@ -268,24 +270,13 @@ class Samples(Dataset[Encoded]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Encoded:
-        """The sample, or the next readable one behind it. UserError: there are none for long."""
-        first_error: ClipError | None = None
-        for tried in range(min(len(self), MOST_IN_A_ROW)):
-            replacement = (index + tried) % len(self)
-            sample, where = self.samples[replacement]
-            try:
-                visuals = [self.visual(path) for path in sample.media]
-            except ClipError as error:
-                first_error = first_error or error
-                continue
-            if first_error is not None:
-                line = {"sample": index, "where": self.samples[index][1], "replaced_by": replacement}
-                append_once(self.substituted, {**line, "replacement": where, "error": str(first_error)})
-            return {"input_ids": sample.ids.tolist(), "labels": sample.labels.tolist(), "visuals": visuals}
-        raise UserError(
-            f"no file of {tried + 1} samples from {self.samples[index][1]} on can be read; first error: {first_error}; "
-            "check that the media are complete"
-        )
+        """The sample, or the next readable one after it. UserError: there are none for long."""
+        return readable(index, self.wheres, self._read, self.substituted, "the media")
+
+    def _read(self, index: int) -> Encoded:
+        sample, _ = self.samples[index]
+        visuals = [self.visual(path) for path in sample.media]
+        return {"input_ids": sample.ids.tolist(), "labels": sample.labels.tolist(), "visuals": visuals}
 
     def visual(self, path: str) -> Visual:
         """A file as the model takes it; one placeholder stands for it. Raises ClipError, UserError."""

@@ -1,6 +1,6 @@
 """What the frozen encoder makes of clips, kept before training: in the grid store, or in the original's .npy files.
 
-The store's keys name content and settings of each clip; features.json beside its entries says in words what they are.
+The store's keys name content and settings of each clip; features.json in its folder says in words what they are.
 Who is to read a folder that was filled for another encoder, number of frames or number format is told so, instead of
 decoding everything again.
 """
@@ -20,7 +20,7 @@ from videogpt_plus.clips.picture_files import STILLS, is_still
 from videogpt_plus.clips.prefetch import Job, Prefetcher, Preparation
 from videogpt_plus.clips.video import VIDEOS
 from videogpt_plus.config.experiment import Experiment
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.encoders.loading import load_encoder
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.files import read_object, write_json
 from videogpt_plus.io.fingerprint import of_path

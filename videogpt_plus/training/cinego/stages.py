@@ -1,54 +1,52 @@
 """Cinego's three trainings: the language model on text, then projection, summary and last layer, then all but CLIP.
 
-Each fills a run folder (training/folder.py) as the other families' do and goes on from its latest complete checkpoint:
-on a CPU the files of an interrupted training are those of a straight one, bit for bit. The weights are written last,
-under the published names (models/cinego/weights.py), with the tokenizer beside them: the next training starts there,
-and the last one is a model that can be asked.
+All run in the loop of the other families (training/loop.py), with their own data, loss and schedule. The weights are
+written last, under the published names (families/cinego/weights.py), after the tokenizer: the next training starts
+from that folder, and the last one is a model that can be asked.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from videogpt_plus.clips.cache import GridCache
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.config.training import Training
-from videogpt_plus.encoders import load_encoder
+from videogpt_plus.encoders.loading import load_encoder
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import MiniMind, Size
 from videogpt_plus.families.cinego.model import Cinego, assemble, load_tokenizer
 from videogpt_plus.io.files import read_object, write_bytes, write_json
 from videogpt_plus.io.fingerprint import of_path, of_value
 from videogpt_plus.io.model_folders import TOKENIZER_FILES
-from videogpt_plus.io.runs import Log, difference
-from videogpt_plus.models.shared_llm import only_stream
-from videogpt_plus.training.checkpoints import complete_checkpoints, ready_to_go_on, step_of
-from videogpt_plus.training.cinego.data import Samples, encode_all, encode_reference, read_rows
+from videogpt_plus.io.runs import difference
+from videogpt_plus.models.base import only_stream
+from videogpt_plus.training.cinego.data import Left, Samples, encode_all, encode_reference, read_rows
 from videogpt_plus.training.cinego.features import SUFFIX, check_sidecar, find_features, frames_of
 from videogpt_plus.training.cinego.tokenizer import check_tokenizer
-from videogpt_plus.training.data import collate, epoch_order
-from videogpt_plus.training.loop import StageTrainer, join, left_alone, processes_launched, share, training_arguments
-from videogpt_plus.training.stages import claimed_together, digest, gather_substitutions, trainable_parameters
+from videogpt_plus.training.data import collate
+from videogpt_plus.training.engine import Update
+from videogpt_plus.training.loop import Job, Means, fit, own_list
+from videogpt_plus.training.plan import Step, epoch_order, share
+from videogpt_plus.training.processes import join, left_alone, processes_launched
+from videogpt_plus.training.stages import claimed_together
 from videogpt_plus.types import ClipError, UserError
 
 Stage = Literal["lm", "pretrain", "sft"]
 Dtype = Literal["float32", "bfloat16", "float16"]
-#: What a training was told, beside experiment.json.
+#: What a training was told that is not in experiment.json.
 RECIPE = "recipe.json"
 
 
@@ -111,20 +109,9 @@ class Source(NamedTuple):
     keep: bool = False
 
 
-Progress = Callable[[int, int, float], None]
-
-
-def learning_rate(step: int, steps: int, base: float) -> float:
+def learning_rate(step: int, steps: int, base: float = 1.0) -> float:
     """The authors' schedule: from 1.1 `base` at step 0 towards 0.1 `base` at `steps`, without a warm-up."""
     return base / 10 + base / 2 * (1 + math.cos(math.pi * step / steps))
-
-
-class Step(NamedTuple):
-    """One step of the optimizer."""
-
-    #: Indices of each forward pass, of all processes.
-    passes: list[list[int]]
-    learning_rate: float
 
 
 def plan(count: int, recipe: Recipe, processes: int = 1) -> list[Step]:
@@ -138,10 +125,7 @@ def plan(count: int, recipe: Recipe, processes: int = 1) -> list[Step]:
         if processes > 1:
             raise UserError("a training as the original's takes one process: it is there to compare with")
         return _reference_plan(count, recipe)
-    training = Training(
-        "", per_device_train_batch_size=recipe.batch_size, gradient_accumulation_steps=recipe.accumulation
-    )
-    size, own = share(training, processes)
+    size, own = share(recipe.batch_size, recipe.accumulation, processes)
     together = size * own * processes
     steps = max(1, round(recipe.epochs * count / together))
     order: list[int] = []
@@ -149,9 +133,7 @@ def plan(count: int, recipe: Recipe, processes: int = 1) -> list[Step]:
         order += epoch_order(count, recipe.seed, epoch)
     passes = [order[i : i + size] for i in range(0, steps * together, size)]
     whole = own * processes
-    return [
-        Step(passes[i * whole : (i + 1) * whole], learning_rate(i, steps, recipe.learning_rate)) for i in range(steps)
-    ]
+    return [Step(passes[i * whole : (i + 1) * whole], learning_rate(i, steps)) for i in range(steps)]
 
 
 def _reference_plan(count: int, recipe: Recipe) -> list[Step]:
@@ -162,80 +144,9 @@ def _reference_plan(count: int, recipe: Recipe) -> list[Step]:
         within = number % len(epoch)
         left.append(epoch[within])
         if (within + 1) % recipe.accumulation == 0:
-            steps.append(Step(left, learning_rate(number, total, recipe.learning_rate)))
+            steps.append(Step(left, learning_rate(number, total)))
             left = []
     return steps
-
-
-class Batches(Dataset[list[dict[str, Any]]]):
-    """Step -> its forward passes of one process, collated."""
-
-    def __init__(self, samples: Samples, steps: Sequence[Step], process: int, processes: int, pad_id: int):
-        self.samples, self.pad_id = samples, pad_id
-        self.steps = [step.passes[process::processes] for step in steps]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, number: int) -> list[dict[str, Any]]:
-        """The batches of a step, in order."""
-        return [collate([self.samples[i] for i in batch], self.pad_id) for batch in self.steps[number]]
-
-
-class CinegoTrainer(StageTrainer):
-    """Trains what requires a gradient by the authors' optimizer and schedule. A step's passes come together."""
-
-    def __init__(self, *arguments: Any, rates: Sequence[float], passes: int, **named: Any):
-        """`rates` are those of all steps; a pass's loss is divided by `passes`."""
-        super().__init__(*arguments, **named)
-        self.rates, self.passes = rates, passes
-
-    def get_train_dataloader(self) -> DataLoader:
-        """One item a step."""
-        return DataLoader(
-            self.train_dataset,
-            batch_sampler=[[i] for i in range(len(self.train_dataset))],
-            collate_fn=_only,
-            num_workers=self.workers,
-            pin_memory=False,
-        )
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW of one group: the authors decay vectors, too."""
-        parameters = dict((model or self.model).named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            [parameters[name] for name in self.shapes], lr=self.rates[0], weight_decay=self.args.weight_decay
-        )
-        return self.optimizer
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The rates as they were planned."""
-        first, last = self.rates[0], len(self.rates) - 1
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, lambda step: self.rates[min(step, last)] / first
-        )
-        return self.lr_scheduler
-
-    def training_step(
-        self, model: nn.Module, inputs: list[dict[str, Any]], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """Gradients of all passes of a step; their loss, each divided by the passes of a whole step."""
-        model.train()
-        total = torch.zeros((), device=self.args.device)
-        for number, batch in enumerate(inputs):
-            last = number == len(inputs) - 1
-            with nullcontext() if last else self.accelerator.no_sync(model), self.compute_loss_context_manager():
-                loss = self.compute_loss(model, self._prepare_inputs(batch)) / self.passes
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        return total
-
-
-def _only(items: list[Any]) -> Any:
-    (item,) = items
-    return item
 
 
 class LanguageModel(nn.Module):
@@ -266,15 +177,15 @@ def train(
     *,
     size: Size | None = None,
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
     """Trains one stage into `out_dir`; returns the file of its weights, which is written last.
 
-    `start` is the file, or its folder, that the stage goes on from: for "lm" a folder with a tokenizer, or weights of
-    a language model to go on with; for "pretrain" a file of weights with or without visual parts; for "sft" one with
-    them. `size` is the architecture of a language model that begins with random weights. `say` is told what did not
-    fit. Raises UserError: above all where there is nothing to start from.
+    `start` is the file, or its folder, that the stage starts from: for "lm" a folder with a tokenizer, or weights of
+    a language model; for "pretrain" a file of weights with or without visual parts; for "sft" one with them. `size` is
+    the architecture of a language model that begins with random weights. `say` is told what did not fit. Raises
+    UserError: above all where there is nothing to start from.
     """
     recipe = recipe or RECIPES[stage]
     out_dir = Path(out_dir)
@@ -289,12 +200,14 @@ def train(
         "store_dtype": source.store.dtype if source.store else None,
     }
     plan(recipe.batch_size, recipe, processes_launched())  # refused before minutes of loading
-    with left_alone(), claimed_together(join(None), out_dir, experiment):
+    _check_dtype(recipe.dtype)
+    with left_alone(), claimed_together(state := join(), out_dir, experiment):
         _same_recipe(out_dir, told)
         finished = sorted(out_dir.glob(f"{weights.STAGES[stage]}*.pth"))
         if finished:
             return finished[0]
-        return _fill(stage, experiment, source, begin, out_dir, recipe, size, workers, progress, say)
+        means = Means(progress, say, workers).of(state)
+        return _fill(stage, experiment, source, begin, out_dir, recipe, size, means)
 
 
 def _start(stage: Stage, start: str | Path | None, size: Size | None) -> Path:
@@ -311,7 +224,7 @@ def _start(stage: Stage, start: str | Path | None, size: Size | None) -> Path:
         return path
     found = weights.locate(path)
     if stage == "sft" and not weights.part_of(weights.read(found), weights.PROJECTION):
-        raise UserError(f"{found} has no projection and no summary: sft goes on from what pretrain wrote; run it first")
+        raise UserError(f"{found} has no projection and no summary: sft starts from what pretrain wrote; run it first")
     return found
 
 
@@ -332,72 +245,65 @@ def _fill(
     out_dir: Path,
     recipe: Recipe,
     size: Size | None,
-    workers: int,
-    progress: Progress | None,
-    say: Callable[[str], None] | None,
+    means: Means,
 ) -> Path:
     """`train` in a folder that is claimed and unfinished."""
-    set_seed(recipe.seed)  # random weights and dropout
+    set_seed(recipe.seed)  # random weights
     model, tokenizer = build(stage, experiment, start, size)
-    parameters = trainable_parameters(model)
-    processes = PartialState()
-    with TemporaryDirectory() as scratch:
-        listed = out_dir / "substituted.jsonl"
-        own_list = listed if processes.num_processes == 1 else Path(scratch) / listed.name
-        samples = read_samples(experiment, source, tokenizer, recipe, own_list, blind=stage == "lm")
+    state = PartialState()
+    with own_list(out_dir) as listed:
+        samples = read_samples(experiment, source, tokenizer, recipe, listed, blind=stage == "lm")
+        _say_left(samples.left, recipe.max_length, means.say)
         if isinstance(model, Cinego):
             # What is kept is said to be float32's; under autocast the tower would compute otherwise.
             model.store = source.store if recipe.dtype == "float32" else None
-        steps = plan(len(samples), recipe, processes.num_processes)
-        args = _arguments(recipe, out_dir)
-        if say and args.should_save and samples.left.unreadable:
-            first, *more = samples.left.unreadable
-            say(f"left out: {first}" + (f"; and {len(more)} more rows that cannot be read" if more else ""))
-        if say and args.should_save and (samples.left.out or samples.left.cut):
-            say(
-                f"{len(samples.left.out)} rows have no part of an answer within {recipe.max_length} tokens and are "
-                f"left out; {samples.left.cut} lose a part of theirs"
-            )
-        log = Log(out_dir / "log.jsonl")
-        trainer = CinegoTrainer(
-            model,
-            args,
-            Batches(samples, steps, processes.process_index, processes.num_processes, tokenizer.pad_token_id),
-            _only,
-            [],
-            recipe.learning_rate,
-            log,
-            progress,
-            workers,
-            partial(gather_substitutions, own_list, listed),
-            rates=[step.learning_rate for step in steps],
-            passes=len(steps[0].passes) // processes.num_processes if not recipe.reference else recipe.accumulation,
-        )
+        steps = plan(len(samples), recipe, state.num_processes)
         header = {
             "experiment": experiment.name,
             "stage": stage,
-            "start": digest(model),
-            "samples": len(samples),
             "left_out": len(samples.left.out) + len(samples.left.unreadable),
             "answers_cut": samples.left.cut,
             "steps": len(steps),
-            "processes": processes.num_processes,
-            **parameters,
         }
-        if args.should_save:
-            ready_to_go_on(out_dir, say)
-        processes.wait_for_everyone()
-        checkpoint = next(reversed(complete_checkpoints(out_dir)), None)
-        if args.should_save:
-            log.start(header, step_of(checkpoint) if checkpoint else 0)
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-        llm = model.llm
-        path = out_dir / weights.file_name(stage, llm.size)
-        if args.should_save:
-            folder = start if start.is_dir() else start.parent
-            _write(model, llm.size, folder, path)
-        processes.wait_for_everyone()
+        collate_padded = partial(collate, pad_id=tokenizer.pad_token_id)
+        update = update_of(recipe, state.num_processes)
+        job = Job(model, samples, collate_padded, steps, update, recipe.seed, recipe.save_steps)
+        fit(job, out_dir, header, means)
+    path = out_dir / weights.file_name(stage, model.llm.size)
+    if state.is_main_process:
+        _write(model, model.llm.size, start if start.is_dir() else start.parent, path)
+    state.wait_for_everyone()
     return path
+
+
+def update_of(recipe: Recipe, processes: int) -> Update:
+    """The authors' optimizer: AdamW that decays vectors, too."""
+    return Update(
+        learning_rate=recipe.learning_rate,
+        projector_learning_rate=recipe.learning_rate,
+        passes=share(recipe.batch_size, recipe.accumulation, processes).passes,
+        weight_decay=recipe.weight_decay,
+        decays_vectors=True,
+        max_grad_norm=recipe.max_grad_norm,
+        dtype=getattr(torch, recipe.dtype),
+        fused=False,
+    )
+
+
+def _check_dtype(dtype: Dtype) -> None:
+    if dtype == "float16" and not torch.cuda.is_available():
+        raise UserError("float16 scales gradients on a GPU, and there is none: choose bfloat16 or float32")
+
+
+def _say_left(left: Left, max_length: int, say: Callable[[str], None]) -> None:
+    if left.unreadable:
+        first, *more = left.unreadable
+        say(f"left out: {first}" + (f"; and {len(more)} more rows that cannot be read" if more else ""))
+    if left.out or left.cut:
+        say(
+            f"{len(left.out)} rows have no part of an answer within {max_length} tokens and are left out; "
+            f"{left.cut} lose a part of theirs"
+        )
 
 
 def build(stage: Stage, experiment: Experiment, start: Path, size: Size | None) -> tuple[Cinego | LanguageModel, Any]:
@@ -472,28 +378,6 @@ def _visual_tokens(experiment: Experiment, path: str) -> int:
         with suppress(ClipError):
             frames = frames_of(path)
     return num_visual_tokens(experiment, frames)
-
-
-def _arguments(recipe: Recipe, out_dir: Path) -> TrainingArguments:
-    """The recipe in transformers' words; optimizer, schedule and accumulation are CinegoTrainer's."""
-    training = Training(
-        "",
-        learning_rate=recipe.learning_rate,
-        per_device_train_batch_size=processes_launched(),  # one item a process and step, which holds all its passes
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.dtype == "bfloat16",
-        save_steps=recipe.save_steps,
-        seed=recipe.seed,
-        warmup_ratio=0.0,
-    )
-    args = training_arguments(training, out_dir, None)
-    if recipe.dtype == "float16":
-        if args.device.type != "cuda":
-            raise UserError("float16 scales gradients on a GPU, and there is none: choose bfloat16 or float32")
-        args = replace(args, fp16=True)
-        args._n_gpu = min(args.n_gpu, 1)
-    return args
 
 
 def _write(model: Cinego | LanguageModel, size: Size, folder: Path, path: Path) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videogpt_plus.families.cinego.chat import SYSTEM
 from videogpt_plus.families.cinego.placeholders import MARK, MARK_ID
 from videogpt_plus.io.files import write_json, writing
-from videogpt_plus.text.chat import CINEGO_SYSTEM, MARKER
+from videogpt_plus.text.chat import MARKER
 from videogpt_plus.types import UserError
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def texts_of(path: str | Path) -> Iterator[str]:
         if row.turns[0][0] == "text":
             yield row.turns[0][1]
             continue
-        system = () if row.turns[0][0] == "system" else (("system", CINEGO_SYSTEM),)
+        system = () if row.turns[0][0] == "system" else (("system", SYSTEM),)
         for role, content in (*system, *row.turns):
             yield f"{role}\n"
             yield MARKER.sub("", content)

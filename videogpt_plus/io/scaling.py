@@ -14,8 +14,6 @@ from torch import Tensor
 
 from videogpt_plus.types import Clip
 
-#: CLIP's mean colour in 0..255, cut to int as the reference does: what pads pictures to squares.
-CLIP_MEAN_COLOUR = (122, 116, 104)
 #: Bytes of a picture above which it is not made whole.
 HUGE = 64 * 2**20
 

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from torch.utils.data import DataLoader, IterableDataset
+from toy.pretrain_llm import IMAGE_WORDS
 
 from videogpt_plus.config.experiment import Branch
 from videogpt_plus.config.experiments import TOY
-from videogpt_plus.encoders import preprocessor
+from videogpt_plus.encoders.loading import preprocessor
 from videogpt_plus.toy import world
-from videogpt_plus.toy.pretrain_llm import IMAGE_WORDS
 from videogpt_plus.toy.render import SIZES
 from videogpt_plus.types import Clip
 

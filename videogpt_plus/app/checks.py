@@ -40,9 +40,9 @@ def check_asking(experiments: Sequence[Experiment], eval_config: EvalConfig) -> 
 
 def check_loading(experiments: Sequence[Experiment], load_config: LoadConfig) -> None:
     """UserError: models of these experiments cannot be loaded like that, or not together."""
-    from videogpt_plus.models.loading import check_known, one_family
+    from videogpt_plus.models.loading import check_options, one_family
 
-    check_known(one_family(experiments), load_config)
+    check_options(one_family(experiments), load_config)
 
 
 def check_questions(
