@@ -11,6 +11,7 @@ import pytest
 
 from videogpt_plus.app import cli
 from videogpt_plus.app.runs import named_runs, own_runs
+from videogpt_plus.config.experiment_file import named_or_filed
 from videogpt_plus.config.experiments import EXPERIMENTS, get_experiment
 from videogpt_plus.types import UserError
 

@@ -305,7 +305,7 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 
 
 def test_the_second_moments_memory_is_the_recipes():
-    engine = Replica(torch.nn.Linear(2, 2), stages.update_of(tiny().finetune, 1), PartialState(cpu=True))
+    engine = Replica(torch.nn.Linear(2, 2), stages.update_of(tiny().training, 1), PartialState(cpu=True))
     assert engine.optimizer.defaults["betas"] == (0.9, 0.95)
 
 

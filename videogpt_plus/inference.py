@@ -33,7 +33,7 @@ from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import sizes_of
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.fingerprint import of_value
-from videogpt_plus.models.base import Grids, VisionLM
+from videogpt_plus.models.base import Grids, Reducers, VisionLM
 from videogpt_plus.models.device_map import free
 from videogpt_plus.models.generation import Generated
 from videogpt_plus.models.loading import load_models

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.io.files import located
 from videogpt_plus.types import ClipError, Visual
 
@@ -30,14 +31,14 @@ class Probe:
     and the clip's seconds.
     """
 
-    def __init__(self, num_frames: int, streams: Sequence[tuple[str, Branch]] = (), decoder: str = "pyav"):
+    def __init__(self, sampling: Sampling, branches: Sequence[tuple[str, Branch]] = (), decoder: str = "pyav"):
         from videogpt_plus.clips.decoders import check_decoder
         from videogpt_plus.clips.prefetch import Preparation
         from videogpt_plus.clips.video import read_clip
 
         check_decoder(decoder)
-        read = partial(read_clip, num_frames=num_frames, decoder=decoder)
-        self.prepare = Preparation(streams, num_frames, decoder) if streams else read
+        read = partial(read_clip, num_frames=sampling.num_frames, decoder=decoder)
+        self.prepare = Preparation(branches, sampling, decoder) if branches else read
         self.warm = False
 
     def __call__(self, path: Path, start: float | None, end: float | None, *_: object) -> Visual:
@@ -61,9 +62,9 @@ class Probe:
 def probe_of(experiment: Experiment | None, decoder: str = "pyav") -> Probe:
     """What decodes as answering with this experiment does, and prepares, too, where its weights are here."""
     if experiment is None:
-        return Probe(16, (), decoder)
+        return Probe(Sampling(), (), decoder)
     here = all(located(stream.weights).exists() for _, stream in experiment.branches)
-    return Probe(experiment.num_frames, experiment.branches if here else (), decoder)
+    return Probe(experiment.sampling, experiment.branches if here else (), decoder)
 
 
 def probe_all(

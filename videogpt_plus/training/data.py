@@ -170,9 +170,9 @@ class Conversations(Dataset[Encoded]):
             raise UserError(f"unknown sampling.stills '{self.stills}'; choose from: {', '.join(SQUARES)}")
         self.substituted = Path(substituted)
         #: What the encoders compute in: see `Preparation`.
-        self.arithmetic = "autocast" if training.bf16 else "float32"
-        self.prepare = Preparation(streams, num_frames, decoder, store, self.arithmetic)
-        self.entries = [e for path, folder in get_mixture(training.data) for e in read_annotations(path, folder)]
+        self.arithmetic = "autocast" if self.training.bf16 else "float32"
+        self.prepare = Preparation(experiment.branches, experiment.sampling, decoder, store, self.arithmetic)
+        self.entries = [e for path, folder in get_mixture(self.training.data) for e in read_annotations(path, folder)]
         self.wheres = [entry.where for entry in self.entries]
 
     def __len__(self) -> int:
