@@ -199,7 +199,7 @@ def test_published_weights_are_asked_by_name_at_any_level(family, published, tmp
     monkeypatch.chdir(tmp_path)
     config = json.loads((published / "config.json").read_text())
     streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
-    tiny = changed(
+    tiny = with_settings(
         EXPERIMENTS[family],
         {"name": "tiny_cog", "llm": str(published), "branches": streams, "prompting.max_new_tokens": 4},
     )
@@ -209,7 +209,7 @@ def test_published_weights_are_asked_by_name_at_any_level(family, published, tmp
     assert not Path("results").exists(), "to ask published weights once leaves nothing behind"
     runs = [(at_level(tiny, level), tmp_path) for level in (1, 2)]
     models = load_models(runs, "cpu", torch.float32, torch.float32)
-    assert models[0].llm is models[1].llm and [m.reducers[m.stream].level for m in models] == [1, 2]
+    assert models[0].llm is models[1].llm and [m.reducers[m.stream].reducer.level for m in models] == [1, 2]
 
 
 def test_a_sweep_over_levels_trains_nothing_and_reports(family, published, tmp_path, monkeypatch, capsys):
@@ -217,7 +217,7 @@ def test_a_sweep_over_levels_trains_nothing_and_reports(family, published, tmp_p
     ensure_toy_data(tmp_path / "toy", Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
     config = json.loads((published / "config.json").read_text())
     streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
-    tiny = changed(
+    tiny = with_settings(
         EXPERIMENTS[family],
         {"name": "tiny_cog", "llm": str(published), "branches": streams, "prompting.max_new_tokens": 2},
     )
@@ -246,7 +246,7 @@ def test_a_benchmark_is_answered_at_several_levels_as_at_each_alone(family, publ
     ensure_toy_data(root, Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
     config = json.loads((published / "config.json").read_text())
     streams = Recordings(ROOT / family, tmp_path / "unused").experiment(published, config).branches
-    base = changed(
+    base = with_settings(
         EXPERIMENTS[family],
         {"llm": str(published), "branches": streams, "prompting.max_new_tokens": 3, "sampling.num_frames": 4},
     )

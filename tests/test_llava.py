@@ -300,7 +300,7 @@ def test_runs_at_several_levels_share_all_but_the_adapter(recordings, tmp_path):
     runs = [(at_level(experiment, level), tmp_path) for level in (1, 4)]
     models = load_models(runs, "cpu", torch.float32, torch.float32)
     assert models[0].llm is models[1].llm and models[0].encoders["image"] is models[1].encoders["image"]
-    assert [own.reducers["image"].level for own in models] == [1, 4]
+    assert [own.reducers["image"].reducer.level for own in models] == [1, 4]
     with pytest.raises(UserError, match="see clips differently"):
         load_models(
             [runs[0], (with_settings(experiment, {"sampling.num_frames": 2}), tmp_path)],

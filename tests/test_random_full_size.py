@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from scripts import random_full_size
 from scripts.random_full_size import SIZES, Size, load, main, table, trial
-from videogpt_plus.config.experiment import Branch, InternVideo2Size, Lora
+from videogpt_plus.config.experiment import Branch, InternVideo2Size, Lora, with_settings
 from videogpt_plus.config.experiments import QWEN_1_5B
 
 pytestmark = pytest.mark.skipif(
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 IMAGE, VIDEO = (stream for _, stream in QWEN_1_5B.branches)
 TINY = Size(
-    changed(
+    with_settings(
         QWEN_1_5B,
         {
             "branches": (

@@ -172,8 +172,8 @@ def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32)
 
 
 def set_level(model: VisionLM, level: float) -> None:
-    for name in model.adapters:
-        model.adapters[name] = build_reducer("average", level)
+    for name in model.reducers:
+        model.reducers[name] = build_reducer("average", level)
 
 
 @contextmanager
