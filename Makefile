@@ -44,7 +44,7 @@ $(EARLIER)/.installed: $(VENV)/.installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python scripts/check_imports.py
+	$(BIN)/python scripts/check_names.py
 	$(BIN)/python benchmarks/structure.py
 
 clean:

@@ -25,7 +25,8 @@ TESTS = (
 #: Words in names of tests in which transformers has no part: of sizes and rules, of files that are refused or
 #: converted key by key, of lines that are said, and of sweeps, whose models answer in `predict` as well.
 NOT_OF_TRANSFORMERS = (
-    "a_sweep_over_levels", "answered_at_several_levels", "asked_by_name_at_any_level", "tokens_are_told", "what_is_wrong", "do_not_alternate",
+    "a_sweep_over_levels", "answered_at_several_levels", "asked_by_name_at_any_level", "tokens_are_told",
+    "what_is_wrong", "do_not_alternate",
     "full_size", "by_hand", "the_level_is_a_dial_on_the_grid", "frames_in_the_middle", "costs_are",
     "no_more_than_a_shard", "verify_tells", "missing_and_unexpected", "what_is_missing", "look_alikes",
     "borrowed_config", "frequencies_that_differ", "under_two_names", "published_folder_named", "a_finite_value",
