@@ -23,6 +23,8 @@ from videogpt_plus.app.sweep import cells as sweep
 from videogpt_plus.config import experiments
 from videogpt_plus.toy.open_questions import ensure_open_questions
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, tiny_experiment):
