@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -20,6 +20,9 @@ from videogpt_plus.app.screen import new_table, progress, show
 from videogpt_plus.app.usage import later
 from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
 from videogpt_plus.types import UserError
+
+if TYPE_CHECKING:
+    from videogpt_plus.training.cinego.stages import Source
 
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -95,6 +98,7 @@ def lm(
     from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.families.cinego.lm import MINIMIND_512, MINIMIND_768, Experts
     from videogpt_plus.toy.cinego import Plan
+    from videogpt_plus.training.cinego.stages import Source
 
     chosen = get_experiment(experiment)
     sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
@@ -107,61 +111,42 @@ def lm(
             f"--experts is for a new model, and {start} holds a trained one: name a tokenizer's folder with --start"
         )
     size = None if trained else replace(sizes[chosen.name], experts=Experts() if experts else None)
-    _train("lm", chosen, data, Path(), start, output_dir, settings, DEFAULT_LOADER, size=size)
+    _named(data)
+    _train("lm", experiment, Source(data), start, output_dir, settings, size=size)
 
 
-def pretrain(
-    experiment: Positional[Name],
-    data: tuple[Path, ...],
-    start: Path,
-    output_dir: Path,
-    media: Path = Path(),
-    features: Path | None = None,
-    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
-    reference: bool = False,
-    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
-) -> None:
-    """Train projection, summary and the language model's last layer on captions.
+def visual_training(stage: str, what: str) -> Callable[..., None]:
+    """The command of a training with images and videos, which says `what` it trains."""
+
+    def command(
+        experiment: Positional[Name],
+        data: tuple[Path, ...],
+        start: Path,
+        output_dir: Path,
+        media: Path = Path(),
+        features: Path | None = None,
+        settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
+        reference: bool = False,
+        loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
+    ) -> None:
+        from videogpt_plus.clips.cache import open_cache
+        from videogpt_plus.training.cinego.stages import Source
+
+        _named(data)
+        source = Source(data, media, features, open_cache(loader_config), loader_config.decoder)
+        _train(stage, experiment, source, start, output_dir, settings, reference)
+
+    command.__doc__ = f"""{what}
 
     Args:
         data: JSONL files of conversations with images, videos or .npy features.
-        start: File lm_*.pth, or its folder.
+        start: Weights, or their folder: lm_*.pth for pretrain, pretrain_videolm_*.pth or sft_videolm_*.pth for sft.
         output_dir: Folder for the weights.
         media: Folder that the rows' files start from.
         features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
         reference: Masks, order and accumulation of the original, to compare with it.
     """
-    from videogpt_plus.config.experiments import get_experiment
-
-    chosen = get_experiment(experiment)
-    _train("pretrain", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
-
-
-def sft(
-    experiment: Positional[Name],
-    data: tuple[Path, ...],
-    start: Path,
-    output_dir: Path,
-    media: Path = Path(),
-    features: Path | None = None,
-    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
-    reference: bool = False,
-    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
-) -> None:
-    """Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.
-
-    Args:
-        data: JSONL files of conversations with images, videos or .npy features.
-        start: File pretrain_videolm_*.pth or sft_videolm_*.pth, or its folder.
-        output_dir: Folder for the weights.
-        media: Folder that the rows' files start from.
-        features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
-        reference: Masks, order and accumulation of the original, to compare with it.
-    """
-    from videogpt_plus.config.experiments import get_experiment
-
-    chosen = get_experiment(experiment)
-    _train("sft", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
+    return command
 
 
 def preprocess(
@@ -387,48 +372,49 @@ def _named(data: tuple[Path, ...]) -> None:
 
 def _train(
     stage: str,
-    experiment: Any,
-    data: tuple[Path, ...],
-    media: Path,
+    name: str,
+    source: Source,
     start: Path,
     output_dir: Path,
     settings: Settings,
-    loader_config: LoaderConfig,
-    features: Path | None = None,
     reference: bool = False,
     size: Any = None,
 ) -> None:
-    from videogpt_plus.clips.cache import open_cache
-    from videogpt_plus.training.cinego.stages import RECIPES, Source, train
+    from videogpt_plus.config.experiments import get_experiment
+    from videogpt_plus.training.cinego.stages import RECIPES, train
     from videogpt_plus.training.data import read_substitutions
 
+    experiment = get_experiment(name)
     if experiment.family != "cinego":
         raise UserError(f"{experiment.name} is no Cinego; choose from: cinego_512, cinego_768, toy_cinego")
-    given = {name: value for name, value in asdict(settings).items() if value is not None}
-    workers = given.pop("dataloader_num_workers")
-    recipe = replace(RECIPES[stage], **given, reference=reference)
+    stated = {name: value for name, value in asdict(settings).items() if value is not None}
+    workers = stated.pop("dataloader_num_workers")
+    recipe = replace(RECIPES[stage], **stated, reference=reference)
     if workers < 0:
         raise UserError(f"--dataloader-num-workers {workers} is not possible: 0 reads in the training process itself")
-    _named(data)
-    source = Source(data, media, features, open_cache(loader_config), loader_config.decoder)
     with progress(f"cinego {stage}") as advance:
 
         def shown(step: int, steps: int, loss: float) -> None:
             advance(step, steps, f"loss {loss:.3f}")
 
-        path = train(
-            stage, experiment, source, start, output_dir, recipe, size=size, workers=workers, progress=shown, say=print
-        )
-    if replaced := read_substitutions(output_dir / "substituted.jsonl"):
-        print(f"{len(replaced)} samples with unreadable files were replaced; see {output_dir / 'substituted.jsonl'}")
+        means = {"size": size, "workers": workers, "progress": shown, "say": print}
+        path = train(stage, experiment, source, start, output_dir, recipe, **means)
+    listed = output_dir / "substituted.jsonl"
+    if replaced := read_substitutions(listed):
+        print(f"{len(replaced)} samples with unreadable files were replaced; see {listed}")
     print(f"weights: {path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "tokenizer": tokenizer,
     "lm": lm,
-    "pretrain": pretrain,
-    "sft": sft,
+    "pretrain": visual_training(
+        "pretrain", "Train projection, summary and the language model's last layer on captions."
+    ),
+    "sft": visual_training(
+        "sft",
+        "Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.",
+    ),
     "preprocess": preprocess,
     "demo": demo,
     "eval": evaluate,
