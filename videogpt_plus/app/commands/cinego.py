@@ -1,4 +1,4 @@
-"""`cinego`: a video LLM from nothing - tokenizer, language model, its two trainings, a demo, and what it says."""
+"""`cinego`: a video LLM from scratch: tokenizer, language model, two trainings, a demo, and answers."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def preprocess(
 
 
 def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
-    """Train a tiny Cinego from nothing on rendered clips, and ask it about others; two cores take some minutes.
+    """Train a tiny Cinego from scratch on rendered clips, and ask it about others; two cores take some minutes.
 
     Leaves the weights of `toy_cinego`: `videogpt-plus predict toy_cinego "What color is the object?" --video ...`.
 
@@ -430,5 +430,5 @@ _Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=later(made))]
 
 
 def cinego(command: OmitSubcommandPrefixes[OmitArgPrefixes[_Chosen]]) -> None:
-    """A video LLM from nothing: its tokenizer, its language model, both trainings, a demo of it all, its answers."""
+    """Train a video LLM from scratch: tokenizer, language model, two trainings; run the demo; ask the model."""
     command()
