@@ -295,7 +295,7 @@ def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothi
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory) -> list[dict]:
+def many(tmp_path_factory) -> list[Cell]:
     """The toy's cells of 400 questions a task, which meet every claim."""
     return toy_cells(tmp_path_factory.mktemp("many"), n=400)
 
