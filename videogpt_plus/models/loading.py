@@ -177,12 +177,11 @@ def _chosen(
 
     UserError: a branch is unknown, or the family has one and the experiment several.
     """
+    from videogpt_plus.models.base import only_stream
+
     streams = dict(experiment.streams)
-    if len(streams) > 1 and not family.many_branches:
-        raise UserError(
-            f"experiment '{experiment.name}' has {len(streams)} streams, the family {family.name} has one: leave the "
-            "others out"
-        )
+    if not family.many_branches:
+        only_stream(experiment)
     if unknown := sorted(set(names or ()) - streams.keys()):
         raise UserError(f"unknown stream '{unknown[0]}'; choose from: {', '.join(streams)}")
     chosen = tuple((name, stream) for name, stream in experiment.streams if names is None or name in names)
