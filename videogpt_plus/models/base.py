@@ -350,7 +350,7 @@ class VisionLM(nn.Module):
         self.llm = loras.wrap(self.llm, lora, self.lora_targets, self.lora_task)
 
     def load_lora(self, folder: str | Path, merge: bool, name: str = "default") -> None:
-        """The LoRA of a run folder (PEFT's files): merged into the LLM, or beside its weights and trainable.
+        """The LoRA of a run folder (PEFT's files): merged into the LLM, or kept apart and trainable.
 
         An LLM takes several, each under a `name` of its own. UserError: files are missing, or keys differ from those
         that the LoRA's config makes.
