@@ -15,6 +15,7 @@ from videogpt_plus.encoders.grid import GridEncoder
 from videogpt_plus.families import DUAL_ENCODER, FAMILIES, cinego, cogvlm2, family_of, llava15
 from videogpt_plus.families.record import OPTIONS, Encoder
 from videogpt_plus.flops import sizes_of
+from videogpt_plus.io.tensors import save_tensors
 from videogpt_plus.models import loading
 from videogpt_plus.models.base import only_stream
 from videogpt_plus.text import chat
@@ -128,3 +129,20 @@ def test_a_tower_that_names_no_blocks_is_never_cut(tiny_experiment):
     whole = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     encoder = GridEncoder(whole, tiny_experiment.streams[0][1], lambda clip: clip)
     assert encoder.blocks == [whole]
+
+
+def told_own(experiment, dtype, meta, load_config, own):
+    return own
+
+
+@pytest.mark.parametrize("own", [(True,), (True, True), (True, False), (False, True), (False,)])
+def test_published_projectors_are_read_unless_every_run_brings_its_own(own, tiny_experiment, tmp_path):
+    runs = []
+    for number, has_own in enumerate(own):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_tensors(folder / "projectors.safetensors", {"mm_projector.weight": torch.ones(1)} if has_own else {})
+        runs.append((tiny_experiment, folder))
+    family = DUAL_ENCODER._replace(build="test_families:told_own")
+    assert loading._base(family, runs, torch.float32) is all(own)
+    assert loading._base(family, [*runs, (tiny_experiment, None)], torch.float32) is False
