@@ -40,7 +40,7 @@ class InternVideo2Size:
 class Stream:
     """One frozen encoder with its projector. Sizes are checked against the weights when they load."""
 
-    # Name in `encoders.ENCODERS`.
+    # Name of an encoder, see `encoders.known`.
     encoder: str
     # Folder or file of the encoder's weights.
     weights: str
@@ -98,7 +98,7 @@ class Experiment:
     summary: Summary = Summary()
     # Frames sampled from a clip, in training as in evaluation.
     num_frames: int = 16
-    # Model family, a name in `models.FAMILIES`.
+    # Model family, a name in `families.FAMILIES`.
     family: str = "dual_encoder"
     # Benchmark folder in MVBench's layout.
     benchmark_root: str = ".cache/MVBench"

@@ -1,7 +1,7 @@
-"""Cinego as one of the house's models: CLIP's tokens with the class token, an adapter on them, and one linear layer
+"""Cinego as a `VisionLM`: CLIP's tokens with the class token, an adapter on them, and one linear layer
 from what the adapter leaves to the language model.
 
-Unlike the house's other families the adapter stands before the projection, as its authors have it: the summary reads
+Unlike in the other families the reducer stands before the projection, as its authors have it: the summary reads
 CLIP's features. `concat` and `frame_mean` are the same in either order.
 """
 
@@ -107,9 +107,9 @@ class Cinego(VisionLM):
         if not isinstance(adapter, PerFrame):
             return adapter(grid)
         alone, patches = divided(grid)
-        beside = type(adapter)(1)(alone)[:, :, None]  # "b t 1 d", of as many frames as the adapter leaves
-        pooled = adapter(patches).unflatten(1, (beside.shape[1], -1))
-        return torch.cat([beside, pooled], dim=2).flatten(1, 2)
+        classes = type(adapter)(1)(alone)[:, :, None]  # "b t 1 d", of as many frames as the adapter leaves
+        pooled = adapter(patches).unflatten(1, (classes.shape[1], -1))
+        return torch.cat([classes, pooled], dim=2).flatten(1, 2)
 
     def forward(
         self,
