@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/videogpt-plus sweep toy --jobs 2 --batch-size 8
 
 test: $(VENV)/.train $(EARLIER)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 # Bad files and command lines of every kind, kills, full disks and many clips, counted: some ten minutes.
 faults: $(VENV)/.train
@@ -44,7 +44,7 @@ $(EARLIER)/.installed: $(VENV)/.installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python scripts/check_imports.py
+	$(BIN)/python scripts/check_names.py
 	$(BIN)/python benchmarks/structure.py
 
 clean:

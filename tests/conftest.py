@@ -160,3 +160,23 @@ def make_tiny_experiment(root: Path) -> Experiment:
 def tiny_experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     """The tiny twin of the reference: both encoders, projectors, pool level 4, 8 frames, random weights."""
     return make_tiny_experiment(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of reports are composed and laid out as ever, but not written as PNG, SVG and PDF: that takes longest."""
+    monkeypatch.setattr("eval.report.pictures._saved", lambda figure, ending: ending.encode())
+
+
+#: Files of tests that take longest, the longest first: two processes that begin with them end together.
+SLOWEST = (
+    "test_sweep", "test_deepspeed", "test_train", "test_family_versions", "test_places", "test_report", "test_web_page",
+    "test_cinego_training", "test_faults", "test_parallel", "test_cogvlm2_files", "test_bad_input", "test_rwf2000",
+    "test_store", "test_toy_families", "test_golden", "test_architecture", "test_judge", "test_llava", "test_scaling",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, in their order; within a file nothing is moved."""
+    order = {name: i for i, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

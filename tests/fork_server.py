@@ -43,7 +43,7 @@ PID_BYTES = 12
 def _server() -> socket.socket:
     """The control socket of a server of this process, which ends when the socket is closed."""
     ours, theirs = socket.socketpair()
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(theirs.fileno())]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, pass_fds=[theirs.fileno()])
     theirs.close()
@@ -242,7 +242,8 @@ def main() -> None:
     import runpy
     from types import ModuleType
 
-    path = sys.path[1:]
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = [place for place in sys.path[1:] if place not in given]
     sys.path[:0] = [str(ROOT)]
     exec(IMPORTED)
     threads = len(list(Path("/proc/self/task").glob("*"))) if Path("/proc").exists() else 1

@@ -26,6 +26,8 @@ from videogpt_plus.models.loading import load_model, load_models
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 ROOT = Path(__file__).parent / "golden_families"
 FAMILIES = ("cogvlm2_image", "cogvlm2_video")
 

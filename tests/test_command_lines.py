@@ -64,7 +64,7 @@ def test_nothing_is_rendered_copied_or_written_before_the_whole_line_is_known_to
     words, said, refused, monkeypatch
 ):
     monkeypatch.setattr("videogpt_plus.toy.render.making", made_too_early)
-    monkeypatch.setattr("videogpt_plus.toy.families.making", made_too_early)
+    monkeypatch.setattr("videogpt_plus.families.twin.making", made_too_early)
     monkeypatch.setattr("videogpt_plus.toy.rwf2000.making", made_too_early)
     assert said in refused(*words)
 

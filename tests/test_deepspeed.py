@@ -229,7 +229,7 @@ def test_ddp_trains_as_one_process_and_gathers_what_each_replaced(root, plain, t
     once = at_level(pickle.loads((root / "experiments.pickle").read_bytes())["once"], 4)
     for name, files in tiny_mixtures(tmp_path).items():
         monkeypatch.setitem(mixtures.MIXTURES, name, files)
-    of_the_second = epoch_order(8, once.finetune.seed, 0)[2:4]
+    of_the_second = epoch_order(8, once.seed, 0)[2:4]
     bad = next(sample for sample in of_the_second if sample % 4)  # the others have no picture
     (tmp_path / f"{bad}.png").write_bytes(b"no picture")
     stages.finetune(once, {stream: plain[stream] for stream in STREAMS}, tmp_path / "alone")
@@ -267,7 +267,7 @@ def test_published_jsons_pass_unchanged(name, monkeypatch):
     monkeypatch.setattr("videogpt_plus.training.zero.shutil.which", lambda name: f"/usr/bin/{name}")
     path = str(SCRIPTS / f"{name}.json")
     check_deepspeed(path)
-    training = QWEN_1_5B.finetune
+    training = QWEN_1_5B.training
     read = DeepSpeedConfig(filled(path, stages.update_of(training, 1), share_of(training, 1).samples, 1, 1536))
     assert read.zero_config.stage == (2 if name == "zero2" else 3)
     assert (read.train_micro_batch_size_per_gpu, read.gradient_accumulation_steps) == (4, 64)

@@ -35,6 +35,8 @@ from videogpt_plus.config.experiments import TOY
 from videogpt_plus.io.jsonl_log import meta_path
 from videogpt_plus.types import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 VCGBENCH = BENCHMARKS["vcgbench"]
 HEADER = {"experiment": "tiny_pool4", "weights": ["w"], "questions": "q", "control": None, "benchmark": "vcgbench"}
 

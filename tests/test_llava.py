@@ -39,6 +39,8 @@ from videogpt_plus.text import chat
 from videogpt_plus.toy.render import Recipe, ensure_toy_data
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 ROOT = Path(__file__).parent / "golden_families"
 RECORDED = ROOT / "llava15"
 #: The toy's own tokenizer is written by transformers 5, which earlier ones cannot read.

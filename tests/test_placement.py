@@ -25,7 +25,7 @@ from videogpt_plus.families.cogvlm2.model import CogVLM2
 from videogpt_plus.families.cogvlm2.positions import position_ids, vision_expert
 from videogpt_plus.families.cogvlm2.projector import GluProjector
 from videogpt_plus.models import tensor_parallel
-from videogpt_plus.models.device_map import GIB, LOST, Needs, Unit, check, loads_of, needs, place, spread, told
+from videogpt_plus.models.device_map import GIB, LOST, Needs, Unit, check, loads_of, needs, place, spread, summary
 from videogpt_plus.models.generation import Reading, _Batch
 from videogpt_plus.models.loading import load_models, outline
 from videogpt_plus.types import UserError
@@ -301,6 +301,6 @@ def test_llava_is_spread_too(tmp_path_factory):
 def test_the_line_says_what_goes_where(image):
     asked = image_needs(image)
     cards = [24 * GIB] * 2
-    line = told(asked, place(asked, cards), cards, "cogvlm2_image")
+    line = summary(asked, place(asked, cards), cards, "cogvlm2_image")
     assert line.startswith("cogvlm2_image: weights 36.3 GiB, cache 0.4 GiB, about ")
     assert "card 0: 18." in line and "card 1: 18." in line and json.dumps(line).isascii()

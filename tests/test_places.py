@@ -22,6 +22,8 @@ from videogpt_plus.config.experiments import TOY, at_level, with_seed
 from videogpt_plus.config.options import DEFAULT_EVAL, EvalConfig
 from videogpt_plus.types import Reply, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 TASKS = ("Counting", "Colours")
 
 

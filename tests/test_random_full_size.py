@@ -15,6 +15,8 @@ from scripts.random_full_size import SIZES, Size, load, main, table, trial
 from videogpt_plus.config.experiment import Branch, InternVideo2Size, Lora, with_settings
 from videogpt_plus.config.experiments import QWEN_1_5B
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc, which this system has not"
 )

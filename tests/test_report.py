@@ -178,6 +178,7 @@ def test_tables_run_from_the_finest_level_to_the_coarsest_and_show_the_controls(
     assert re.search(r"\| coarse \| 2 \| 80 \| 80 \| 25\.0 \| 25\.0 \| \d+\.\d \(\d+\.\d to \d+\.\d\)", text)
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_clip_is_called_wrong_in_every_run_only_where_no_run_could_read_it(tmp_path):
     """One run of two failed on the clip; the blind control needs no clip and cannot fail."""
     cells = [make_cell(tmp_path, level, {"colour": 0.5}, failed=failed) for level, failed in ((1, 1), (16, 0))]
@@ -220,6 +221,7 @@ def test_points_of_equal_cost_stand_side_by_side_and_others_where_they_belong():
     assert first < 5 < second and other == 20
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(tmp_path):
     cells = mvbench_cells(tmp_path)
     assert not are_grouped(cells) and groups(cells) == tasks(cells)
@@ -232,6 +234,7 @@ def test_without_groups_the_curve_shows_the_mean_and_the_tasks_that_change_most(
     assert "qwen1_5b: level 12 - level 16" in compared and "level 4: qwen1_5b - qwen1_5b_max" in compared
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
@@ -248,12 +251,14 @@ def test_only_the_controls_that_were_asked_are_explained(asked, said, tmp_path):
     assert (f" {said} Minimum detectable difference:" in text) if said else ("Controls:" not in text)
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_sweep_of_one_level_is_reported(tmp_path):
     cell = make_cell(tmp_path, 4, accuracies(1, 0, 0.5, 0.8), groups=TOY_TASKS, n=8)
     page = write_report([cell], tmp_path / "report").read_text()
     assert "not measured" in page and "Paired tests" not in page
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_sweep_without_a_finished_cell_says_what_to_do(tmp_path):
     with pytest.raises(UserError, match="no finished cell to report .*run the sweep first"):
         write_report([], tmp_path)
@@ -282,10 +287,17 @@ def test_few_questions_leave_a_claim_undecided_and_say_no_to_none_by_chance(tmp_
     assert by_size == {10: "undecided", 400: "NO"}
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothing(tmp_path):
     cells = [make_cell(tmp_path, 1, accuracies(0.5, 0.5, 0.5, 0.5), groups=TOY_TASKS, declared=False)]
     assert proof(cells) == []
     assert "Sanity checks" not in write_report(cells, tmp_path / "report").read_text()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory) -> list[Cell]:
+    """The toy's cells of 400 questions a task, which meet every claim."""
+    return toy_cells(tmp_path_factory.mktemp("many"), n=400)
 
 
 @pytest.mark.parametrize(
@@ -300,8 +312,8 @@ def test_groups_of_a_benchmark_that_declares_no_levels_are_names_and_prove_nothi
         ((1, "blind"), (0.25, 0.25, 0.25, 0.6), "above the best constant answer in no task"),
     ],
 )
-def test_each_claim_fails_when_what_it_claims_does(tmp_path, at, values, claim):
-    cells = [cell for cell in toy_cells(tmp_path, n=400) if (cell.level, cell.control) != at]
+def test_each_claim_fails_when_what_it_claims_does(many, tmp_path, at, values, claim):
+    cells = [cell for cell in many if (cell.level, cell.control) != at]
     cells.append(make_cell(tmp_path / "bad", at[0], accuracies(*values), at[1], groups=TOY_TASKS, n=400))
     failing = [one.claim for one in proof(cells) if one.holds == "NO"]
     assert any(claim in name for name in failing), failing
@@ -325,6 +337,7 @@ def test_what_was_not_asked_is_not_claimed(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_path):
     cells = toy_cells(tmp_path)
     random_ones = [replace(cell, random=True) for cell in toy_cells(tmp_path, name="twin")]
@@ -337,6 +350,7 @@ def test_random_weights_have_nothing_to_prove_and_a_single_frame_no_order(tmp_pa
     assert single == {claim: ok for claim, ok in claims.items() if "temporal" not in claim} != claims
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_what_a_benchmark_is_too_small_to_resolve_is_said_to_be(tmp_path, reported):
     write_report([make_cell(tmp_path, 1, {"a": 0.5}, n=24)], tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
@@ -365,6 +379,7 @@ def test_controls_dominate_nothing(tmp_path):
     assert dominated(cells, "GFLOP a question") == {}
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_costs_stand_in_the_table_and_what_nobody_measured_is_said(tmp_path):
     first = make_cell(tmp_path, 2, {"task": 0.5}, seconds_first=0.25)
     second = make_cell(tmp_path, 4, {"task": 0.75})
@@ -418,6 +433,7 @@ def test_seeds_of_a_model_become_their_mean_and_their_noise_is_in_the_interval(t
     assert other.seeds == (7,) and other.paired.mcnemar_p is not None, "only seed 7 has both levels"
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_comparison_of_unlike_seeds_says_which_it_used(tmp_path):
     cells = [cell for cell in seeded_cells(tmp_path) if (cell.level, cell.seed) not in ((16, 3), (16, 42))]
     write_report(cells, tmp_path / "report")
@@ -427,6 +443,7 @@ def test_a_comparison_of_unlike_seeds_says_which_it_used(tmp_path):
     assert {row["seeds"] for row in rows} == {"7"}
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_levels_without_a_common_seed_are_named_and_no_number_is_said_to_be_of_more_seeds_than_its_row(tmp_path):
     seeds = {1: (3, 7, 42), 2: (7,), 4: (99,)}
     cells = [make_cell(tmp_path, at, {"a": 0.6, "b": 0.7}, seed=s) for at, several in seeds.items() for s in several]
@@ -443,6 +460,7 @@ def test_code_in_a_note_keeps_its_spaces_and_its_dot(reported):
     assert "are listed in `pairs.csv`. The same" in text
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
     """One seed was asked 10 questions of a task and the other 40: the mean is of the 10 that both have."""
     cells = [make_cell(tmp_path, 1, {"a": 0.9}, seed=7), make_cell(tmp_path, 1, {"a": 0.9}, seed=42, drop=30)]
@@ -453,6 +471,7 @@ def test_accuracies_over_seeds_of_unlike_questions_are_shares(tmp_path):
         assert 0 <= float(line["ci_low"]) <= float(line["accuracy"]) <= float(line["ci_high"]) <= 1
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_the_mean_of_unlike_tasks_stands_beside_what_all_questions_say(tmp_path):
     def at(level: float, small: float, n: int) -> Cell:
         cell = make_cell(tmp_path / str(n), level, {"big": 0.7, "small": 0.7}, n=400)
@@ -478,6 +497,7 @@ def test_the_headline_is_what_is_tested(tmp_path):
     assert found.first == pytest.approx(0.75), "the means that the table shows"
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_questions_that_a_run_failed_at_are_left_out_beside_the_test_that_counts_them(tmp_path):
     cells = [make_cell(tmp_path, 1, {"a": 0.9}, failed=8), make_cell(tmp_path, 4, {"a": 0.9})]
     found = paired(*in_order(over_seeds(cells)))
@@ -488,6 +508,7 @@ def test_questions_that_a_run_failed_at_are_left_out_beside_the_test_that_counts
     assert "wrong in every run" not in text
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_a_report_over_seeds_says_so_and_lists_every_run(tmp_path):
     write_report(seeded_cells(tmp_path), tmp_path / "report")
     text = (tmp_path / "report/sweep.md").read_text()
@@ -501,6 +522,7 @@ def test_one_seed_is_said_not_to_hold_the_noise_of_training(reported):
     assert "One training seed: the noise of training is not in these numbers" in (reported[1] / "sweep.md").read_text()
 
 
+@pytest.mark.usefixtures("quick_pictures")
 def test_only_questions_that_every_run_has_are_compared_and_their_number_is_said(tmp_path):
     whole, part = make_cell(tmp_path, 1, {"a": 0.75}), make_cell(tmp_path, 4, {"a": 0.5}, drop=10)
     write_report([whole, part], tmp_path / "report")

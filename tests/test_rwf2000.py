@@ -46,6 +46,8 @@ from videogpt_plus.training import data, rwf2000, stages
 from videogpt_plus.training.engine import Replica
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 WORKER = Path(__file__).with_name("train_worker.py")
 LONG = "a_very_long_name_of_a_clip_from_a_camera_" * 3
 SMALL = Recipe(train=3, val=2)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import SLOWEST
 
 from benchmarks.structure import GOALS, circles, figures, floors, imports, table
 
@@ -79,3 +80,7 @@ def test_the_table_says_what_is_over_its_goal_and_names_the_circles(tree):
 
 def test_every_goal_is_that_of_a_figure(tree):
     assert GOALS.keys() <= figures(tree).keys() and table(figures(tree))
+
+
+def test_the_files_that_begin_because_they_take_longest_exist():
+    assert [name for name in SLOWEST if not (Path(__file__).parent / f"{name}.py").exists()] == []

@@ -28,6 +28,8 @@ from videogpt_plus.config.experiments import at_level
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.toy.open_questions import ensure_open_questions
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, tiny_experiment):

@@ -27,6 +27,8 @@ from videogpt_plus.toy.render import Recipe, ensure_toy_data
 
 #: Families that have a twin.
 TWINS = [family.name for family in FAMILIES.values() if family.twin]
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 #: What a published grid's side is to its twin's.
 RATIO = 2
 

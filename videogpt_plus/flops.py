@@ -144,7 +144,7 @@ class Llm:
     def forward(self, new: int, context: int = 0, logits: int = 1, rank: int = 0) -> int:
         """FLOPs of `new` positions behind `context` cached ones, with logits at so many of them.
 
-        `rank` is that of a LoRA that stands beside the weights; 0 where it is merged into them.
+        `rank` is that of a LoRA that is not merged into the weights; 0 where it is.
         """
         linear = new * (self._linear + self._low_rank(rank))
         return self.layers * linear + self._attention(new, context) + self.head(logits)

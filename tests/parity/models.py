@@ -173,7 +173,7 @@ def build(experiment: Experiment, run: Path, dtype: torch.dtype = torch.float32)
 
 def set_level(model: VisionLM, level: float) -> None:
     for name in model.reducers:
-        model.reducers[name] = build_reducer("average", level)
+        model.reducers[name] = build_reducer(Average(level))
 
 
 @contextmanager

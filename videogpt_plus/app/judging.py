@@ -123,7 +123,7 @@ def _job(judge_config: JudgeConfig, one: Answers, retry_unscored: bool, again: b
     who = ledger.judge_of(judge_config, kind)
     examples = examples_of(answered_benchmark(one.config, one.run), one.config.limit, task)
     items = ledger.items_of(who, kind, examples, ledger.finished_answers(path, examples, asked))
-    where = ledger.ledger_path(path, who, again, items, retry_unscored)
+    where = ledger.ledger_path(path, who, again)
     expected = ledger.estimate(judge_config, who, items, ledger.lines_left(where, who, retry_unscored))
     what = ", ".join(part for part in (task, one.config.control) if part)
     return _Job(f"judge {one.run.name} ({what})", task, kind, path, examples, who, items, where, expected)

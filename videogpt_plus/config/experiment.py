@@ -43,7 +43,7 @@ class InternVideo2Size:
 class Branch:
     """One frozen encoder with its projector. Sizes are checked against the weights when they load."""
 
-    # Name in `encoders.ENCODERS`.
+    # Name of an encoder, see `encoders.known`.
     encoder: str
     # Folder or file of the encoder's weights.
     weights: str
@@ -168,7 +168,7 @@ class Experiment:
     sampling: Sampling = Sampling()
     # How the LLM is asked.
     prompting: Prompting = Prompting()
-    # Model family, a name in `models.FAMILIES`.
+    # Model family, a name in `families.FAMILIES`.
     family: str = "dual_encoder"
     # Benchmark folder in MVBench's layout.
     benchmark_root: str = ".cache/MVBench"

@@ -131,7 +131,7 @@ LLAVA15_7B = Experiment(
 
 CLIP_B_16 = Branch("clip_cinego", ".cache/clip-vit-base-patch16", pixels=224, grid=14, width=768, projector="linear")
 # Trained from nothing by `videogpt-plus cinego`, or its authors' files: a folder with tokenizer.json, config.json and
-# one of the files of models/cinego/weights.py.
+# one of the files of families/cinego/weights.py.
 CINEGO_512 = Experiment(
     name="cinego_512",
     llm=".cache/cinego_512",
@@ -177,7 +177,7 @@ COGVLM2_RWF_REFERENCE = with_settings(
     {"name": "cogvlm2_rwf_reference", "sampling.rule": "average", "prompting.template": "cogvlm2_chat"},
 )
 
-# Their tiny twins: the real classes with random weights, which `toy.families` writes on demand. Grids keep the real
+# Their tiny twins: the real classes with random weights, which `families.twin` writes on demand. Grids keep the real
 # ones' ratio. They show that the pipe runs; what they answer means nothing.
 TOY_FAMILIES = ".cache/toy/families"
 

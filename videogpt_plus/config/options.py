@@ -28,7 +28,7 @@ class LoaderConfig:
         return {"store_dtype": self.store_dtype} if self.store else {}
 
 
-#: How CogVLM2's rotary angles are computed, see `models.cogvlm2.rope`.
+#: How CogVLM2's rotary angles are computed, see `families.cogvlm2.rope`.
 RopePrecision = Literal["fp32", "ckpt_fp32load", "reference_bf16"]
 
 

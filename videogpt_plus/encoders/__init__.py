@@ -1,4 +1,4 @@
-"""Frozen encoders: frames in, patch grids out. A new one is one file beside this one and one line below.
+"""Frozen encoders: frames in, patch grids out. A new one is one file in this folder and one line below.
 
 Encoders of a model family stand in its record; `encoders.loading` makes any of them. This file imports no torch.
 """

@@ -60,7 +60,7 @@ class Family(NamedTuple):
     own_weights: str | None = None
     #: Whether it takes any number of branches; else exactly one.
     many_branches: bool = False
-    #: Learned tokens around each frame, beside those that the reducer makes of it.
+    #: Learned tokens around each frame, in addition to those that the reducer makes of it.
     frame_marks: int = 0
     #: Fields of `LoadConfig` that it supports, of OPTIONS.
     options: tuple[str, ...] = ()

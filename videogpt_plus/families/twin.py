@@ -19,7 +19,7 @@ from videogpt_plus.io.folders import making
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-#: What a twin consists of, beside `made.json`.
+#: Files of a twin, in addition to `made.json`.
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
 #: Sizes of every twin's language model and tower.
 WIDTH, MLP, LAYERS, HEADS = 64, 128, 2, 4

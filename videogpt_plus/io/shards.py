@@ -181,7 +181,7 @@ def write_shards(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def copy_beside(source: Path, folder: Path, names: Iterable[str] = COPIED) -> None:
+def copy_files(source: Path, folder: Path, names: Iterable[str] = COPIED) -> None:
     """Copies what is there of these files."""
     for name in names:
         if (source / name).exists():

@@ -29,7 +29,7 @@ from videogpt_plus.models import lora as loras
 from videogpt_plus.models.generation import Generated, Reading, generate, stream
 from videogpt_plus.reducers import build_reducer
 from videogpt_plus.text.splice import Merged, VisualTokens, splice
-from videogpt_plus.types import IGNORE, PLACEHOLDER, Visual
+from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError, Visual
 
 if TYPE_CHECKING:
     from videogpt_plus.clips.cache import GridCache
@@ -360,7 +360,7 @@ class VisionLM(nn.Module):
         self.llm = loras.wrap(self.llm, lora, self.lora_targets, self.lora_task)
 
     def load_lora(self, folder: str | Path, merge: bool, name: str = "default") -> None:
-        """The LoRA of a run folder (PEFT's files): merged into the LLM, or beside its weights and trainable.
+        """The LoRA of a run folder (PEFT's files): merged into the LLM, or kept apart and trainable.
 
         An LLM takes several, each under a `name` of its own. UserError: files are missing, or keys differ from those
         that the LoRA's config makes.
@@ -391,6 +391,10 @@ def has_projectors(run_dir: str | Path) -> bool:
 
 
 def only_stream(experiment: Experiment) -> tuple[str, Branch]:
-    """The name of the experiment's one stream, and the stream."""
-    ((name, stream),) = experiment.branches
-    return name, stream
+    """The name of the experiment's stream, and the stream. UserError: it has several."""
+    if len(experiment.branches) > 1:
+        raise UserError(
+            f"experiment '{experiment.name}' has {len(experiment.branches)} streams, the family {experiment.family} "
+            "has one: leave the others out"
+        )
+    return experiment.branches[0]

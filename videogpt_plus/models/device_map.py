@@ -75,10 +75,10 @@ def needs(
     tower = [name for name in parts if name.startswith("encoders.")]
     embeddings = next(name for name in parts if parts[name] is model.causal.get_input_embeddings())
     # What has no weights, as tables of angles, is asked before the layers.
-    door = [name for name in parts if name.startswith("projectors.") or name == embeddings or not sizes[name]]
-    door = [name for name in door if name not in tower]
-    end = [name for name in parts if name not in {*tower, *layers, *door}]
-    units = [*((name,) for name in tower), tuple(door), *((name,) for name in layers), tuple(end)]
+    inputs = [name for name in parts if name.startswith("projectors.") or name == embeddings or not sizes[name]]
+    inputs = [name for name in inputs if name not in tower]
+    end = [name for name in parts if name not in {*tower, *layers, *inputs}]
+    units = [*((name,) for name in tower), tuple(inputs), *((name,) for name in layers), tuple(end)]
     patches = max(encoder.tower.side**2 for encoder in model.encoders.values())  # of a frame, before anything is pooled
     work = max(
         3 * _widest(parts[name]) * own[name] * (rows * tokens if name in layers else frames * patches)
@@ -92,7 +92,7 @@ def place(asked: Needs, cards: Sequence[int]) -> list[int] | None:
 
     `cards` holds the bytes that each has free.
     """
-    first = next(i for i, unit in enumerate(asked.units) if len(unit.modules) > 1)  # the door behind the tower
+    first = next(i for i, unit in enumerate(asked.units) if len(unit.modules) > 1)  # what stands behind the tower
     whole = [sum(_size(u) for u in asked.units[: first + 1]), *(_size(u) for u in asked.units[first + 1 :])]
     if (found := _filled(whole, cards, asked.work)) is not None:
         return [found[0]] * first + found
@@ -126,7 +126,7 @@ def loads_of(asked: Needs, placed: Sequence[int], cards: int) -> list[int]:
     return loads
 
 
-def told(asked: Needs, placed: Sequence[int], cards: Sequence[int], name: str) -> str:
+def summary(asked: Needs, placed: Sequence[int], cards: Sequence[int], name: str) -> str:
     """One line on what goes where, for before anything is loaded; no `cards` is a CPU."""
     weights = sum(unit.bytes for unit in asked.units)
     line = f"{name}: weights {gib(weights)}, cache {gib(asked.total - weights)}, about {gib(asked.work)} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from videogpt_plus.models.base import VisionLM
     from videogpt_plus.models.placement import Placement
 
-EncodersOf = Callable[[Experiment], Mapping[str, "GridEncoder"]]
 Runs = Sequence[tuple[Experiment, Path]]
 
 
@@ -34,24 +34,20 @@ def load_model(
     """The experiment's model in eval mode, with the trained parts of `run_dir`, its LoRA merged into the LLM.
 
     Without `run_dir` projectors that are not published are random. `streams` names those to load, for pre-training
-    one alone; all unless told. LLM and encoders are frozen and of `dtype`; projectors are trainable.
+    one alone; None means all. LLM and encoders are frozen and of `dtype`; projectors are trainable.
     On device "meta" it has names and shapes alone, checked against the files like any other.
     UserError: unknown family or stream; weights are missing, damaged or of other sizes.
     """
     family = family_of(experiment.family)
     import torch
 
-    from videogpt_plus.encoders.loading import load_encoder
     from videogpt_plus.models.lora import has_lora
     from videogpt_plus.models.silence import quiet
-
-    def encoders(experiment: Experiment) -> dict[str, GridEncoder]:
-        return {name: load_encoder(stream, device, dtype) for name, stream in experiment.branches}
 
     with quiet():
         experiment = _chosen(family, experiment, run_dir, streams)
         model = _base(family, [(experiment, run_dir)], dtype, torch.device(device).type == "meta")
-        _complete(model, family, experiment, run_dir, encoders)
+        _complete(model, family, experiment, run_dir, partial(_encoders, experiment, device, dtype))
         if run_dir is not None:
             model.load_run(run_dir)
             if has_lora(run_dir):
@@ -71,10 +67,9 @@ def load_models(
 ) -> list[VisionLM]:
     """The models of several run folders, in eval mode and frozen, for answering.
 
-    They share their encoders, and their LLM where it is the same one: each has its own LoRA, beside the LLM's weights,
-    its own projectors and reducer. `rows` questions go through the LLM together; `cards` holds the bytes that each
-    GPU has free; `tell` is told what the models take before anything is loaded. In processes that torchrun started
-    each holds its share.
+    They share their encoders, and their LLM where it is the same one; each has its own LoRA, projectors and reducer.
+    `rows` questions go through the LLM together; `cards` holds the bytes that each GPU has free; `tell` gets a line on
+    what the models take before anything is loaded. In processes that torchrun started each holds its share.
     UserError: as in `load_model`, they do not see clips in the same way, or there is no room for them.
     """
     family = one_family([experiment for experiment, _ in runs])
@@ -122,9 +117,13 @@ def _base(
 
 
 def _complete(
-    model: VisionLM, family: Family, experiment: Experiment, run_dir: str | Path | None, encoders: EncodersOf
+    model: VisionLM,
+    family: Family,
+    experiment: Experiment,
+    run_dir: str | Path | None,
+    encoders: Callable[[], Mapping[str, GridEncoder]],
 ) -> None:
-    """Adds what stands around the LLM: tokenizer, encoders, projectors that are not published, reducers."""
+    """Adds tokenizer, encoders, projectors that are not published, and reducers to the model."""
     model.tokenizer = family.function("tokenizer")(experiment, run_dir)
     rows = model.llm.get_input_embeddings().weight.shape[0]
     if model.vocabulary > rows:
@@ -132,28 +131,32 @@ def _complete(
             f"LLM in {experiment.llm} has embeddings for {rows} tokens, its tokenizer {model.vocabulary} entries: "
             "name the folder that holds both as published"
         )
-    model.encoders.update(encoders(experiment))
+    model.encoders.update(encoders())
     if not model.projectors:
         model.projectors.update(model.build_projectors(experiment))
     model.reducers.update(model.build_reducers(experiment))
 
 
+def _encoders(experiment: Experiment, device: str | torch.device, dtype: torch.dtype) -> dict[str, GridEncoder]:
+    from videogpt_plus.encoders.loading import load_encoder
+
+    return {name: load_encoder(stream, device, dtype) for name, stream in experiment.branches}
+
+
 def _together(
     family: Family, runs: Runs, placement: Placement, encoder_dtype: torch.dtype, apart: bool
 ) -> list[VisionLM]:
-    """A model for each run. `apart`: LoRAs stand beside the weights of the LLM, each under a name of its own."""
-    from videogpt_plus.encoders.loading import load_encoder
+    """A model for each run. `apart`: LoRAs are not merged into the LLM, each has a name of its own."""
     from videogpt_plus.models.lora import has_lora
 
-    first = runs[0][0]
-    encoders = {name: load_encoder(stream, placement.read_to, encoder_dtype) for name, stream in first.branches}
+    encoders = cache(partial(_encoders, runs[0][0], placement.read_to, encoder_dtype))
     bases: dict[str, VisionLM] = {}
     models = []
     for number, (experiment, folder) in enumerate(runs):
         if experiment.llm not in bases:
             alike = [run for run in runs if run[0].llm == experiment.llm]
             base = _base(family, alike, placement.dtype, load_config=placement.load_config)
-            _complete(base, family, experiment, folder, lambda _: encoders)
+            _complete(base, family, experiment, folder, encoders)
             if not apart and has_lora(folder):
                 base.load_lora(folder, merge=True)
             bases[experiment.llm] = placement.place(base)
@@ -177,12 +180,11 @@ def _chosen(
 
     UserError: a branch is unknown, or the family has one and the experiment several.
     """
+    from videogpt_plus.models.base import only_stream
+
     streams = dict(experiment.branches)
-    if len(streams) > 1 and not family.many_branches:
-        raise UserError(
-            f"experiment '{experiment.name}' has {len(streams)} streams, the family {family.name} has one: leave the "
-            "others out"
-        )
+    if not family.many_branches:
+        only_stream(experiment)
     if unknown := sorted(set(names or ()) - streams.keys()):
         raise UserError(f"unknown stream '{unknown[0]}'; choose from: {', '.join(streams)}")
     chosen = tuple((name, stream) for name, stream in experiment.branches if names is None or name in names)
@@ -223,7 +225,7 @@ def _check_alike(family: Family, runs: Runs) -> None:
 
 
 def _lora_apart(family: Family, runs: Runs, load_config: LoadConfig) -> bool:
-    """Whether LoRAs stay beside the weights of the LLM instead of being merged into them.
+    """Whether LoRAs are kept apart instead of being merged into the LLM.
 
     UserError: the runs cannot share their LLM.
     """

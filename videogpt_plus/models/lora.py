@@ -42,7 +42,7 @@ def wrap(llm: nn.Module, lora: Lora, targets: Sequence[str] | str, task: str | N
 
 
 def load(llm: nn.Module, folder: str | Path, name: str, entries: int, shared: bool) -> PeftModel:
-    """The LLM with the LoRA of a run folder (PEFT's files) called `name`, beside those that it has; trainable.
+    """The LLM with the LoRA of a run folder (PEFT's files) called `name`, in addition to those that it has; trainable.
 
     `entries` are the tokenizer's; `shared` is whether other runs use this LLM, too.
     UserError: files are missing, or keys differ from those that the LoRA's config makes.
@@ -68,7 +68,7 @@ def load(llm: nn.Module, folder: str | Path, name: str, entries: int, shared: bo
 
 
 def _take_embeddings(llm: nn.Module, file: Path, state: State, entries: int, shared: bool) -> None:
-    """Moves the embedding tables that PEFT writes beside a LoRA of a resized vocabulary from `state` to the LLM.
+    """Moves the embedding tables that PEFT writes with a LoRA of a resized vocabulary from `state` to the LLM.
 
     The reference cuts the table to its tokenizer's length before it trains, ours keeps the LLM's: the rows behind
     stand for no token, and are never read or chosen.

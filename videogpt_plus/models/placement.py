@@ -97,7 +97,7 @@ def plan(
         used = [cards[torch.device(device).index or 0]] if load_config.devices == 1 else cards[: load_config.devices]
         placed = device_map.check(asked, used, experiment.name, load_config.bits, needs(4))
     if tell:
-        tell(device_map.told(asked, placed, used, experiment.name))
+        tell(device_map.summary(asked, placed, used, experiment.name))
     return Placement(device, dtype, load_config, (asked, placed), shard)
 
 

@@ -31,7 +31,7 @@ def answer(
     retry_errors: bool = False,
     eval_config: OmitArgPrefixes[EvalConfig] = DEFAULT_EVAL,
 ) -> None:
-    """Ask trained models every question of a benchmark; goes on where it was.
+    """Ask trained models every question of a benchmark; goes on where it stopped.
 
     Several runs share one base LLM, and each clip is decoded and encoded once for all of them.
 

@@ -1,25 +1,33 @@
-"""`cinego`: a video LLM from nothing - tokenizer, language model, its two trainings, a demo, and what it says."""
+"""`cinego`: a video LLM from scratch: tokenizer, language model, two trainings, a demo, and answers."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from videogpt_plus.app.runs import find_run
 from videogpt_plus.app.screen import new_table, progress, show
+from videogpt_plus.app.trainings import say_replaced
 from videogpt_plus.app.usage import later
-from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, GenerationConfig, LoaderConfig
-from videogpt_plus.types import UserError
+from videogpt_plus.config.experiment_file import load_experiment
+from videogpt_plus.config.experiments import get_experiment
+from videogpt_plus.config.options import DEFAULT_LOADER, GREEDY, EvalConfig, GenerationConfig, LoaderConfig
+from videogpt_plus.io.errors import attempted, translated
+from videogpt_plus.types import ClipError, UserError, Visual
+
+if TYPE_CHECKING:
+    from videogpt_plus.inference import VideoLLM
+    from videogpt_plus.training.cinego.stages import Source
 
 Name = Annotated[str, arg(metavar="EXPERIMENT", help="cinego_512, cinego_768 or toy_cinego.")]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -92,9 +100,9 @@ def lm(
         output_dir: Folder for the weights.
         experts: A mixture of experts in every layer, of a new model.
     """
-    from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.families.cinego.lm import MINIMIND_512, MINIMIND_768, Experts
     from videogpt_plus.toy.cinego import Plan
+    from videogpt_plus.training.cinego.stages import Source
 
     chosen = get_experiment(experiment)
     sizes = {"cinego_512": MINIMIND_512, "cinego_768": MINIMIND_768, "toy_cinego": Plan().size}
@@ -107,61 +115,42 @@ def lm(
             f"--experts is for a new model, and {start} holds a trained one: name a tokenizer's folder with --start"
         )
     size = None if trained else replace(sizes[chosen.name], experts=Experts() if experts else None)
-    _train("lm", chosen, data, Path(), start, output_dir, settings, DEFAULT_LOADER, size=size)
+    _named(data)
+    _train("lm", experiment, Source(data), start, output_dir, settings, size=size)
 
 
-def pretrain(
-    experiment: Positional[Name],
-    data: tuple[Path, ...],
-    start: Path,
-    output_dir: Path,
-    media: Path = Path(),
-    features: Path | None = None,
-    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
-    reference: bool = False,
-    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
-) -> None:
-    """Train projection, summary and the language model's last layer on captions.
+def visual_training(stage: str, what: str) -> Callable[..., None]:
+    """The command of a training with images and videos, which says `what` it trains."""
+
+    def command(
+        experiment: Positional[Name],
+        data: tuple[Path, ...],
+        start: Path,
+        output_dir: Path,
+        media: Path = Path(),
+        features: Path | None = None,
+        settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
+        reference: bool = False,
+        loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
+    ) -> None:
+        from videogpt_plus.clips.cache import open_cache
+        from videogpt_plus.training.cinego.stages import Source
+
+        _named(data)
+        source = Source(data, media, features, open_cache(loader_config), loader_config.decoder)
+        _train(stage, experiment, source, start, output_dir, settings, reference)
+
+    command.__doc__ = f"""{what}
 
     Args:
         data: JSONL files of conversations with images, videos or .npy features.
-        start: File lm_*.pth, or its folder.
+        start: Weights, or their folder: lm_*.pth for pretrain, pretrain_videolm_*.pth or sft_videolm_*.pth for sft.
         output_dir: Folder for the weights.
         media: Folder that the rows' files start from.
         features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
         reference: Masks, order and accumulation of the original, to compare with it.
     """
-    from videogpt_plus.config.experiments import get_experiment
-
-    chosen = get_experiment(experiment)
-    _train("pretrain", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
-
-
-def sft(
-    experiment: Positional[Name],
-    data: tuple[Path, ...],
-    start: Path,
-    output_dir: Path,
-    media: Path = Path(),
-    features: Path | None = None,
-    settings: OmitArgPrefixes[Settings] = DEFAULT_SETTINGS,
-    reference: bool = False,
-    loader_config: OmitArgPrefixes[LoaderConfig] = DEFAULT_LOADER,
-) -> None:
-    """Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.
-
-    Args:
-        data: JSONL files of conversations with images, videos or .npy features.
-        start: File pretrain_videolm_*.pth or sft_videolm_*.pth, or its folder.
-        output_dir: Folder for the weights.
-        media: Folder that the rows' files start from.
-        features: Folder of .npy files as the original's preprocess.py writes them, to be read for images and videos.
-        reference: Masks, order and accumulation of the original, to compare with it.
-    """
-    from videogpt_plus.config.experiments import get_experiment
-
-    chosen = get_experiment(experiment)
-    _train("sft", chosen, data, media, start, output_dir, settings, loader_config, features, reference)
+    return command
 
 
 def preprocess(
@@ -181,7 +170,6 @@ def preprocess(
         workers: Processes that decode clips; 0 decodes in this one.
     """
     from videogpt_plus.clips.cache import open_cache
-    from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.training.cinego.data import read_rows
     from videogpt_plus.training.cinego.features import SUFFIX, media_files
     from videogpt_plus.training.cinego.features import preprocess as keep
@@ -203,14 +191,13 @@ def preprocess(
 
 
 def demo(output: Path = Path(".cache/toy/cinego_demo")) -> None:
-    """Train a tiny Cinego from nothing on rendered clips, and ask it about others; two cores take some minutes.
+    """Train a tiny Cinego from scratch on rendered clips, and ask it about others; two cores take some minutes.
 
     Leaves the weights of `toy_cinego`: `videogpt-plus predict toy_cinego "What color is the object?" --video ...`.
 
     Args:
         output: Folder for clips, features and trainings; what is finished there is not done again.
     """
-    from videogpt_plus.config.experiments import get_experiment
     from videogpt_plus.toy import cinego as demos
 
     began, experiment, plan = time.monotonic(), get_experiment("toy_cinego"), demos.Plan()
@@ -288,8 +275,6 @@ def evaluate(
     files = [media] if media.is_file() else media_files(media)
     folder = find_run(run)  # before seconds of imports
     from videogpt_plus import inference
-    from videogpt_plus.config.experiment_file import load_experiment
-    from videogpt_plus.config.options import EvalConfig
     from videogpt_plus.io.fingerprint import of_path
     from videogpt_plus.io.jsonl_log import append, claim, cut_torn_line, open_locked, read_lines
 
@@ -297,7 +282,7 @@ def evaluate(
     experiment = load_experiment(folder)
     answerer = inference.load({run: folder}, EvalConfig(**{**asdict(loader_config), "workers": 0}))
     if output is None:
-        lines = {line["key"]: line for line in _replies(answerer, experiment, files, questions, generation_config, {})}
+        lines = {line["key"]: line for line in _replies(answerer, files, questions, generation_config, {})}
         _exit_without_answers(lines[key] for key in wanted)
         return
     with closing(open_locked(output)) as file:
@@ -306,7 +291,7 @@ def evaluate(
         known = read_lines(output, "an answer", "move it away")
         kept = sum(key in known for key in wanted)
         lines = dict(known)
-        for line in _replies(answerer, experiment, files, questions, generation_config, known):
+        for line in _replies(answerer, files, questions, generation_config, known):
             append(file, output, line)
             lines[line["key"]] = line
     failed = sum("error" in lines[key] for key in wanted)
@@ -331,53 +316,50 @@ def _questions(prompt: str | None, prompts: Path | None) -> list[str]:
         if not prompt.strip():
             raise UserError('--prompt is empty: give a question, as --prompt "Describe the video."')
         return [prompt]
-    try:
+    unread = "name a text file with a question on each line"
+    with translated(OSError, UnicodeDecodeError, to=lambda e: UserError(f"cannot read {prompts} ({e}); {unread}")):
         found = [line for line in prompts.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {prompts} ({error}); name a text file with a question on each line") from error
     if not found:
         raise UserError(f"{prompts} holds no questions; write one on each line")
     return list(dict.fromkeys(found))
 
 
 def _replies(
-    answerer: Any,
-    experiment: Any,
-    files: list[Path],
-    questions: list[str],
+    answerer: VideoLLM,
+    files: Sequence[Path],
+    questions: Sequence[str],
     generation_config: GenerationConfig,
-    known: dict,
-):
+    known: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
     """A line for each file and question that is not known, printed as it comes; a file that cannot be read is one."""
-    from videogpt_plus.types import ClipError
-
     for path in files:
         left = [question for question in questions if _key(path, question) not in known]
-        if not left:
-            continue
-        try:
-            visual = answerer.see(path)
-        except ClipError as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            for question in left:
-                yield {"key": _key(path, question), "file": str(path), "prompt": question, "error": str(error)}
-            continue
+        visual = attempted(partial(answerer.see, path), ClipError) if left else None
+        if isinstance(visual, ClipError):
+            print(f"{path}: {visual}", file=sys.stderr)
         for question in left:
-            began, first, pieces = time.perf_counter(), None, []
-            print(f"{path}: {question}\n  ", end="", flush=True)
-            try:
-                for piece in answerer.stream(question, visual, (), generation_config):
-                    first = first or time.perf_counter() - began
-                    pieces.append(piece)
-                    print(piece, end="", flush=True)
-            except ClipError as error:
-                print(f"{path}: {error}", file=sys.stderr)
-                yield {"key": _key(path, question), "file": str(path), "prompt": question, "error": str(error)}
-                continue
-            print()
-            taken = {"seconds": round(time.perf_counter() - began, 3), "seconds_first": first and round(first, 3)}
-            line = {"key": _key(path, question), "file": str(path), "prompt": question, "answer": "".join(pieces)}
-            yield {**line, **taken}
+            said = visual
+            if not isinstance(visual, ClipError):
+                said = attempted(partial(_said, answerer, path, visual, question, generation_config), ClipError)
+                if isinstance(said, ClipError):
+                    print(f"{path}: {said}", file=sys.stderr)
+            line = {"key": _key(path, question), "file": str(path), "prompt": question}
+            yield line | ({"error": str(said)} if isinstance(said, ClipError) else said)
+
+
+def _said(
+    answerer: VideoLLM, path: Path, visual: Visual, question: str, generation_config: GenerationConfig
+) -> dict[str, Any]:
+    """The answer, printed as it comes, and the seconds that it took."""
+    began, first, pieces = time.perf_counter(), None, []
+    print(f"{path}: {question}\n  ", end="", flush=True)
+    for piece in answerer.stream(question, visual, (), generation_config):
+        first = first or time.perf_counter() - began
+        pieces.append(piece)
+        print(piece, end="", flush=True)
+    taken = {"seconds": round(time.perf_counter() - began, 3), "seconds_first": first and round(first, 3)}
+    print()
+    return {"answer": "".join(pieces), **taken}
 
 
 def _named(data: tuple[Path, ...]) -> None:
@@ -387,48 +369,45 @@ def _named(data: tuple[Path, ...]) -> None:
 
 def _train(
     stage: str,
-    experiment: Any,
-    data: tuple[Path, ...],
-    media: Path,
+    name: str,
+    source: Source,
     start: Path,
     output_dir: Path,
     settings: Settings,
-    loader_config: LoaderConfig,
-    features: Path | None = None,
     reference: bool = False,
     size: Any = None,
 ) -> None:
-    from videogpt_plus.clips.cache import open_cache
-    from videogpt_plus.training.cinego.stages import RECIPES, Source, train
-    from videogpt_plus.training.data import read_substitutions
+    from videogpt_plus.training.cinego.stages import RECIPES, train
 
+    experiment = get_experiment(name)
     if experiment.family != "cinego":
         raise UserError(f"{experiment.name} is no Cinego; choose from: cinego_512, cinego_768, toy_cinego")
-    given = {name: value for name, value in asdict(settings).items() if value is not None}
-    workers = given.pop("dataloader_num_workers")
-    recipe = replace(RECIPES[stage], **given, reference=reference)
+    stated = {name: value for name, value in asdict(settings).items() if value is not None}
+    workers = stated.pop("dataloader_num_workers")
+    recipe = replace(RECIPES[stage], **stated, reference=reference)
     if workers < 0:
         raise UserError(f"--dataloader-num-workers {workers} is not possible: 0 reads in the training process itself")
-    _named(data)
-    source = Source(data, media, features, open_cache(loader_config), loader_config.decoder)
     with progress(f"cinego {stage}") as advance:
 
         def shown(step: int, steps: int, loss: float) -> None:
             advance(step, steps, f"loss {loss:.3f}")
 
-        path = train(
-            stage, experiment, source, start, output_dir, recipe, size=size, workers=workers, progress=shown, say=print
-        )
-    if replaced := read_substitutions(output_dir / "substituted.jsonl"):
-        print(f"{len(replaced)} samples with unreadable files were replaced; see {output_dir / 'substituted.jsonl'}")
+        means = {"size": size, "workers": workers, "progress": shown, "say": print}
+        path = train(stage, experiment, source, start, output_dir, recipe, **means)
+    say_replaced(output_dir, "", "samples with unreadable files")
     print(f"weights: {path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "tokenizer": tokenizer,
     "lm": lm,
-    "pretrain": pretrain,
-    "sft": sft,
+    "pretrain": visual_training(
+        "pretrain", "Train projection, summary and the language model's last layer on captions."
+    ),
+    "sft": visual_training(
+        "sft",
+        "Train everything but CLIP on conversations of any number of turns. The folder is then a run to be asked.",
+    ),
     "preprocess": preprocess,
     "demo": demo,
     "eval": evaluate,
@@ -437,5 +416,5 @@ _Chosen = reduce(or_, (Annotated[Any, subcommand(name, constructor=later(made))]
 
 
 def cinego(command: OmitSubcommandPrefixes[OmitArgPrefixes[_Chosen]]) -> None:
-    """A video LLM from nothing: its tokenizer, its language model, both trainings, a demo of it all, its answers."""
+    """Train a video LLM from scratch: tokenizer, language model, two trainings; run the demo; ask the model."""
     command()

@@ -25,7 +25,7 @@ def judge(
     retry_unscored: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Let a judge score finished answers in free words; goes on where it was, and pays for nothing twice.
+    """Let a judge score finished answers in free words; goes on where it stopped, and never pays twice for one score.
 
     The judge is any OpenAI-compatible server; its key comes from the environment (OPENAI_API_KEY) and is written
     nowhere. What it will take and cost is shown before the first call. --max-cost is for all runs together.

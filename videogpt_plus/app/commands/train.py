@@ -27,10 +27,10 @@ AnyName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices()}.")]
 PretrainedName = Annotated[str, arg(metavar="EXPERIMENT", help=f"{choices(lambda e: e.trains_projectors)}.")]
 TRAINED_NAMES, PUBLISHED_NAMES = choices(lambda e: e.is_trained), choices(lambda e: not e.is_trained)
 TrainedAtLevel = Annotated[
-    str, arg(metavar="EXPERIMENT", help=f"{TRAINED_NAMES}, with the level behind it: toy_pool4.")
+    str, arg(metavar="EXPERIMENT", help=f"{TRAINED_NAMES}, followed by its level, as in toy_pool4.")
 ]
 PublishedAtLevel = Annotated[
-    str, arg(metavar="EXPERIMENT", help=f"{PUBLISHED_NAMES}, with the level behind it: cogvlm2_video_pool2.")
+    str, arg(metavar="EXPERIMENT", help=f"{PUBLISHED_NAMES}, followed by its level, as in cogvlm2_video_pool2.")
 ]
 DEFAULT_SWEEP = SweepConfig()
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, LlamaConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast, MoeCausalLMOutputWithPast
 
-from videogpt_plus.families.cogvlm2.decoder import visible
+from videogpt_plus.models.attention import visible
 from videogpt_plus.types import IGNORE
 
 #: Which channels of a head turn together: neighbours, or channel i with channel i + d/2. The same weights are other

@@ -1,7 +1,7 @@
-"""Cinego as one of the house's models: CLIP's tokens with the class token, a reducer on them, and one linear layer
+"""Cinego as a `VisionLM`: CLIP's tokens with the class token, a reducer on them, and one linear layer
 from what the reducer leaves to the language model.
 
-Unlike the house's other families the reducer stands before the projection, as its authors have it: the summary reads
+Unlike in the other families the reducer stands before the projection, as its authors have it: the summary reads
 CLIP's features. `concat` and `frame_mean` are the same in either order.
 """
 

@@ -26,7 +26,7 @@ from videogpt_plus.io.shards import (
     Stored,
     check_shapes,
     check_unpacked,
-    copy_beside,
+    copy_files,
     keys_of,
     opened,
     stored_in,
@@ -64,7 +64,7 @@ def convert(
         if ours:
             write_shards(folder, stored, _cast(dtype), shard_bytes)
             write_json(folder / "config.json", with_dtype(config, dtype))
-            copy_beside(_config(source).parent, folder)
+            copy_files(_config(source).parent, folder)
         else:
             _write_ours(folder, target, family, stored, source, config, dtype, shard_bytes)
     return layout
@@ -158,7 +158,7 @@ def _write_ours(
     for part, own in ((weights.LLM, llm), (weights.TOWER, tower)):
         write_shards(folder / part, own, _cast(dtype), shard_bytes)
         write_json(folder / part / "config.json", with_dtype(config, dtype))
-    copy_beside(source, folder / weights.LLM)
+    copy_files(source, folder / weights.LLM)
     experiment = _experiment(family, target, config)
     prefix = f"{projector_key(experiment.branches[0][0])}."
     save_experiment(folder, experiment)

@@ -19,6 +19,7 @@ from transformers import DynamicCache, LlamaConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from videogpt_plus.families.cogvlm2.rope import RopePrecision, angles, rotate
+from videogpt_plus.models.attention import visible
 
 Angles = tuple[Tensor, Tensor]
 
@@ -168,24 +169,6 @@ class Decoder(nn.Module):
             else:
                 x = layer(x, routes, rope, mask, past_key_values)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
-
-
-def visible(
-    shape: tuple[int, int], past: int, attended: Bool[Tensor, "b k"] | None, device: torch.device
-) -> Bool[Tensor, "b 1 s k"] | None:
-    """Which keys each new position looks at; None where that is all before it and itself, from the first on.
-
-    Padding looks at itself alone: at nothing at all it would become NaN, and so would what it is multiplied with.
-    """
-    new = shape[1]
-    if attended is None and (past == 0 or new == 1):
-        return None
-    places = torch.arange(past + new, device=device)
-    eval_config = places[past:, None]
-    mask = (places <= eval_config)[None, None]
-    if attended is not None:
-        mask = (mask & attended.bool().to(device)[:, None, None]) | (places == eval_config)
-    return mask
 
 
 class CogVLM2LM(nn.Module):

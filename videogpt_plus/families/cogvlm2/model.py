@@ -1,4 +1,4 @@
-"""CogVLM2 as one of the house's models: the tower is its encoder, its projector takes every patch, the reducer pools
+"""CogVLM2 as a `VisionLM`: the tower is its encoder, its projector takes every patch, the reducer pools
 each frame, and boi and eoi stand around what is left of it.
 
 The published weights are level 1. Any other level is the same weights with fewer tokens, and needs no training.
@@ -98,7 +98,7 @@ class CogVLM2(VisionLM):
         return CausalLMOutputWithPast(loss=cross_entropy(scored, following[supervised]), logits=logits)
 
     def places(self, merged: CogMerged) -> dict[str, Tensor | None]:
-        """What the decoder is told of a merged batch beside its embeddings: positions, and whose each token is."""
+        """What the decoder needs of a merged batch beyond its embeddings: positions, and who reads each token."""
         vision = vision_expert(merged.visual) if self.causal.experts else None
         return {"position_ids": position_ids(merged.visual, merged.attention_mask), "vision": vision}
 

@@ -17,7 +17,7 @@ from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import save_experiment
 from videogpt_plus.config.experiments import LLAVA15_7B
 from videogpt_plus.encoders import clip
-from videogpt_plus.families.llava15.encoder import LAYOUTS, UNUSED, canonical, read_config, spelled, tower_beside
+from videogpt_plus.families.llava15.encoder import LAYOUTS, UNUSED, canonical, named_tower, read_config, spelled
 from videogpt_plus.io.files import read_object, require, write_json
 from videogpt_plus.io.folders import new_folder
 from videogpt_plus.io.run_weights import ADAPTER_FILES
@@ -29,7 +29,7 @@ from videogpt_plus.io.shards import (
     Stored,
     check_shapes,
     check_unpacked,
-    copy_beside,
+    copy_files,
     opened,
     stored_in,
     to_dtype,
@@ -73,7 +73,7 @@ def convert(
 
     `to` is that layout: of the original where `source` is the Hub's, the Hub's of anything else unless it is named.
     Rows behind the vocabulary are added as zeros, or left out; `tell` is given a line where these were not zero. A
-    tower that `source` lacks is taken from the CLIP beside it. `target` is there whole or not at all.
+    tower that `source` lacks is taken from the CLIP in the folder next to it. `target` is there whole or not at all.
     UserError: `source` is no LLaVA-1.5; or missing and unexpected keys and wrong shapes, all at once; or a value is
     finite, and would not be in `dtype`.
     """
@@ -91,7 +91,7 @@ def convert(
         write_shards(folder, stored, _fitted(rows, dtype), shard_bytes, lambda name: spelled(name, layout))
         written = _config(layout, config, found, rows)
         write_json(folder / "config.json", with_dtype(written, dtype or _dtype(found)))
-        copy_beside(source, folder, (*COPIED, "preprocessor_config.json", "processor_config.json"))
+        copy_files(source, folder, (*COPIED, "preprocessor_config.json", "processor_config.json"))
         if layout != "original" and not (folder / "tokenizer.json").exists():
             _write_tokenizer(source, folder)
         save_experiment(folder, _experiment(target, config))
@@ -116,17 +116,17 @@ def differing(family: str, source: str | Path, target: str | Path, dtype: str | 
 
 # ------------------------------------------------------------------------------------------------ what is there
 def _stored(folder: Path, found: dict[str, Any]) -> list[Stored]:
-    """Every tensor under our name, with those of the CLIP beside the folder where it holds no tower."""
+    """Every tensor under our name, with those of the CLIP that it names where it holds no tower."""
     stored = [one for one in stored_in(folder, canonical) if not one.key.endswith(UNUSED)]
     if len({one.name for one in stored}) < len(stored):
         names = [one.name for one in stored]
         twice = sorted(one.key for one in stored if names.count(one.name) > 1)
         raise UserError(f"weights {folder} hold a tensor under two names: {', '.join(twice[:2])}; remove one")
     if not any(one.name.startswith("tower.") for one in stored):
-        beside = tower_beside(folder, found)
-        if beside is None or not beside.is_dir():
+        named = named_tower(folder, found)
+        if named is None or not named.is_dir():
             raise UserError(f"weights {folder} hold no vision tower; download {TOWER} to {folder.parent}")
-        stored += [one for one in stored_in(beside, _of_tower) if one.name.startswith("tower.")]
+        stored += [one for one in stored_in(named, _of_tower) if one.name.startswith("tower.")]
     return stored
 
 

@@ -100,9 +100,9 @@ def read_config(folder: str | Path) -> LlavaConfig:
             config = LlavaConfig.from_pretrained(file.parent, local_files_only=True, trust_remote_code=False)
         else:
             vision = {name: found[name] for name in ("vision_config",) if name in found}  # `convert` wrote it
-            beside = tower_beside(file.parent, found)
-            if not vision and beside and (beside / "config.json").exists():
-                tower = CLIPVisionConfig.from_pretrained(beside, local_files_only=True, trust_remote_code=False)
+            named = named_tower(file.parent, found)
+            if not vision and named and (named / "config.json").exists():
+                tower = CLIPVisionConfig.from_pretrained(named, local_files_only=True, trust_remote_code=False)
                 vision = {"vision_config": tower}
             config = LlavaConfig(
                 text_config={**found, "model_type": "llama"},
@@ -136,14 +136,14 @@ def _check_kind(folder: Path, config: dict[str, Any]) -> None:
         raise UserError(f"{folder} holds packed weights (quantization_config in its config.json): name unpacked ones")
 
 
-def tower_beside(folder: Path, config: dict[str, Any]) -> Path | None:
-    """Where the CLIP that an original release names is looked for: beside its folder."""
-    named = config.get("mm_vision_tower")
-    return folder.parent / Path(named).name if isinstance(named, str) else None
+def named_tower(folder: Path, config: dict[str, Any]) -> Path | None:
+    """Where the CLIP that an original release names is looked for: in the same folder as the release."""
+    name = config.get("mm_vision_tower")
+    return folder.parent / Path(name).name if isinstance(name, str) else None
 
 
 def load(stream: Branch) -> clip.ClipTower:
-    """The tower inside a LLaVA folder; of an original release without one, the CLIP that it names, from beside it.
+    """The tower inside a LLaVA folder; of an original release without one, the CLIP that it names.
 
     UserError: files are missing, or config or weights have other sizes than the stream.
     """
@@ -152,11 +152,11 @@ def load(stream: Branch) -> clip.ClipTower:
     if state := read_part(folder, lambda name: name.startswith("tower.")):
         state = {name.removeprefix("tower."): value for name, value in state.items()}
         return clip.build(stream, config.vision_config, state, folder)
-    beside = tower_beside(folder, read_object(folder / "config.json", "download it again"))
-    if beside is None or not beside.is_dir():
-        wanted = beside or folder.parent / "clip-vit-large-patch14-336"
+    named = named_tower(folder, read_object(folder / "config.json", "download it again"))
+    if named is None or not named.is_dir():
+        wanted = named or folder.parent / "clip-vit-large-patch14-336"
         raise UserError(f"weights {folder} hold no vision tower; download openai/{wanted.name} to {wanted}")
-    return clip.load(Branch(**{**stream.__dict__, "weights": str(beside)}))
+    return clip.load(Branch(**{**stream.__dict__, "weights": str(named)}))
 
 
 def outline(stream: Branch) -> clip.ClipTower:

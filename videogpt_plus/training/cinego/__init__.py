@@ -1,1 +1,1 @@
-"""Cinego from nothing: tokenizer, data, training and a demo. The model itself is in models/cinego/."""
+"""Cinego from nothing: tokenizer, data, training and a demo. The model itself is in families/cinego/."""

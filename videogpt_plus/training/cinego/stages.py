@@ -309,7 +309,7 @@ def _say_left(left: Left, max_length: int, say: Callable[[str], None]) -> None:
 def build(stage: Stage, experiment: Experiment, start: Path, size: Size | None) -> tuple[Cinego | LanguageModel, Any]:
     """The model of a stage before its first step, in float32, what trains wanting a gradient; and its tokenizer.
 
-    UserError: as in `models.cinego.model.load`.
+    UserError: as in `models.loading.load_model`.
     """
     folder = start if start.is_dir() else start.parent
     tokenizer = load_tokenizer(folder)

@@ -1,14 +1,17 @@
-"""Imports of this project's own modules that lead nowhere, without importing anything: exit code 1 where there is one.
+"""Names that lead nowhere, found without importing anything: exit code 1 where there is one.
 
-    python scripts/check_imports.py [ROOT]
+    python scripts/check_names.py [ROOT]
 
-A test module with such an import is not collected. Read as well are imports in functions, in code that tests hand to
-other processes as text, and the dotted names that `monkeypatch.setattr` replaces.
+Imports of this project's own modules and of names in them: a test module with a wrong one is not collected. Read as
+well are imports in functions, in code that tests hand to other processes as text, and the dotted names that
+`monkeypatch.setattr` replaces. And names that a file uses and nowhere binds: ruff's check of those is off, for it takes
+the letters of shapes for names.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -17,15 +20,16 @@ from pathlib import Path
 
 FOLDERS = ("videogpt_plus", "eval", "benchmarks", "scripts", "tests")
 #: Tests that write trees of their own, whose imports lead nowhere here.
-MADE_UP = ("tests/test_structure.py", "tests/test_check_imports.py")
+MADE_UP = ("tests/test_structure.py", "tests/test_check_names.py")
 
 
 def lost(root: Path) -> Iterator[str]:
-    """`FILE:LINE: NAME leads nowhere` for each import of an own module, or of a name in one, that does not exist."""
+    """`FILE:LINE: NAME leads nowhere` for each own module, and each name, that does not exist."""
     for path in sorted(file for folder in FOLDERS for file in (root / folder).rglob("*.py")):
-        file = path.relative_to(root)
-        for line, name in sorted(set(_named(ast.parse(path.read_text()), file.parts[:-1]))):
-            if file.as_posix() not in MADE_UP and not _leads_somewhere(name, root):
+        file, tree = path.relative_to(root), ast.parse(path.read_text())
+        found = {(line, name) for line, name in _named(tree, file.parts[:-1]) if not _leads_somewhere(name, root)}
+        for line, name in sorted(found | set(_unbound(tree))):
+            if file.as_posix() not in MADE_UP:
                 yield f"{file}:{line}: {name} leads nowhere"
 
 
@@ -42,6 +46,19 @@ def _named(tree: ast.AST, folder: tuple[str, ...]) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
             target = getattr(node.args[0], "value", None)
             yield from [(node.lineno, target)] if isinstance(target, str) else []
+
+
+def _unbound(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The line and the name of what is used, and bound nowhere in the file: whichever function binds it counts."""
+    nodes = list(ast.walk(tree))
+    bound = {*dir(builtins), "__file__"} | {getattr(node, "name", None) for node in nodes}  # functions, errors, imports
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    for node in nodes:
+        if isinstance(node, ast.alias):
+            bound.add(node.asname or node.name.partition(".")[0])
+    if "*" not in bound:
+        yield from ((n.lineno, n.id) for n in nodes if isinstance(n, ast.Name) and n.id not in bound)
 
 
 def _imports_in(text: str) -> Iterator[ast.AST]:

@@ -1,4 +1,4 @@
-"""What `make lint` says of imports that lead nowhere, on a made-up tree."""
+"""What `make lint` says of names that lead nowhere, on a made-up tree."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scripts.check_imports import lost
+from scripts.check_names import lost
 
 ROOT = Path(__file__).parents[1]
 FINE = """
-import torch, videogpt_plus.types
+import monkeypatch, torch, videogpt_plus.types
 from videogpt_plus import types
 from videogpt_plus.types import Clip, late, WIDTH, os
 from videogpt_plus.made import anything
@@ -22,17 +22,21 @@ def inner():
     return "Take a clip; import it from videogpt_plus as you like."
 """
 WRONG = """
-import videogpt_plus.nowhere
+import monkeypatch, videogpt_plus.nowhere
 from videogpt_plus import nothing
 from helper import two
-def inner():
+def inner(given: "b t d"):
     from ..videogpt_plus.types import Gone
     monkeypatch.setattr("videogpt_plus.types.Old.name", None)
     return "import sys; from videogpt_plus.types import Text"
+try:
+    print([given for given in __file__], unknown.name)
+except OSError as error:
+    print(error, inner)
 """
 
 
-def test_each_import_that_leads_nowhere_is_named_and_no_other(tmp_path):
+def test_each_name_that_leads_nowhere_is_told_and_no_other(tmp_path):
     for name, text in {
         "videogpt_plus/__init__.py": "",
         "videogpt_plus/types.py": "import os\nif True:\n    WIDTH, late = 1, 2\nclass Clip:\n    Old = 1\n",
@@ -50,9 +54,10 @@ def test_each_import_that_leads_nowhere_is_named_and_no_other(tmp_path):
         "tests/test_wrong.py:6: videogpt_plus.types.Gone leads nowhere",
         "tests/test_wrong.py:7: videogpt_plus.types.Old.name leads nowhere",
         "tests/test_wrong.py:8: videogpt_plus.types.Text leads nowhere",
+        "tests/test_wrong.py:10: unknown leads nowhere",
     ]
 
 
-def test_no_import_of_the_project_leads_nowhere():
-    done = subprocess.run([sys.executable, "-S", ROOT / "scripts" / "check_imports.py"], capture_output=True, text=True)
+def test_no_name_of_the_project_leads_nowhere():
+    done = subprocess.run([sys.executable, "-S", ROOT / "scripts" / "check_names.py"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
