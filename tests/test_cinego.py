@@ -21,7 +21,6 @@ from videogpt_plus.clips.video import read_clip
 from videogpt_plus.config.experiment import Lora
 from videogpt_plus.config.experiments import EXPERIMENTS, at_level, with_reducer
 from videogpt_plus.config.tokens import num_visual_tokens
-from videogpt_plus.encoders import encoder_of
 from videogpt_plus.families.cinego import weights
 from videogpt_plus.families.cinego.lm import Experts, MiniMind, Size, mlp_width
 from videogpt_plus.families.cinego.placeholders import runs, with_placeholders
@@ -263,7 +262,7 @@ def test_branches_and_layers_are_those_of_the_file(experiment, tmp_path):
     for branches in ("s", "st"):
         folder = written(tmp_path / branches, recorded_weights(branches))
         adapter = fresh(replace(experiment, llm=str(folder))).reducers["video"]
-        assert adapter.settings.branches == branches and hasattr(adapter, "query_t") == (branches == "st")
+        assert adapter.config.branches == branches and hasattr(adapter, "query_t") == (branches == "st")
 
 
 @torch.inference_mode()
@@ -367,7 +366,7 @@ def test_frames_of_a_folder_are_spread_and_repeat_where_they_are_few(bounds, exp
 
 
 def test_a_short_clip_repeats_frames(experiment):
-    clip = read_clip(MEDIA / "clip_b.mkv", 8, sampling=encoder_of(experiment.branches[0][1].encoder).sampling)
+    clip = read_clip(MEDIA / "clip_b.mkv", 8, sampling=experiment.sampling.rule)
     assert len(clip.frames) == 8 and len(set(clip.seconds)) == 5 and list(clip.seconds) == sorted(clip.seconds)
 
 

@@ -9,7 +9,6 @@ from clips import coded_frames, read_code, render_mp4
 
 from videogpt_plus.clips.video import each_second_indices, even_indices, read_clip
 from videogpt_plus.config.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO, TOY
-from videogpt_plus.encoders import encoder_of
 from videogpt_plus.types import Clip, ClipError
 
 
@@ -59,5 +58,5 @@ def test_a_long_clip_gives_its_first_minute_or_its_first_frames():
 
 
 def test_the_rule_is_the_encoders_own():
-    chosen = {e.name: encoder_of(e.branches[0][1].encoder).sampling for e in (COGVLM2_VIDEO, COGVLM2_IMAGE, TOY)}
+    chosen = {e.name: e.sampling.rule for e in (COGVLM2_VIDEO, COGVLM2_IMAGE, TOY)}
     assert chosen == {"cogvlm2_video": "each_second", "cogvlm2_image": "spread", "toy": "spread"}

@@ -15,11 +15,11 @@ import torch
 from clips import coded_frames, render_mp4
 from faults.entries import BAD_ENTRIES, BAD_FILES, LAYOUTS, STILL, TEXT, VIDEO, talk
 from PIL import Image
-from videogpt_plus.encoders.scaling import CLIP_MEAN_COLOUR
 
 from videogpt_plus.clips.prefetch import pad_to_square
 from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.mixtures import MIXTURES, get_mixture
+from videogpt_plus.families.record import CLIP_MEAN_COLOUR
 from videogpt_plus.training import data
 from videogpt_plus.training.data import Conversations, append_once, collate, read_annotations
 from videogpt_plus.training.plan import epoch_order

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from videogpt_plus.clips.prefetch import CLIP_MEAN_COLOUR, pad_to_square
+from videogpt_plus.clips.prefetch import pad_to_square
 from videogpt_plus.encoders.clip import pillow_processor, preprocess
+from videogpt_plus.families.record import CLIP_MEAN_COLOUR
 from videogpt_plus.io import scaling
 from videogpt_plus.io.scaling import bilinear_part, middle_by_pillow, shorter_side_to, small_square
 from videogpt_plus.types import Clip

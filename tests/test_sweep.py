@@ -359,5 +359,5 @@ def test_what_is_changed_in_an_experiment_survives_a_launcher(tmp_path, tiny_exp
     assert load_experiment(run) == at_level(own, 16)
     _, step = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
     assert step["lr"] == pytest.approx(3e-3)
-    answers = [json.loads(line) for line in (run / "answers/answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (run / "answers_first1/answers.jsonl").read_text().splitlines()]
     assert {answer["visual_tokens"] for answer in answers} == {num_visual_tokens(at_level(own, 16), 3)}

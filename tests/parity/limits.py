@@ -122,7 +122,7 @@ def compare_count(
         return
     logits = asked(model, ids, [shown(model, count, count, count)])
     image, video = (
-        adapter.num_tokens(count, e.grid, e.grid)
+        adapter.reducer.num_tokens(count, e.grid, e.grid)
         for adapter, e in zip(model.reducers.values(), model.encoders.values(), strict=True)
     )
     facts = [list(logits.shape[:2]), bool(logits.isfinite().all())]

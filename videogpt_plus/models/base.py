@@ -45,9 +45,9 @@ Grids = Mapping[str, Tensor]
 class Reducers(nn.ModuleDict):
     """Each branch's reducer, by name."""
 
-    def forward(self, name: str, grids: Sequence[Float[Tensor, "t h w d"]]) -> list[Float[Tensor, "n d"]]:
+    def forward(self, name: str, grids: Sequence[Float[Tensor, "t h w d"]]) -> tuple[Float[Tensor, "n d"], ...]:
         """The tokens of each grid. One call for all visuals of a batch: ZeRO-3 wants equal calls everywhere."""
-        return [self[name](grid[None])[0] for grid in grids]
+        return tuple(self[name](grid[None])[0] for grid in grids)
 
 
 class VisionLM(nn.Module):
