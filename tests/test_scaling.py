@@ -75,6 +75,7 @@ from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.types import Clip
 prepare = Preparation.__new__(Preparation)
 prepare.scales = {{"image": 336}}
+prepare.colours = {{"image": (122, 116, 104)}}
 processor = pillow_processor()(size={{"shortest_edge": 336}}, crop_size={{"height": 336, "width": 336}})
 prepare.preprocessors = {{"image": partial(preprocess, processor)}}
 prepare.visual(Clip(torch.zeros(1, 3, 50, 50, dtype=torch.uint8), (0.0,), ""), "pad")

@@ -33,7 +33,7 @@ from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.flops import sizes_of
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.fingerprint import of_value
-from videogpt_plus.models.base import Grids, Reducers, VisionLM
+from videogpt_plus.models.base import Grids, VisionLM
 from videogpt_plus.models.device_map import free
 from videogpt_plus.models.generation import Generated
 from videogpt_plus.models.loading import load_models
@@ -393,5 +393,5 @@ def _reduced_by(experiment: Experiment, model: VisionLM) -> VisionLM:
     """The same weights behind the experiment's reducer, which has learned nothing; `model` stays as it is."""
     other = copy(model)
     reducers = {name: build_reducer(experiment.reducer) for name in model.reducers}
-    other._modules = {**model._modules, "reducers": Reducers(reducers).eval()}
+    other._modules = {**model._modules, "reducers": nn.ModuleDict(reducers).eval()}
     return other

@@ -42,14 +42,6 @@ BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 Grids = Mapping[str, Tensor]
 
 
-class Reducers(nn.ModuleDict):
-    """Each branch's reducer, by name."""
-
-    def forward(self, name: str, grids: Sequence[Float[Tensor, "t h w d"]]) -> tuple[Float[Tensor, "n d"], ...]:
-        """The tokens of each grid. One call for all visuals of a batch: ZeRO-3 wants equal calls everywhere."""
-        return tuple(self[name](grid[None])[0] for grid in grids)
-
-
 class VisionLM(nn.Module):
     """Visuals and text in, loss or text out. Branches stand in token order: the reference's image comes first."""
 
@@ -74,7 +66,7 @@ class VisionLM(nn.Module):
         self.tokenizer = tokenizer
         self.encoders = nn.ModuleDict(encoders or {})
         self.projectors = nn.ModuleDict(projectors or {})
-        self.reducers = Reducers(reducers or {})
+        self.reducers = nn.ModuleDict(reducers or {})
 
     @property
     def device(self) -> torch.device:
@@ -124,10 +116,8 @@ class VisionLM(nn.Module):
             own = [grid[name] for grid in grids]
             patches = torch.cat([grid.flatten(0, 2) for grid in own])
             projected = projector(patches.to(self.device, _dtype(projector, patches.dtype)))
-            parts = projected.split([grid.shape[:3].numel() for grid in own])
-            parts = [part.unflatten(0, grid.shape[:3]) for part, grid in zip(parts, own, strict=True)]
-            for i, reduced in enumerate(self.reducers(name, parts)):
-                tokens[i].append(reduced)
+            for i, part in enumerate(projected.split([grid.shape[:3].numel() for grid in own])):
+                tokens[i].append(self.reducers[name](part.unflatten(0, own[i].shape[:3])[None])[0])
         return [torch.cat(own) for own in tokens]
 
     def forward(

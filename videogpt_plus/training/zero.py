@@ -113,7 +113,7 @@ class Zero:
         deepspeed = _imported()
         from deepspeed.runtime.config import DeepSpeedConfigError
 
-        keep_frozen_apart(model, state.device)
+        keep_frozen_apart(model, state.device, zero_stage(path))
         self.model, self.update, self.device = model, update, state.device
         self.shapes = {name: p.shape for name, p in trained(model).items()}
         try:
@@ -183,19 +183,23 @@ def _optimizer(model: nn.Module, update: Update, config: dict[str, Any]) -> torc
     return torch.optim.AdamW(groups(model, update), fused=update.fused, betas=betas)
 
 
-def keep_frozen_apart(model: nn.Module, device: torch.device) -> None:
-    """Takes the encoders out of the tree of modules that DeepSpeed divides, hooks and saves.
+def keep_frozen_apart(model: nn.Module, device: torch.device, stage: int) -> None:
+    """Takes encoders, and reducers that learn nothing, out of the modules that DeepSpeed divides, hooks and saves.
 
-    ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals. Of
-    reducers, which are all called at once, it takes the weights together.
+    ZeRO-3 stops when processes call other modules, and how often these are called depends on a batch's visuals.
+    UserError: a reducer learns, and ZeRO-3 would divide its weights.
     """
-    from deepspeed.utils import set_z3_leaf_module
-
-    assert not any(p.requires_grad for p in model.encoders.parameters()), "encoders train: DeepSpeed has to know them"
-    encoders = model.encoders.to(device)
-    del model.encoders
-    object.__setattr__(model, "encoders", encoders)  # Module's own would register them again
-    set_z3_leaf_module(model.reducers, True)
+    learns = any(p.requires_grad for p in model.reducers.parameters())
+    if learns and stage == 3:
+        raise UserError(
+            "the reducer learns, and how often it is called depends on a batch's visuals, at which DeepSpeed's ZeRO-3 "
+            "stops: take a ZeRO-2 json, such as scripts/zero2.json"
+        )
+    for name in ("encoders",) if learns else ("encoders", "reducers"):
+        part = getattr(model, name).to(device)
+        assert not any(p.requires_grad for p in part.parameters()), f"{name} train: DeepSpeed has to know them"
+        delattr(model, name)
+        object.__setattr__(model, name, part)  # Module's own would register it again
 
 
 @contextmanager
