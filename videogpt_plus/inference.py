@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from videogpt_plus.clips.cache import GridCache, open_cache
 from videogpt_plus.clips.picture_files import is_still
