@@ -19,7 +19,7 @@ from videogpt_plus.config.training import Training
 from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.training import stages as train
 from videogpt_plus.training.engine import Replica
-from videogpt_plus.training.plan import share_of, training_steps
+from videogpt_plus.training.plan import schedule, share_of, training_steps
 from videogpt_plus.types import UserError
 
 #: More than the warm-up's 3 % are whole steps of.
@@ -161,6 +161,19 @@ def formula(peak: float, step: int, steps: int) -> float:
     if step < warm:
         return peak * step / warm
     return peak * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"), [("cosine", [0, 0.5, 1, 0.5]), ("linear", [0, 0.5, 1, 0.5]), ("constant", [0, 0.5, 1, 1])]
+)
+def test_schedules_warm_up_and_then_decay(name, rates):
+    assert [schedule(name)(step, 4, 2) for step in range(4)] == pytest.approx(rates)
+
+
+def test_unknown_schedule_is_refused_before_anything_is_loaded(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load_model", None)
+    with pytest.raises(UserError, match="unknown lr_scheduler_type 'steps'; choose from: cosine, linear, constant"):
+        train.pretrain(tiny(tiny_experiment, lr_scheduler_type="steps"), "image", tmp_path / "out")
 
 
 def peak_of(name: str, training: Training) -> float:
