@@ -1,7 +1,7 @@
 """What choosing the level for each question, or for each type of question, would be worth.
 
 An oracle that is right wherever any level is has as many guesses as there are levels: it gains without any effect of
-the level. So it stands beside as many runs whatever their level, and beside choices of the level that are made on some
+the level. So it is compared with as many runs whatever their level, and with choices of the level that are made on some
 runs and scored on others. Outcomes are Bool "seeds levels questions", the levels from the most visual tokens to the
 fewest; numbers are shares of the questions, means over seeds.
 """
@@ -23,7 +23,7 @@ FOLDS = 2
 
 
 def oracle(outcomes: np.ndarray, clips: Sequence[str], types: Sequence[str]) -> dict[str, Any]:
-    """The oracle over levels and what of it is real, as plain values; a clip and a type (task) for each question.
+    """The oracle over levels and how much of its gain is real, as plain values; a clip and a task for each question.
 
     oracle: right at any level. best_level (its place) and best_fixed: the best single level. gain: oracle - best_fixed.
     guesses: right in any of as many runs drawn from all levels and seeds, and excess: oracle - guesses; None for one

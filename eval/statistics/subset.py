@@ -1,6 +1,6 @@
 """The token-aware subset of a benchmark: questions that a model answers only while it has visual tokens enough.
 
-The published rule picks them by one run a level. It picks many by chance alone, so it is shown beside what it would
+The published rule picks them by one run a level. It picks many by chance alone, so it is compared with what it would
 pick without any effect of the level, and what its choice is worth on runs that it has not seen. Outcomes are arrays
 of right and wrong, Bool "seeds levels questions", the levels from the most visual tokens to the fewest.
 """
@@ -130,7 +130,7 @@ def agreement(by_seed: np.ndarray) -> float:
 
 
 def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) -> dict[str, float] | None:
-    """The seeds' agreement on minimal levels beside that of difficulty alone; None for one seed, or one minimal level.
+    """The seeds' agreement on minimal levels, compared with that of difficulty alone; None for one seed or one level.
 
     A hard question is right at no level and an easy one at each, with any seed: kappa is far above 0 without any
     effect of the level. So the runs of each seed are put into orders of their own, `shuffles` times: what a question's
