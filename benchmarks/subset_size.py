@@ -69,19 +69,19 @@ def with_effect(runs: np.ndarray, rng: np.random.Generator, test: str) -> np.nda
 
 
 def _rule(runs: np.ndarray, case: Case) -> list[bool]:
-    return [null_of_rule(runs)["p"] < 0.05]
+    return [null_of_rule(runs).p < 0.05]
 
 
 def _agreement(runs: np.ndarray, case: Case) -> list[bool]:
     found = agreement_beyond_difficulty(runs, shuffles=200)
-    return [found is not None and found["p"] < 0.05]
+    return [found is not None and found.p < 0.05]
 
 
 def _oracle(runs: np.ndarray, case: Case) -> list[bool]:
     """What the command says: that the levels add something, and that a choice gains."""
     found = oracle(runs, case.clips, [f"task {i % 8}" for i in range(case.n)])
-    rows = [found[name] or {"low": None} for name in ("excess", "by_question", "by_type")]
-    return [row["low"] is not None and row["low"] > 0 for row in rows]
+    rows = (found.excess, found.by_question, found.by_type)
+    return [row is not None and row.low is not None and row.low > 0 for row in rows]
 
 
 CLAIMS = {"rule": _rule, "agreement": _agreement, "oracle": _oracle}

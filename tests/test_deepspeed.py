@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from conftest import make_tiny_experiment
@@ -88,7 +89,8 @@ def plain(root, tiny) -> dict[str, Path]:
 def call(*command: object, launcher: tuple[str, ...] = TORCHRUN, code: int = 0) -> str:
     """What the worker's command said on both channels. It has to end with this exit code."""
     ours = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-    done = subprocess.run(
+    processes = subprocess if launcher == TORCHRUN else fork_server
+    done = processes.run(
         [*launcher, WORKER, *map(str, command)],
         env={**ours, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 from clips import coded_frames, render_mp4
@@ -27,7 +28,8 @@ def call(
 ) -> subprocess.CompletedProcess:
     ours = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     here = str(WORKER.parent)
-    done = subprocess.run(
+    processes = subprocess if launcher == TORCHRUN else fork_server
+    done = processes.run(
         [*launcher, *map(str, command)],
         env={**ours, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{WORKER.parents[1]}"},
         capture_output=True,

@@ -139,7 +139,7 @@ def test_report_finds_copies_says_what_they_are_and_goes_on_where_one_is_gone_or
         "copies/changed, which has other questions now",
     ):
         assert text.count(said) == told.count(said) == 2, said
-    assert "Told apart" in text and f"mvbench_of_{label}: toy: accuracy by task" in text
+    assert "Left out or renamed" in text and f"mvbench_of_{label}: toy: accuracy by task" in text
     # Where one lies now is taken for that copy, and the usual answers stay those to the whole benchmark.
     text, rows = report("--benchmarks", "mvbench=elsewhere")
     moved = {row[0] for row in rows} - {"mvbench", f"mvbench_of_{label}"}
@@ -323,7 +323,7 @@ def test_levels_and_seeds_of_one_recipe_are_one_curve_as_ever(bench):
             name = with_seed(at_level(TOY, level), seed).name
             answer(a_run(name, level=level, seed=seed))
     text, rows = report()
-    assert "Told apart" not in text
+    assert "Left out or renamed" not in text
     assert {row[0] for row in rows} == {"toy_pool2", "toy_pool2_seed7", "toy_pool16", "toy_pool16_seed7"}
 
 

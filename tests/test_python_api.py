@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from clips import coded_frames, render_mp4
+from torch import nn
 
 import videogpt_plus
 from videogpt_plus.config.experiment_file import load_experiment, save_experiment
@@ -58,6 +59,8 @@ def test_runs_by_name_and_folder_are_asked_together_as_each_alone(clip, tmp_path
         alone = llm.only(name)
         assert alone.ask(clip, "What moves?")[name].text == reply.text
         assert "".join(alone.stream("What moves?", alone.see(clip))) == reply.text
+    moved = llm.only("toy_pool2", at_level(load_experiment(PACKAGED), 8))
+    assert moved.ask(clip, "What moves?")["toy_pool2"].text == replies[str(coarse)].text, "the level is a dial"
     with pytest.raises(ClipError, match="gone.mp4"):
         llm.ask(tmp_path / "gone.mp4", "What moves?")
     assert capsys.readouterr().out == "", "a library prints nothing"
@@ -68,6 +71,16 @@ def test_what_cannot_be_loaded_or_asked_is_one_line(clip):
         videogpt_plus.load("toyy")
     with pytest.raises(UserError, match="an open question has none"):
         videogpt_plus.load(PACKAGED, scoring="logprob").ask(clip, "What moves?")
+
+
+def test_one_of_the_models_leaves_the_others_their_store_and_a_trained_reducer_is_kept(clip, tmp_path):
+    llm = videogpt_plus.load(PACKAGED, store=tmp_path / "store")
+    (name,) = llm.members
+    assert llm.only(name).ask(clip, "What moves?")[name].text == llm.ask(clip, "What moves?")[name].text
+    assert len(list((tmp_path / "store").rglob("*.safetensors"))) == 1, "encoded once, and kept"
+    llm.members[name].model.adapters["image"] = nn.Linear(2, 2)
+    with pytest.raises(UserError, match="was trained with its reducer 'average'"):
+        llm.only(name, at_level(load_experiment(PACKAGED), 8))
 
 
 def test_a_sweep_of_an_experiment_of_ones_own_gives_its_scores_and_tells_only_who_listens(

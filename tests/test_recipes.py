@@ -18,8 +18,8 @@ from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN
 from videogpt_plus.config.training import Training
 from videogpt_plus.models.lora import TARGETS
 from videogpt_plus.training import stages as train
-from videogpt_plus.training.engine import Replica
-from videogpt_plus.training.plan import share_of, training_steps
+from videogpt_plus.training.engine import Engine
+from videogpt_plus.training.plan import schedule, share_of, training_steps
 from videogpt_plus.types import UserError
 
 #: More than the warm-up's 3 % are whole steps of.
@@ -166,6 +166,19 @@ def formula(peak: float, step: int, steps: int) -> float:
     return peak * (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
 
 
+@pytest.mark.parametrize(
+    ("name", "rates"), [("cosine", [0, 0.5, 1, 0.5]), ("linear", [0, 0.5, 1, 0.5]), ("constant", [0, 0.5, 1, 1])]
+)
+def test_schedules_warm_up_and_then_decay(name, rates):
+    assert [schedule(name)(step, 4, 2) for step in range(4)] == pytest.approx(rates)
+
+
+def test_unknown_schedule_is_refused_before_anything_is_loaded(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "load_model", None)
+    with pytest.raises(UserError, match="unknown lr_scheduler_type 'steps'; choose from: cosine, linear, constant"):
+        train.pretrain(tiny(tiny_experiment, lr_scheduler_type="steps"), "image", tmp_path / "out")
+
+
 def peak_of(name: str, training: Training) -> float:
     """The recipe's peak for a parameter."""
     if name.startswith("projectors.") and training.projector_learning_rate is not None:
@@ -176,7 +189,7 @@ def peak_of(name: str, training: Training) -> float:
 class Recorder:
     """What an optimizer does: the learning rate of every parameter by name, at each of its steps."""
 
-    def __init__(self, engine: Replica):
+    def __init__(self, engine: Engine):
         self.names = {id(p): name for name, p in engine.model.named_parameters()}
         self.optimizer, self.steps = engine.optimizer, []
         self.optimizer.register_step_pre_hook(self.record)
@@ -191,11 +204,11 @@ def recorded(monkeypatch) -> list[Recorder]:
     """Gets a Recorder whenever a training makes its engine."""
     recorders = []
 
-    def creating(*args: object) -> Replica:
-        recorders.append(Recorder(engine := Replica(*args)))
+    def creating(*args: object) -> Engine:
+        recorders.append(Recorder(engine := Engine(*args)))
         return engine
 
-    monkeypatch.setattr("videogpt_plus.training.loop.Replica", creating)
+    monkeypatch.setattr("videogpt_plus.training.loop.Engine", creating)
     return recorders
 
 
@@ -218,7 +231,7 @@ def stages(experiment: Experiment, root: Path) -> list[tuple[str, Training, dict
 
 def test_optimizer_and_schedule_follow_the_formula_at_every_step(tiny_experiment, recorded, tmp_path, monkeypatch):
     """The recipes as they are, with their own optimizer and schedule; what is left out is the forward passes."""
-    monkeypatch.setattr(Replica, "backward", lambda *_: torch.zeros(()))
+    monkeypatch.setattr(Engine, "backward", lambda *_: torch.zeros(()))
     monkeypatch.setattr("videogpt_plus.training.loop.DataLoader", lambda *_, **__: [None] * STEPS)
     experiment = tiny(tiny_experiment, max_steps=STEPS, num_train_epochs=STEPS, gradient_accumulation_steps=1)
     for stage, training, arguments in stages(experiment, tmp_path):

@@ -43,7 +43,7 @@ from videogpt_plus.io.runs import QUESTION
 from videogpt_plus.models.loading import load_model
 from videogpt_plus.toy.rwf2000 import Recipe, ensure_rwf2000
 from videogpt_plus.training import data, rwf2000, stages
-from videogpt_plus.training.engine import Replica
+from videogpt_plus.training.engine import Engine
 from videogpt_plus.types import IGNORE, PLACEHOLDER, UserError
 
 pytestmark = pytest.mark.usefixtures("quick_pictures")
@@ -307,7 +307,7 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
 
 
 def test_the_second_moments_memory_is_the_recipes():
-    engine = Replica(torch.nn.Linear(2, 2), stages.update_of(tiny().training, 1), PartialState(cpu=True))
+    engine = Engine(torch.nn.Linear(2, 2), stages.update_of(tiny().training, 1), PartialState(cpu=True))
     assert engine.optimizer.defaults["betas"] == (0.9, 0.95)
 
 

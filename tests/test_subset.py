@@ -84,8 +84,8 @@ def test_without_an_effect_the_rule_still_picks_five_to_ten_percent(discordance,
     outcomes = dealt(discordance, (1, 4, 100_000))
     assert (outcomes[0, 0] != outcomes[0, 1]).mean() == pytest.approx(discordance, abs=0.005)
     found = null_of_rule(outcomes)
-    assert found["share"] == pytest.approx(share, abs=0.003)
-    assert found["expected"] / 100_000 == pytest.approx(share, abs=0.003)
+    assert found.share == pytest.approx(share, abs=0.003)
+    assert found.expected / 100_000 == pytest.approx(share, abs=0.003)
 
 
 def test_the_null_is_every_order_of_each_seeds_runs():
@@ -96,22 +96,22 @@ def test_the_null_is_every_order_of_each_seeds_runs():
         for one, other in product(orders, orders)
     ]
     found = null_of_rule(outcomes)
-    assert found["expected"] == pytest.approx(np.mean(counts))
-    assert found["p"] == pytest.approx(np.mean(np.array(counts) >= found["observed"]))
-    assert (found["low"], found["high"]) == tuple(np.quantile(counts, (0.05, 0.95), method="inverted_cdf"))
-    assert found["least_p"] == pytest.approx(1 / 24**2)
+    assert found.expected == pytest.approx(np.mean(counts))
+    assert found.p == pytest.approx(np.mean(np.array(counts) >= found.observed))
+    assert (found.low, found.high) == tuple(np.quantile(counts, (0.05, 0.95), method="inverted_cdf"))
+    assert found.least_p == pytest.approx(1 / 24**2)
 
 
 def test_a_null_worked_by_hand():
     found = null_of_rule(np.array([[[1, 1], [0, 1], [0, 0], [0, 0]]], dtype=bool))
     # One of 4 and one of 6 orders: 1/4 + 1/6 expected; the two runs that are wrong throughout may change places.
-    assert found["expected"] == pytest.approx(1 / 4 + 1 / 6) and found["p"] == pytest.approx(2 / 24)
+    assert found.expected == pytest.approx(1 / 4 + 1 / 6) and found.p == pytest.approx(2 / 24)
 
 
 def test_of_many_levels_orders_are_drawn():
     rng = np.random.default_rng(0)
     found = null_of_rule(rng.random((1, 9, 200)) < np.linspace(0.95, 0.05, 9)[None, :, None])
-    assert 0 < found["p"] < 0.01 and found["expected"] < found["observed"]
+    assert 0 < found.p < 0.01 and found.expected < found.observed
 
 
 def test_a_lucky_run_or_clips_of_many_questions_make_no_small_p_and_an_effect_does():
@@ -124,22 +124,22 @@ def test_a_lucky_run_or_clips_of_many_questions_make_no_small_p_and_an_effect_do
 
 def test_one_seed_cannot_have_a_p_below_that_of_its_orders():
     found = null_of_rule(with_effect((1, 4, 1000), 0.1))
-    assert found["p"] >= found["least_p"] == pytest.approx(1 / 24)
+    assert found.p >= found.least_p == pytest.approx(1 / 24)
     found = null_of_rule(with_effect((3, 4, 1000), 0.1))
-    assert found["p"] < 0.005 and found["observed"] > found["high"]
+    assert found.p < 0.005 and found.observed > found.high
 
 
 def test_the_subset_of_one_seed_is_half_right_on_another_where_there_is_no_effect_and_right_where_there_is():
     for row in cross_fit(dealt(0.16, (2, 4, 20_000)), range(20_000)):
-        assert [0.45 < found.value < 0.6 for found in row["accuracy"]] == [True] * 4
-    first, *_, last = cross_fit(with_effect((2, 4, 2000), 0.3), range(2000))[0]["accuracy"]
+        assert [0.45 < found.value < 0.6 for found in row.accuracy] == [True] * 4
+    first, *_, last = cross_fit(with_effect((2, 4, 2000), 0.3), range(2000))[0].accuracy
     assert first.value > 0.9 and last.value < 0.15
     assert cross_fit(dealt(0.16, (1, 4, 100)), range(100)) == []
 
 
 def test_the_accuracies_of_a_subset_allow_for_clips():
     outcomes = np.repeat(with_effect((2, 4, 100), 0.5), 10, axis=2)
-    apart, together = (cross_fit(outcomes, clips)[0]["accuracy"][1] for clips in (range(1000), np.arange(1000) // 10))
+    apart, together = (cross_fit(outcomes, clips)[0].accuracy[1] for clips in (range(1000), np.arange(1000) // 10))
     assert together.value == apart.value and together.high - together.low > 2 * (apart.high - apart.low)
 
 
@@ -162,13 +162,13 @@ def test_the_agreement_of_seeds_is_none_by_chance_and_full_where_they_are_equal(
 
 def test_difficulty_alone_makes_the_seeds_agree_and_the_null_says_so():
     found = [agreement_beyond_difficulty(dealt(0.16, (3, 4, 300), seed)) for seed in range(5)]
-    assert all(0.4 < one["kappa"] < 0.8 for one in found)
-    assert all(abs(one["kappa"] - one["expected"]) < 0.05 for one in found)
-    assert sum(one["p"] < 0.05 for one in found) <= 1
+    assert all(0.4 < one.kappa < 0.8 for one in found)
+    assert all(abs(one.kappa - one.expected) < 0.05 for one in found)
+    assert sum(one.p < 0.05 for one in found) <= 1
     outcomes = dealt(0.16, (3, 4, 300))
     outcomes[:, :, :90] = np.arange(4)[:, None] <= np.arange(90) % 3
     beyond = agreement_beyond_difficulty(outcomes)
-    assert beyond["kappa"] > beyond["high"] and beyond["p"] < 0.01
+    assert beyond.kappa > beyond.high and beyond.p < 0.01
     assert agreement_beyond_difficulty(dealt(0.16, (1, 4, 300))) is None
     assert agreement_beyond_difficulty(np.ones((3, 4, 50), bool)) is None
 
@@ -191,14 +191,14 @@ def suited_by_type(n: int, seeds: int = 2) -> tuple[np.ndarray, list[str]]:
 def test_the_oracle_gains_nothing_beyond_guesses_without_an_effect_and_something_with_one():
     types = ["a", "b"] * 500
     found = oracle(dealt(0.2, (2, 4, 1000)), range(1000), types)
-    assert found["gain"] > 0.15, "several guesses alone gain so much"
-    assert found["excess"]["low"] < 0 < found["excess"]["high"] and found["excess"]["p"] > 0.05
-    assert found["by_question"]["low"] < 0.005 and found["by_type"]["low"] < 0.005
+    assert found.gain > 0.15, "several guesses alone gain so much"
+    assert found.excess.low < 0 < found.excess.high and found.excess.p > 0.05
+    assert found.by_question.low < 0.005 and found.by_type.low < 0.005
     outcomes, types = suited_by_type(1000)
     found = oracle(outcomes, range(1000), types)
-    assert found["excess"]["low"] > 0 and found["excess"]["p"] < 0.05
-    assert found["by_question"]["low"] > 0.15 and found["by_type"]["low"] > 0.15
-    assert found["by_type"]["value"] == pytest.approx(0.25, abs=0.05) and found["by_type"]["p"] < 0.01
+    assert found.excess.low > 0 and found.excess.p < 0.05
+    assert found.by_question.low > 0.15 and found.by_type.low > 0.15
+    assert found.by_type.value == pytest.approx(0.25, abs=0.05) and found.by_type.p < 0.01
 
 
 def test_choosing_levels_where_there_is_nothing_to_choose_claims_no_gain():
@@ -329,4 +329,4 @@ def test_the_command_refuses_two_experiments_and_a_run_twice(folders, tmp_path, 
 def test_the_range_and_the_p_of_the_rule_agree():
     for seed, needing in product(range(20), (0.0, 0.06)):
         found = null_of_rule(with_effect((2, 4, 150), needing, seed))
-        assert (found["observed"] > found["high"]) == (found["p"] < 0.05), found
+        assert (found.observed > found.high) == (found.p < 0.05), found

@@ -21,7 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
-from train_worker import Job, tiny_mixtures, tiny_training, write_samples
+from train_worker import QUESTIONS, Job, tiny_mixtures, tiny_training, write_samples
 
 from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment, with_settings
@@ -32,7 +32,7 @@ from videogpt_plus.reducers.max import Max
 from videogpt_plus.training import stages
 from videogpt_plus.training.plan import training_steps
 from videogpt_plus.training.processes import in_one_line, left_alone
-from videogpt_plus.training.zero import check_deepspeed, keep_frozen_apart
+from videogpt_plus.training.zero import check_deepspeed, filled, keep_frozen_apart
 from videogpt_plus.types import UserError
 
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -390,3 +390,19 @@ def test_deepspeed_json_that_would_train_otherwise_is_refused(config, message, t
     path.write_text("{" if config is None else json.dumps(config))
     with pytest.raises(UserError, match=message):
         check_deepspeed(str(path))
+
+
+def test_what_a_deepspeed_json_leaves_out_or_calls_auto_is_the_experiments(tmp_path):
+    path = tmp_path / "zero.json"
+    stated = {"gradient_clipping": "auto", "zero_optimization": {"stage": 3, "reduce_bucket_size": "auto"}}
+    path.write_text(json.dumps(stated))
+    update = stages.update_of(replace(QUESTIONS, bf16=True, max_grad_norm=0.5), 2)
+    found = filled(str(path), update, samples=2, processes=2, width=64)
+    batches = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+    assert [found[name] for name in batches] == [2, 1, 4]
+    assert found["gradient_clipping"] == 0.5
+    assert found["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 4096}  # DeepSpeed's own are left to it
+    assert found["bf16"]["enabled"] and not found["fp16"]["enabled"]
+    path.write_text(json.dumps({**stated, "train_batch_size": 8}))
+    with pytest.raises(UserError, match='train_batch_size is 8 there and 4 here; write "auto" there'):
+        filled(str(path), update, samples=2, processes=2, width=64)

@@ -130,7 +130,7 @@ class VideoLLM:
         self.prepare = Preparation(
             experiment.branches, experiment.sampling, eval_config.decoder, store, dtype, eval_config.clip_seconds
         )
-        self.encode, model.store = model.encode, store
+        self.encode, self.store, model.store = model.encode, store, store
         self._options: dict[tuple[str, tuple[str, ...] | None], list[tuple[int, ...]]] = {}
 
     @property
@@ -145,13 +145,15 @@ class VideoLLM:
     def only(self, name: str, experiment: Experiment | None = None, called: str | None = None) -> VideoLLM:
         """One of the models, with the same weights, under the name `called`; as `experiment` has it, where given.
 
-        Its level, reducer and frames may then be others, if its own reducer has learned nothing.
+        Its level, reducer and frames may then be others. UserError: its own reducer was trained.
         """
         model, own = self.members[name]
         experiment = experiment or own
         if experiment.reducer != own.reducer:
+            if any(True for _ in model.reducers.parameters()):
+                raise UserError(f"{name} was trained with its reducer '{own.reducer.name}': ask it as it is")
             model = _reduced_by(experiment, model)
-        return VideoLLM({called or name: Member(model, experiment)}, self.eval_config)
+        return VideoLLM({called or name: Member(model, experiment)}, self.eval_config, self.store)
 
     def see(self, path: str | Path, start: float | None = None, end: float | None = None) -> Visual:
         """A clip, or a picture as in training, ready to be asked about. ClipError: it cannot be read."""

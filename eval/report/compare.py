@@ -53,7 +53,7 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """The answers in `answers.jsonl`; of open questions, a judge's scores in `scores.json` beside it.
+    """The answers in `answers.jsonl`; of open questions, a judge's scores in the `scores.json` of their folder.
 
     Either file may be named, and the judge's ledger. Right is what the parser of options said when the question was
     asked, and never a question that failed. UserError: neither, nothing in it, or scores of several judges.
@@ -71,8 +71,8 @@ def read_run(path: str | Path) -> Run:
     lines = read_answers(path)
     if not lines:
         raise UserError(f"{path} holds no answer yet; finish it with: {answer_command(path)}")
-    beside = meta_path(path)
-    meta = read_object(beside, f"move it away; {path} can be compared without it") if beside.is_file() else {}
+    told = meta_path(path)
+    meta = read_object(told, f"move it away; {path} can be compared without it") if told.is_file() else {}
     if _are_open(lines, meta):
         return _read_scores(_only_scores(path))
     return _read_lines(path, lines, meta)

@@ -36,7 +36,7 @@ class Test:
     @property
     def verdict(self) -> str:
         """With one seed it is a run that is better, and not yet a level."""
-        what = "" if self.paired.seeds > 1 or self.scale is not ACCURACY else " run"
+        what = "" if self.paired.seeds > 1 else " run"
         return self.paired.verdict(self.adjusted, (f"first{what} is better", f"second{what} is better"))
 
     @property

@@ -18,7 +18,7 @@ MARKS = re.compile(
 #: What makes a list, a quotation or a rule at the beginning of a line.
 BEGINNING = re.compile(r"^(\d{0,9})([-+>.)])(?=\s|-|$)")
 MAIL = re.compile(r"(?<=[\w+-])@(?=[\w-]+\.)")
-#: A column's letters in pixels, the space beside them, and the room of all.
+#: Pixels of a letter, of a column's padding, and of the whole table.
 LETTER, PADDING, ROOM = 7.4, 17, 1240
 #: A text in words, every second one a space: a unit, a sign before a number and an interval at the end stay whole.
 WORDS = re.compile(r"((?<!^<)[ \n](?!%)(?![^()]{1,20}\)$))")
@@ -121,5 +121,5 @@ def _word(word: str) -> str:
 
 
 def _widest(text: str) -> int:
-    """How many letters of the text have to stand beside each other."""
+    """The letters of the longest part that must not be broken."""
     return max((columns(piece) for word in WORDS.split(text) for piece in pieces(word)), default=0)

@@ -122,7 +122,7 @@ def is_copy(meta: Mapping[str, Any], place: Path) -> bool:
 
 
 def _seconds(experiments: Mapping[Path, Experiment]) -> dict[Path, str]:
-    """Runs beside another one of the same name and recipe -> what is said of them; the one that is called so stays."""
+    """Second runs of one name and recipe -> why they are left out; the run whose folder has the name stays."""
     first: dict[tuple[str, str], Path] = {}
     found = {}
     for run in sorted(experiments, key=lambda run: (run.name != experiments[run].name, run)):
@@ -181,7 +181,7 @@ def _ways(answers: Sequence[Answers]) -> list[tuple[str, str]]:
     for one in answers:
         way = ", ".join(f"{name} {one.meta[name]}" for name in WAYS if one.meta.get(name) is not None)
         at = (series_of(one.shown), name_of(one.meta))
-        found.setdefault(at, {}).setdefault(way or "settings that nobody kept", []).append(str(one.path.parent))
+        found.setdefault(at, {}).setdefault(way or "settings that were not recorded", []).append(str(one.path.parent))
     return [
         (", ".join(paths), f"asked with {way}, and other answers of {name} to {asked} were not")
         for (name, asked), ways in found.items()

@@ -19,7 +19,7 @@ ESCAPED = {
 }  # fmt: skip
 #: Letters that pdflatex knows; others take lualatex or xelatex.
 KNOWN = range(0x180)
-#: So many letters stand beside each other at 0.75 of the size of the text, so many lines below each other on a page.
+#: Letters that fit in a line at 0.75 of the size of the text, and lines that fit on a page.
 ROOM, ROWS = 100, 35
 #: A heading is broken into lines of so many letters, and a text.
 HEADING, TEXT = 14, 40

@@ -1,4 +1,4 @@
-"""How much room texts take, and what of a table fits beside each other."""
+"""How wide texts are, and which columns of a table fit on a page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pieces(word: str) -> list[str]:
 
 
 def column_blocks(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:
-    """The columns of a table by their numbers, in as few blocks as fit beside each other, and about as wide.
+    """The columns of a table by their numbers, in as few blocks as fit the page, of about equal width.
 
     The first `keys` columns are in each.
     """
@@ -34,7 +34,7 @@ def column_blocks(widths: Sequence[float], keys: int, room: float) -> list[list[
 
 
 def _filled(widths: Sequence[float], keys: int, room: float) -> list[list[int]]:
-    """Each block takes what fits, and one column beside the keys that does not."""
+    """Each block takes the columns that fit, and at least one in addition to the keys."""
     first = list(range(keys))
     blocks, used = [first[:]], sum(widths[:keys])
     for i, width in enumerate(widths[keys:], start=keys):

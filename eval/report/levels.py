@@ -13,7 +13,7 @@ from eval.statistics.estimates import ACCURACY
 if TYPE_CHECKING:
     import numpy as np
 
-#: What one training costs is not in the answers; splits for a cheap and a dear one stand beside each other, in answers.
+#: What one training costs, in answers: it is not known, so the best split is given for a cheap and a dear one.
 TRAININGS = (1_000, 10_000)
 
 #: What stands where `outcomes` has none.

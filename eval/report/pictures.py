@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontEntry
 
-#: What a file holds beside the drawing would change with the day and the version.
+#: Metadata that matplotlib would write: it changes with the day and the version.
 METADATA = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},

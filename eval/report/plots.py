@@ -25,16 +25,16 @@ CONTROL_STYLES = {
     "shuffled": {"color": COLOURS[4], "marker": "v", "markerfacecolor": "white"},
     "blind": {"color": "black", "marker": "x"},
 }
-#: Tasks drawn beside the mean where nobody groups them.
+#: Tasks drawn in addition to the mean where nobody groups them.
 DRAWN_TASKS = 4
 MEAN_LINE = "mean of all tasks"
 #: Distance of slanted tick labels.
 SLANTED_INCHES = 0.19
-#: A tick label's width; the distance of neighbouring points at one token count; the space beside the outer points.
+#: A tick label's width; the distance of neighbouring points at one token count; the margin outside the outer points.
 LABEL_INCHES, STEP_INCHES, MARGIN_INCHES = 0.72, 0.06, 0.45
 #: Width of the plotted area of a panel, in inches.
 PANEL_INCHES, SMALL_PANEL_INCHES = 6.8, 2.6
-#: Panels beside each other: more would be too small to read on a page.
+#: Panels in a row: more would be too small to read on a page.
 PANEL_COLUMNS = 2
 
 
@@ -55,7 +55,7 @@ def means_vs_tokens(cells: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _token_panels(all_curves: Mapping[str, Sequence[Cell]]) -> tuple[Figure, list[Axes]]:
-    """An empty panel for each series, at most `PANEL_COLUMNS` beside each other."""
+    """An empty panel for each series, at most `PANEL_COLUMNS` in a row."""
     across = min(PANEL_COLUMNS, len(all_curves))
     down = -(-len(all_curves) // across)
     figure = new_figure((PANEL_INCHES + 0.6) * across + 2.9, 4.7 * down + 0.5)
@@ -212,7 +212,7 @@ def _inch(cells: Sequence[Cell], panel: float) -> float:
 
 
 def _places(curve: Sequence[Cell], apart: float) -> list[float]:
-    """Where the points go: at their tokens, those of equal tokens beside one another by the factor `apart`."""
+    """Where the points go: at their tokens, those of equal tokens next to one another by the factor `apart`."""
     places: list[float] = []
     for tokens, same in groupby(curve, key=lambda cell: cell.visual_tokens):
         count = len(list(same))

@@ -76,8 +76,8 @@ def write_open_files(
     VCGBench: `video_name, prompt, text, answer`, consistency `prompt_1, text_1, prompt_2, text_2`, a file a kind of
     question. VCGBench-Diverse: one file, with `ann_id`. Zero-shot QA: `id, video_name, Q, A, pred` and, for scripts
     that call them so, `question, answer`. A question that failed has the text "no answer: ...". Where the answers are
-    judged, every aspect's `{key: [{"score": n}, {q, a, pred}]}` lies beside, one folder a judge. UserError: an answer
-    is missing.
+    judged, every aspect's `{key: [{"score": n}, {q, a, pred}]}` is written, too, one folder a judge. UserError: an
+    answer is missing.
     """
     from eval.judge.ledger import finished_answers
     from eval.judge.scoring import all_scores

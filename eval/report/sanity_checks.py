@@ -8,7 +8,8 @@ from typing import NamedTuple
 from eval.report.cells import curves, estimate, with_control
 from eval.report.comparisons import paired
 from eval.report.results import Cell
-from eval.statistics.estimates import Z95, Estimate, share
+from eval.statistics.estimates import Estimate, share
+from eval.statistics.quantiles import Z95
 
 #: Accuracies are ratios of counts: a difference of 5 points must not fail by its last bit.
 TINY = 1e-9

@@ -32,7 +32,7 @@ def _seen(path: Path, experiment: Experiment) -> tuple[int, int]:
     if not counts:
         return num_visual_tokens(experiment, experiment.num_frames), experiment.num_frames
     mean = sum(counts) / len(counts)
-    # An adapter may make as many tokens of any number of frames: then it is the most.
+    # A reducer may make as many tokens of any number of frames: then it is the most.
     return round(mean), min(
         range(experiment.num_frames, -1, -1), key=lambda frames: abs(num_visual_tokens(experiment, frames) - mean)
     )
@@ -136,5 +136,5 @@ def _nothing(root: Path, notes: Sequence[tuple[str, str]]) -> str:
 def _with_notes(more: Section, notes: Sequence[tuple[str, str]]) -> Section:
     if not notes:
         return more
-    note = "What is not in the tables of this report, or stands there under another name or in part, and why."
-    return replace(more, tables=[Table("Told apart", note, ["found", "what of it"], notes), *more.tables])
+    note = "Answers that the tables of this report leave out, or show under another name or in part."
+    return replace(more, tables=[Table("Left out or renamed", note, ["answers", "reason"], notes), *more.tables])

@@ -194,7 +194,7 @@ def _run_table(cells: Sequence[Cell]) -> Table:
     ]  # fmt: skip
     note = (
         "Every run of the sweep, in %. The reference's rule compares the second word of a reply with the letter: it "
-        "rejects right answers and accepts wrong ones, and stands here only beside published numbers."
+        "rejects right answers and accepts wrong ones, and is shown only for comparison with published numbers."
     )
     return Table("Runs", note, columns, rows)
 

@@ -12,9 +12,9 @@ from math import sqrt
 
 import numpy as np
 
-from eval.statistics.estimates import Z95, t_quantile
+from eval.statistics.quantiles import Z95, t_quantile
 
-#: With so many clips beside the most frequent kind the variance between clips is trusted alone.
+#: With so many clips that differ from the most frequent kind, the variance between clips is trusted alone.
 TRUSTED_CLIPS = 15
 
 

@@ -130,6 +130,12 @@ def half(
     return float(np.sqrt(clips * of_clips + max(0.0, runs * of_runs - clips * in_both)))
 
 
+def sample(n: int, n_clips: int, seeds: int) -> str:
+    """What a statement is about, in words."""
+    runs = f"{seeds} training seeds" if seeds > 1 else "one training seed, so of these runs alone"
+    return f"{n:,} questions about {n_clips:,} clips, {runs}"
+
+
 def luck(values: np.ndarray, clips: Clips) -> Luck | None:
     """The luck of training, pooled over all levels: the interaction of seed and level. None for one seed or one level.
 

@@ -10,11 +10,11 @@ from collections.abc import Hashable, Mapping
 from math import isfinite, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
+from eval.statistics.quantiles import t_quantile
+
 if TYPE_CHECKING:
     from eval.statistics.clustered import Spread
 
-#: Standard normal quantile of a two-sided 95 % interval.
-Z95 = 1.959963984540054
 #: The significance level of every test here.
 LEVEL = 0.05
 
@@ -88,13 +88,6 @@ def worth(found: Spread, of_one: float) -> float:
     """How many independent questions a mean is worth, given the variance of one."""
     alone = of_one / found.independent if found.independent > 0 else found.questions
     return max(found.units, alone / found.design_effect(alone)) if found.clustered else alone
-
-
-def t_quantile(share: float, freedom: float) -> float:
-    """Student's quantile; that of the normal distribution where `freedom` is infinite."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(min(freedom, 1e9), share))
 
 
 def wilson(right: float, n: int) -> Estimate:

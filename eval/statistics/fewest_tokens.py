@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.statistics.contrast import Clips, Contrast, contrast, half
+from eval.statistics.contrast import Clips, Contrast, contrast, half, sample
 from eval.statistics.paired import FEWEST_DIFFERING, TOO_FEW
 from eval.statistics.tango import variance
 
@@ -80,9 +80,7 @@ def loss(values: np.ndarray, clips: Clips, place: int) -> Loss:
 def sentence(found: Fewest, levels: Sequence[str], margin: float, unit: str = "points", factor: float = 100) -> str:
     """The result as a sentence to quote; `levels` are the names of all levels, `factor` makes `unit` of the values."""
     at = f"{factor * margin:g} {unit}"
-    who = f"{found.n:,} questions about {found.n_clips:,} clips, " + (
-        f"{found.seeds} training seeds" if found.seeds > 1 else "one training seed, so of these runs alone"
-    )
+    who = sample(found.n, found.n_clips, found.seeds)
     how = "non-inferiority in a fixed order from the finest level on, one-sided 5 %"
     stop = found.failed()
     ended = "" if stop is None else f" {_ended(stop, levels[found.place + 1], levels[0], unit, factor)}"

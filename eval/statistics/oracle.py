@@ -1,7 +1,7 @@
 """What choosing the level for each question, or for each type of question, would be worth.
 
 An oracle that is right wherever any level is has as many guesses as there are levels: it gains without any effect of
-the level. So it stands beside as many runs whatever their level, and beside choices of the level that are made on some
+the level. So it is compared with as many runs whatever their level, and with choices of the level that are made on some
 runs and scored on others. Outcomes are Bool "seeds levels questions", the levels from the most visual tokens to the
 fewest; numbers are shares of the questions, means over seeds.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import comb
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,35 +22,59 @@ from eval.statistics.paired import FEWEST_DIFFERING
 FOLDS = 2
 
 
-def oracle(outcomes: np.ndarray, clips: Sequence[str], types: Sequence[str]) -> dict[str, Any]:
-    """The oracle over levels and what of it is real, as plain values; a clip and a type (task) for each question.
+class Gain(NamedTuple):
+    """A gain in accuracy with its 95 % interval and two-sided p (of the same t); None where too few clips differ."""
 
-    oracle: right at any level. best_level (its place) and best_fixed: the best single level. gain: oracle - best_fixed.
-    guesses: right in any of as many runs drawn from all levels and seeds, and excess: oracle - guesses; None for one
-    seed, whose runs are one of each level. by_question and by_type: the `gain` of the levels that the functions of
-    these names choose; None for one seed, and for one type. These three hold value, low, high and p (`_estimate`).
-    """
+    value: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+class Oracle(NamedTuple):
+    """The oracle over levels and how much of its gain is real."""
+
+    #: Right at any level; the place of the best single level, its accuracy, and by how much the oracle is above it.
+    oracle: float
+    best_level: int
+    best_fixed: float
+    gain: float
+    #: Right in any of as many runs drawn from all levels and seeds, and by how much the oracle is above that. None for
+    #: one seed, whose runs are one of each level.
+    guesses: float | None
+    excess: Gain | None
+    #: What the levels gain that the functions of these names choose; None for one seed, and for one type.
+    by_question: Gain | None
+    by_type: Gain | None
+    types: int
+
+    def plain(self) -> dict[str, Any]:
+        """For a JSON file."""
+        return {name: one._asdict() if isinstance(one, Gain) else one for name, one in self._asdict().items()}
+
+
+def oracle(outcomes: np.ndarray, clips: Sequence[str], types: Sequence[str]) -> Oracle:
+    """The oracle over levels, of a clip and a task for each question."""
     several, of = len(outcomes) > 1, Clips(clips)
     found, levels = outcomes.any(axis=1).mean(axis=0), outcomes.mean(axis=(0, 2))
     guesses = guessing(outcomes)
-    return {
-        "oracle": float(found.mean()),
-        "best_level": int(levels.argmax()),
-        "best_fixed": float(levels.max()),
-        "gain": float(found.mean() - levels.max()),
-        "guesses": float(guesses.mean()) if several else None,
-        "excess": _estimate(of_changes(found - guesses, of)) if several else None,
-        "by_question": _estimate(gain(outcomes, *by_question(outcomes), of)) if several else None,
-        "by_type": _estimate(gain(outcomes, *by_type(outcomes, of, types), of)) if len(set(types)) > 1 else None,
-        "types": len(set(types)),
-    }
+    return Oracle(
+        oracle=float(found.mean()),
+        best_level=int(levels.argmax()),
+        best_fixed=float(levels.max()),
+        gain=float(found.mean() - levels.max()),
+        guesses=float(guesses.mean()) if several else None,
+        excess=_gain(of_changes(found - guesses, of)) if several else None,
+        by_question=_gain(gain(outcomes, *by_question(outcomes), of)) if several else None,
+        by_type=_gain(gain(outcomes, *by_type(outcomes, of, types), of)) if len(set(types)) > 1 else None,
+        types=len(set(types)),
+    )
 
 
-def _estimate(found: Contrast) -> dict[str, float | None]:
-    """value, low and high (95 %) and p (two-sided, of the same t); all but value None where too few clips differ."""
+def _gain(found: Contrast) -> Gain:
     if found.differing < FEWEST_DIFFERING:
-        return {"value": found.value, "low": None, "high": None, "p": None}
-    return found.interval()._asdict() | {"p": found.p}
+        return Gain(found.value, None, None, None)
+    return Gain(*found.interval(), found.p)
 
 
 def guessing(outcomes: np.ndarray) -> np.ndarray:

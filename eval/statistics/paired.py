@@ -9,8 +9,9 @@ from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 from eval.statistics import tango
-from eval.statistics.estimates import ACCURACY, LEVEL, Z95, Clips, Scale, Tasks, t_quantile, worth
+from eval.statistics.estimates import ACCURACY, LEVEL, Clips, Scale, Tasks, worth
 from eval.statistics.power import Power
+from eval.statistics.quantiles import Z95, t_quantile
 from eval.statistics.seeds import SeedNoise, half_width, p_of
 
 if TYPE_CHECKING:

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from math import ceil, inf, log2, sqrt
 from typing import TYPE_CHECKING
 
-from eval.statistics.estimates import LEVEL, Z95, t_quantile
+from eval.statistics.estimates import LEVEL
+from eval.statistics.quantiles import Z80, Z95, t_quantile
 from eval.statistics.seeds import Part, half_width
 
 if TYPE_CHECKING:
     from eval.statistics.clustered import Spread
     from eval.statistics.sign_flips import SignFlips
-
-#: Standard normal quantile of 80 % power.
-Z80 = 0.8416212335729143
 
 
 @dataclass(frozen=True)

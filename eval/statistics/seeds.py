@@ -7,7 +7,8 @@ from math import exp, log, sqrt
 from statistics import fmean, variance
 from typing import NamedTuple
 
-from eval.statistics.estimates import ACCURACY, Estimate, Scale, t_quantile
+from eval.statistics.estimates import ACCURACY, Estimate, Scale
+from eval.statistics.quantiles import t_quantile
 
 #: A variance and its degrees of freedom.
 Part = tuple[float, float]

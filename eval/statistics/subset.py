@@ -1,6 +1,6 @@
 """The token-aware subset of a benchmark: questions that a model answers only while it has visual tokens enough.
 
-The published rule picks them by one run a level. It picks many by chance alone, so it is shown beside what it would
+The published rule picks them by one run a level. It picks many by chance alone, so it is compared with what it would
 pick without any effect of the level, and what its choice is worth on runs that it has not seen. Outcomes are arrays
 of right and wrong, Bool "seeds levels questions", the levels from the most visual tokens to the fewest.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eval.statistics.band import band
+from eval.statistics.estimates import Estimate
 from eval.statistics.oracle import oracle
 from videogpt_plus.io.jsonl_log import clip_of
 from videogpt_plus.types import UserError
@@ -45,16 +46,49 @@ def selected(outcomes: np.ndarray) -> np.ndarray:
     return outcomes[..., 0, :] & ~outcomes[..., -1, :] & falling
 
 
-def null_of_rule(outcomes: np.ndarray) -> dict[str, Any]:
+class Rule(NamedTuple):
+    """How many questions the rule picks, summed over the seeds, and how many it would pick without an effect."""
+
+    observed: int
+    #: `observed` of all.
+    share: float
+    expected: float
+    #: The 90 % range of the expected count: above it p is below 0.05.
+    low: int
+    high: int
+    #: Of so many or more, and the smallest one that is possible.
+    p: float
+    least_p: float
+
+
+class CrossFit(NamedTuple):
+    """The subset chosen on the runs of the seed `select` (its place), and its accuracies on those of `score`."""
+
+    select: int
+    score: int
+    n: int
+    #: One for each level, its interval by clips; [] for n = 0.
+    accuracy: list[Estimate]
+
+
+class Agreement(NamedTuple):
+    """Fleiss' kappa of the seeds, and what difficulty alone gives."""
+
+    kappa: float
+    expected: float
+    #: The 90 % range of the orders: above it p is below 0.05.
+    low: float
+    high: float
+    p: float
+
+
+def null_of_rule(outcomes: np.ndarray) -> Rule:
     """How many questions the rule picks, and how many it would pick if the level had no effect.
 
     Without an effect the runs of a seed are exchangeable: every order of them is as likely as the one that was seen.
     The rule's count is taken for all l! orders of each seed's runs apart, and the distribution of the sum over seeds
     is their convolution, exact. Runs are exchanged as wholes, so neither a run that is luckier than another nor clips
     with many questions make a small p. No p is below 1 / (l!)^seeds: with one seed and 4 levels 1 / 24.
-
-    Outcomes "seeds levels questions"; counts are summed over the seeds. Returns observed, share (observed of all),
-    expected, low and high (its 90 % range: above it p is below 0.05), p (of so many or more), and least_p.
     """
     seeds, levels, questions = outcomes.shape
     chances, least_p = np.ones(1), 1.0
@@ -63,15 +97,15 @@ def null_of_rule(outcomes: np.ndarray) -> dict[str, Any]:
         chances = np.convolve(chances, np.bincount(counts) / len(counts))
         least_p /= len(counts)
     observed, cumulated = int(selected(outcomes).sum()), chances.cumsum()
-    return {
-        "observed": observed,
-        "share": observed / (seeds * questions),
-        "expected": float(chances @ np.arange(len(chances))),
-        "low": int(np.searchsorted(cumulated, 0.05)),
-        "high": int(np.searchsorted(cumulated, 0.95 - 1e-12)),
-        "p": min(1.0, float(chances[observed:].sum())),
-        "least_p": least_p,
-    }
+    return Rule(
+        observed=observed,
+        share=observed / (seeds * questions),
+        expected=float(chances @ np.arange(len(chances))),
+        low=int(np.searchsorted(cumulated, 0.05)),
+        high=int(np.searchsorted(cumulated, 0.95 - 1e-12)),
+        p=min(1.0, float(chances[observed:].sum())),
+        least_p=least_p,
+    )
 
 
 def _counts_of_orders(outcomes: np.ndarray) -> np.ndarray:
@@ -89,12 +123,10 @@ def _counts_of_orders(outcomes: np.ndarray) -> np.ndarray:
     return patterns[(1 << orders).cumsum(axis=1)[:, :-1]].sum(axis=1)
 
 
-def cross_fit(outcomes: np.ndarray, clips: Sequence[str]) -> list[dict[str, Any]]:
+def cross_fit(outcomes: np.ndarray, clips: Sequence[str]) -> list[CrossFit]:
     """For each pair of seeds: the subset chosen on the first one's runs, its accuracies on the second one's.
 
     On its own runs a subset has 100 % at the first level and 0 % at the last by construction; these have not.
-    Rows of select and score (numbers of the seeds), n, and accuracy (one `Estimate` for each level, its interval by
-    clips; [] for n = 0).
     """
     chosen, names, rows = selected(outcomes), np.asarray(clips), []
     for one, own in enumerate(chosen):
@@ -102,7 +134,7 @@ def cross_fit(outcomes: np.ndarray, clips: Sequence[str]) -> list[dict[str, Any]
             if other != one:
                 runs, n = outcomes[other][:, own], int(own.sum())
                 accuracy = [band(run[None, None], names[own])[0] for run in runs] if n else []
-                rows.append({"select": one, "score": other, "n": n, "accuracy": accuracy})
+                rows.append(CrossFit(one, other, n, accuracy))
     return rows
 
 
@@ -129,13 +161,12 @@ def agreement(by_seed: np.ndarray) -> float:
     return (agreed - by_chance) / (1 - by_chance) if len(counts) > 1 else float("nan")
 
 
-def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) -> dict[str, float] | None:
-    """The seeds' agreement on minimal levels beside that of difficulty alone; None for one seed, or one minimal level.
+def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) -> Agreement | None:
+    """The seeds' agreement on minimal levels, compared with that of difficulty alone; None for one seed or one level.
 
     A hard question is right at no level and an easy one at each, with any seed: kappa is far above 0 without any
     effect of the level. So the runs of each seed are put into orders of their own, `shuffles` times: what a question's
-    difficulty and a run's luck do stays, what the level does is gone. kappa; expected, low and high (the 90 % range
-    of the orders: above it p is below 0.05); and p, of so much or more.
+    difficulty and a run's luck do stays, what the level does is gone.
     """
     if len(outcomes) < 2:
         return None
@@ -146,7 +177,7 @@ def agreement_beyond_difficulty(outcomes: np.ndarray, shuffles: int = SHUFFLES) 
     others = others[~np.isnan(others)]
     low, high = np.quantile(others, (0.05, 0.95))
     p = (int((others >= kappa - 1e-12).sum()) + 1) / (len(others) + 1)
-    return {"kappa": kappa, "expected": float(others.mean()), "low": float(low), "high": float(high), "p": p}
+    return Agreement(kappa, float(others.mean()), float(low), float(high), p)
 
 
 def reordered(outcomes: np.ndarray, times: int) -> Iterator[np.ndarray]:
@@ -196,11 +227,11 @@ def analyse(
         "rule": {
             "levels": ruled,
             "published": published,
-            "by_seed": {str(seed): null_of_rule(at_ruled[i : i + 1]) for i, seed in enumerate(seeds)},
-            "all_seeds": null_of_rule(at_ruled),
+            "by_seed": {str(seed): null_of_rule(at_ruled[i : i + 1])._asdict() for i, seed in enumerate(seeds)},
+            "all_seeds": null_of_rule(at_ruled)._asdict(),
         },
         "cross_fit": [_named(row, seeds, ruled) for row in cross_fit(at_ruled, clips)],
-        "oracle": found | {"best_level": levels[found["best_level"]]},
+        "oracle": found.plain() | {"best_level": levels[found.best_level]},
         "unknown": _unknown(seeds, published),
         **_by_question(outcomes, selected(at_ruled), keys, seeds, levels, about),
     }
@@ -215,12 +246,13 @@ def _by_question(
     about: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The subset of each seed, every question's minimal level, and how sure the seeds are of it."""
+    found = agreement_beyond_difficulty(outcomes)
     own, pooled, names = _by_seed(outcomes), minimal_levels(outcomes), [*levels, None]
     places = {_level(name): i for i, name in enumerate(levels)} | {"none": -1}
     return {
         "minimal_levels": {
             "count": {name: int((pooled == place).sum()) for name, place in places.items()},
-            "agreement": agreement_beyond_difficulty(outcomes),
+            "agreement": found and found._asdict(),
             "same_in_all_seeds": float((own == own[0]).all(axis=0).mean()) if len(seeds) > 1 else None,
         },
         "subset": {str(seed): [keys[i] for i in np.flatnonzero(row)] for seed, row in zip(seeds, chosen, strict=True)},
@@ -237,9 +269,9 @@ def _by_question(
     }
 
 
-def _named(row: Mapping[str, Any], seeds: Sequence[int], levels: Sequence[float]) -> dict[str, Any]:
-    accuracy = {_level(level): list(found) for level, found in zip(levels, row["accuracy"], strict=False)}
-    return {"select": seeds[row["select"]], "score": seeds[row["score"]], "n": row["n"], "accuracy": accuracy}
+def _named(row: CrossFit, seeds: Sequence[int], levels: Sequence[float]) -> dict[str, Any]:
+    accuracy = {_level(level): list(found) for level, found in zip(levels, row.accuracy, strict=False)}
+    return {"select": seeds[row.select], "score": seeds[row.score], "n": row.n, "accuracy": accuracy}
 
 
 def _level(level: float) -> str:

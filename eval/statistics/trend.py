@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.statistics.contrast import Clips, contrast
+from eval.statistics.contrast import Clips, contrast, sample
 from eval.statistics.estimates import LEVEL
 from eval.statistics.paired import FEWEST_DIFFERING
 from eval.statistics.sign_flips import SignFlips
@@ -59,8 +59,7 @@ def trend(values: np.ndarray, clips: Sequence[str], tokens: Sequence[float]) -> 
 def sentence(found: Trend, unit: str = "points", factor: float = 100) -> str:
     """The result as a sentence to quote; `factor` makes `unit` of the values."""
     test = "exact by sign flips of whole clips" if found.method == "sign flips" else "t test by clips"
-    seeds = f"{found.seeds} training seeds" if found.seeds > 1 else "one training seed, so of these runs alone"
-    asked = f"{found.n:,} questions about {found.n_clips:,} clips, {seeds}"
+    asked = sample(found.n, found.n_clips, found.seeds)
     tested = f"linear trend over {found.levels} levels, {test}, {asked}"
     p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
     between = f" ({factor * found.low:+.2f} to {factor * found.high:+.2f})" if np.isfinite(found.low) else ""

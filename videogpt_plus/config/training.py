@@ -25,7 +25,7 @@ class Training:
     num_train_epochs: float = 1.0
     # Stops earlier than the epochs say; -1 is no limit.
     max_steps: int = -1
-    # Schedule after the warm-up.
+    # Schedule after the warm-up: cosine, linear or constant.
     lr_scheduler_type: str = "cosine"
     # Part of the steps that warm up.
     warmup_ratio: float = 0.03

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -46,39 +46,8 @@ class Update:
     fused: bool = True
 
 
-class Engine(Protocol):
-    """What the loop asks of the processes' part in a step."""
-
-    def backward(self, batch: Mapping[str, Any], last: bool) -> Tensor:
-        """Adds the gradients of a pass, of which `last` is the step's last; returns its part of the step's loss."""
-        ...
-
-    def step(self, rate: float) -> float | None:
-        """Changes the weights at `rate` of the peak learning rates; returns the norm of the gradients.
-
-        None: it is not finite in float16, so the step was left out and the loss is scaled down.
-        """
-        ...
-
-    def learning_rate(self) -> float:
-        """Of the last step: LoRA's, or the projectors' where nothing else trains."""
-        ...
-
-    def save(self, checkpoint: Path) -> None:
-        """Writes weights and the optimizer's state; every process calls it."""
-        ...
-
-    def load(self, checkpoint: Path) -> None:
-        """Reads what `save` wrote. UserError: it is of another model."""
-        ...
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What trained, by parameter name, on the CPU; every process calls it."""
-        ...
-
-
-class Replica:
-    """The engine of a process that holds all weights."""
+class Engine:
+    """The part of one process that holds all weights in each step."""
 
     def __init__(self, model: nn.Module, update: Update, state: PartialState):
         self.update, self.device, self.writes = update, state.device, state.is_main_process
@@ -92,7 +61,8 @@ class Replica:
         self.peaks = peaks(self.optimizer)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=update.dtype == torch.float16)
 
-    def backward(self, batch: Mapping[str, Any], last: bool) -> Tensor:  # noqa: D102
+    def backward(self, batch: Mapping[str, Any], last: bool) -> Tensor:
+        """Adds the gradients of a pass, of which `last` is the step's last; returns its part of the step's loss."""
         with nullcontext() if last or self.called is self.model else self.called.no_sync():
             with torch.autocast(self.device.type, self.update.dtype, enabled=self.update.dtype != torch.float32):
                 loss = self.called(**send_to_device(batch, self.device), loss_only=True).loss
@@ -100,7 +70,11 @@ class Replica:
             self.scaler.scale(loss).backward()
         return loss.detach()
 
-    def step(self, rate: float) -> float | None:  # noqa: D102
+    def step(self, rate: float) -> float | None:
+        """Changes the weights at `rate` of the peak learning rates; returns the norm of the gradients.
+
+        None: it is not finite in float16, so the step was left out and the loss is scaled down.
+        """
         set_rates(self.optimizer, self.peaks, rate)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.update.max_grad_norm or math.inf)
@@ -109,16 +83,19 @@ class Replica:
         self.optimizer.zero_grad()
         return None if self.scaler.is_enabled() and not norm.isfinite() else norm.item()
 
-    def learning_rate(self) -> float:  # noqa: D102
+    def learning_rate(self) -> float:
+        """Of the last step: LoRA's, or the projectors' where nothing else trains."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def save(self, checkpoint: Path) -> None:  # noqa: D102
+    def save(self, checkpoint: Path) -> None:
+        """Writes weights and the optimizer's state; every process calls it."""
         if self.writes:
             save_tensors(checkpoint / TRAINABLE, self.tensors())
             state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
             torch.save(state, str(checkpoint / OPTIMIZER))
 
-    def load(self, checkpoint: Path) -> None:  # noqa: D102
+    def load(self, checkpoint: Path) -> None:
+        """Reads what `save` wrote. UserError: it is of another model."""
         tensors, parameters = read_tensors(checkpoint / TRAINABLE), trained(self.model)
         if {name: t.shape for name, t in tensors.items()} != {name: p.shape for name, p in parameters.items()}:
             raise UserError(f"{checkpoint} is of another model: remove it and run the command again")
@@ -129,7 +106,8 @@ class Replica:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
 
-    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+    def tensors(self) -> dict[str, Tensor]:
+        """What trained, by parameter name, on the CPU; every process calls it."""
         return {name: p.detach().cpu().contiguous() for name, p in trained(self.model).items()}
 
 

@@ -31,7 +31,7 @@ from videogpt_plus.io.files import writing
 from videogpt_plus.io.runs import Log, check_finite
 from videogpt_plus.training import data
 from videogpt_plus.training.checkpoints import complete_checkpoints, mark_complete, ready_to_resume, step_of
-from videogpt_plus.training.engine import Engine, Replica, Update, trained
+from videogpt_plus.training.engine import Engine, Update, trained
 from videogpt_plus.training.plan import Step
 from videogpt_plus.training.processes import in_one_line
 from videogpt_plus.training.zero import Zero, old_names, zero_stage
@@ -124,7 +124,7 @@ def fit(job: Job, folder: Path, header: Mapping[str, object], means: Means) -> d
 def _engine(job: Job, state: PartialState, deepspeed: str | None) -> Engine:
     job.model.train()
     if deepspeed is None:
-        return Replica(job.model, job.update, state)
+        return Engine(job.model, job.update, state)
     samples = max(len(one) for step in job.steps for one in step.passes)
     return Zero(job.model, job.update, state, deepspeed, samples)
 

@@ -35,7 +35,7 @@ from videogpt_plus.training import data
 from videogpt_plus.training.engine import Update, is_visual, trained
 from videogpt_plus.training.folder import check_claim, claim, describe
 from videogpt_plus.training.loop import Job, Means, fit, own_list
-from videogpt_plus.training.plan import share_of, training_steps
+from videogpt_plus.training.plan import schedule, share_of, training_steps
 from videogpt_plus.training.processes import join, left_alone, processes_launched
 from videogpt_plus.training.zero import check_deepspeed
 from videogpt_plus.types import UserError
@@ -162,7 +162,9 @@ def _train(
     It is finished where all `outputs` are there.
     """
     check_deepspeed(means.deepspeed)
-    update = update_of(experiment.training, processes_launched())  # refused before minutes of loading
+    # Refused before minutes of loading.
+    update = update_of(experiment.training, processes_launched())
+    schedule(experiment.training.lr_scheduler_type)
     state = join()
     with claimed_together(state, out_dir, experiment, outputs) as finished:
         if not finished:

@@ -21,7 +21,7 @@ from accelerate.utils import get_int_from_env, send_to_device
 from torch import Tensor, nn
 
 from videogpt_plus.io.files import read_object, require
-from videogpt_plus.training.engine import Update, groups, peaks, set_rates, trained
+from videogpt_plus.training.engine import Engine, Update, groups, peaks, set_rates, trained
 from videogpt_plus.types import UserError
 
 
@@ -105,7 +105,7 @@ def _offloads(config: dict[str, Any]) -> bool:
     return on_cpu and config.get("zero_force_ds_cpu_optimizer", True)
 
 
-class Zero:
+class Zero(Engine):
     """The engine of a process that holds its part of what trains, by ZeRO of any stage."""
 
     def __init__(self, model: nn.Module, update: Update, state: PartialState, path: str, samples: int):
@@ -136,9 +136,6 @@ class Zero:
         set_rates(self.optimizer, self.peaks, rate)
         self.engine.step()
         return float(self.engine.get_global_grad_norm())
-
-    def learning_rate(self) -> float:  # noqa: D102
-        return self.optimizer.param_groups[0]["lr"]
 
     def save(self, checkpoint: Path) -> None:  # noqa: D102
         self.engine.save_checkpoint(str(checkpoint), exclude_frozen_parameters=True)
