@@ -383,7 +383,7 @@ def test_training_data_without_a_readable_clip_is_one_line_from_a_worker_too(wor
         ),
         (
             ["train", "tiny", "--projectors", "image=pre/video", "video=pre/image"],
-            "(branches.video: ",
+            "(branches.image: None there, ",
         ),
         (
             ["train", "tiny", *PROJECTORS, "--output-dir", "run"],

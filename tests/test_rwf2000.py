@@ -267,7 +267,7 @@ def test_a_sample_is_the_clip_the_question_and_a_supervised_label(tuned):
     experiment = load_experiment(tuned)
     model = load_model(experiment, tuned, "cpu", torch.float32)
     for chosen, numbers in ((experiment, "0123"), (with_settings(experiment, AS_PUBLISHED), "")):
-        samples = data.Conversations(chosen, model.tokenizer, "unused")
+        samples = data.Conversations(with_settings(chosen, {"sampling.num_frames": 4}), model.tokenizer, "unused")
         sample, item = samples[0], rwf2000.parse(written(Path(".cache/toy/rwf2000/train.json"))[0])
         ids, labels = sample["input_ids"], sample["labels"]
         text = model.tokenizer.decode([i for i in ids if i != PLACEHOLDER])
@@ -290,7 +290,9 @@ def test_each_of_q_k_and_v_learns_what_its_rows_of_the_fused_layer_would(tuned):
     for wrapped in (False, True):
         model = load_model(experiment, None, "cpu", torch.float32)
         if samples is None:
-            dataset = data.Conversations(experiment, model.tokenizer, "unused")
+            dataset = data.Conversations(
+                with_settings(experiment, {"sampling.num_frames": 4}), model.tokenizer, "unused"
+            )
             samples = data.collate([dataset[0], dataset[1]], pad_id=0)
         torch.manual_seed(0)
         if wrapped:

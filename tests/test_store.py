@@ -132,26 +132,27 @@ def test_every_other_clip_or_part_of_it_is_another_entry(tmp_path, clip):
 
 def test_all_that_changes_the_grids_changes_the_settings(tmp_path, tiny_experiment):
     store, streams = GridCache(tmp_path / "store"), tiny_experiment.branches
-    own = store.settings(streams, 8, "float32")
+    own = store.settings(streams, Sampling(8), "float32")
     image, clip_folder = dict(streams)["image"], tmp_path / "clip"
     shutil.copytree(image.weights, clip_folder)
     moved = replace(image, weights=str(clip_folder), projector="linear")  # the projector stands behind the grid
-    assert store.settings([("image", moved), streams[1]], 8, "float32") == own
+    assert store.settings([("image", moved), streams[1]], Sampling(8), "float32") == own
     others = [
-        store.settings(streams, 16, "float32"),
-        store.settings(streams, 8, "bfloat16"),
-        store.settings(streams[:1], 8, "float32"),
-        store.settings([("image", replace(image, pixels=96)), streams[1]], 8, "float32"),
-        GridCache(tmp_path / "store", "int8").settings(streams, 8, "float32"),
+        store.settings(streams, Sampling(16), "float32"),
+        store.settings(streams, Sampling(8, "even"), "float32"),
+        store.settings(streams, Sampling(8), "bfloat16"),
+        store.settings(streams[:1], Sampling(8), "float32"),
+        store.settings([("image", replace(image, pixels=96)), streams[1]], Sampling(8), "float32"),
+        GridCache(tmp_path / "store", "int8").settings(streams, Sampling(8), "float32"),
     ]
     processor = clip_folder / "preprocessor_config.json"
     processor.write_text(processor.read_text().replace('"resample": 3', '"resample": 2'))
-    others.append(store.settings([("image", moved), streams[1]], 8, "float32"))
+    others.append(store.settings([("image", moved), streams[1]], Sampling(8), "float32"))
     weights = bytearray((clip_folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (clip_folder / "model.safetensors").write_bytes(weights)
-    others.append(store.settings([("image", moved), streams[1]], 8, "float32"))
-    assert len({own, *others}) == 8
+    others.append(store.settings([("image", moved), streams[1]], Sampling(8), "float32"))
+    assert len({own, *others}) == 9
 
 
 # Damage.
