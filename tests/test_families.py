@@ -41,7 +41,7 @@ def registered(monkeypatch):
 def experiment(tiny_experiment):
     """The tiny experiment as that family has it, its CLIP under another name."""
     (name, stream), *rest = tiny_experiment.branches
-    return replace(tiny_experiment, family="ours", streams=((name, replace(stream, encoder="strange")), *rest))
+    return replace(tiny_experiment, family="ours", branches=((name, replace(stream, encoder="strange")), *rest))
 
 
 def test_a_family_from_outside_loads_and_is_counted(registered, experiment, tiny_experiment):
