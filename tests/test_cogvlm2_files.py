@@ -10,6 +10,7 @@ import pytest
 import torch
 from clips import coded_frames, render_mp4
 from parity.cogvlm2 import Recordings
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from eval.answers.answer import read_answers
@@ -287,6 +288,7 @@ def test_a_benchmark_is_answered_at_several_levels_as_at_each_alone(family, publ
 )
 def test_what_is_wrong_is_one_line(args, told, published, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")  # a missing picture would be told first
     with pytest.raises(SystemExit) as stopped:
         cli.main([arg.format(published=published) for arg in args])
     assert stopped.value.code == 2

@@ -41,7 +41,7 @@ def registered(monkeypatch):
 def experiment(tiny_experiment):
     """The tiny experiment as that family has it, its CLIP under another name."""
     (name, stream), *rest = tiny_experiment.branches
-    return replace(tiny_experiment, family="ours", streams=((name, replace(stream, encoder="strange")), *rest))
+    return replace(tiny_experiment, family="ours", branches=((name, replace(stream, encoder="strange")), *rest))
 
 
 def test_a_family_from_outside_loads_and_is_counted(registered, experiment, tiny_experiment):
@@ -74,7 +74,7 @@ def test_an_unknown_name_is_told_with_the_choices(tiny_experiment):
 
 def test_every_name_of_a_record_can_be_imported():
     for family in FAMILIES.values():
-        fields = ("build", "tokenizer", "sizes", "own_weights", "shard", "convert", "twin", "recognises")
+        fields = ("build", "tokenizer", "sizes", "own_weights", "shard", "convert", "twin")
         assert all(callable(family.function(f)) or f == "convert" for f in fields if getattr(family, f))
         assert set(family.options) <= {*OPTIONS} and bool(family.options) == bool(family.shard)
         assert all(isinstance(chat.template_of(name), chat.Template) for name in family.templates)

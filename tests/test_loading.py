@@ -72,7 +72,9 @@ def test_the_command_line_passes_the_choices_on(recordings, tmp_path, capsys, mo
 
     clip, folder = tmp_path / "clip.mp4", next(recordings.work.iterdir())
     render_mp4(clip, coded_frames(60), 20)
-    save_experiment(tmp_path / "run", replace(recordings.experiment(folder, recordings.config), max_new_tokens=3))
+    asked = recordings.experiment(folder, recordings.config)
+    asked = replace(asked, prompting=replace(asked.prompting, max_new_tokens=3))
+    save_experiment(tmp_path / "run", asked)
     seen, usual = [], inference.load
 
     def load(*args, **how):

@@ -100,7 +100,9 @@ def load(
     """
     experiments = {name: load_experiment(run) for name, run in runs.items()}
     if longest:
-        experiments = {name: replace(e, max_new_tokens=longest) for name, e in experiments.items()}
+        experiments = {
+            name: replace(e, prompting=replace(e.prompting, max_new_tokens=longest)) for name, e in experiments.items()
+        }
     pairs = [(experiments[name], run) for name, run in runs.items()]
     models = load_models(pairs, *arithmetic(eval_config), eval_config, eval_config.batch_size, free(), tell)
     members = {name: Member(model, experiments[name]) for name, model in zip(runs, models, strict=True)}

@@ -196,7 +196,7 @@ def _published(folder: Path) -> str | None:
     if not (folder / "config.json").is_file():
         return None
     config = read_object(folder / "config.json", "name a folder that `train` filled")
-    names = [f.name for f in FAMILIES.values() if f.recognises and f.function("recognises")(config)]
+    names = [family.name for family in FAMILIES.values() if family.published(config)]
     published = [e for e in EXPERIMENTS.values() if not e.is_trained and e.family in names]
     if not published:
         return None

@@ -74,8 +74,12 @@ class Family(NamedTuple):
     convert: str | None = None
     #: (folder, experiment) -> None: writes the tiny twin of its published weights, with random weights.
     twin: str | None = None
-    #: (config.json) -> whether a folder with it holds published weights of this family.
-    recognises: str | None = None
+    #: What the `config.json` of its published weights says, and no other family's.
+    config: Mapping[str, object] = {}
+
+    def published(self, config: Mapping[str, object]) -> bool:
+        """Whether a folder with this `config.json` holds published weights of this family."""
+        return bool(self.config) and all(config.get(key) == value for key, value in self.config.items())
 
     def function(self, field: str) -> Callable[..., Any]:
         """What a field of the record names, imported."""

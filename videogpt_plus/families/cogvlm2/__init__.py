@@ -25,11 +25,11 @@ IMAGE = Family(
     shares_lora=True,
     convert=f"{_HERE}.convert",
     twin=f"{_HERE}.twin:write",
-    recognises=f"{_HERE}.sizes:is_image",
+    config={"architectures": ["CogVLMForCausalLM"]},
 )
 VIDEO = IMAGE._replace(
     name="cogvlm2_video",
     encoders={"eva2_video": Encoder(f"{_HERE}.eva2_video", tower=_TOWER)},
     templates={"cogvlm2_chat_indexed": f"{_HERE}.chat:CHAT_INDEXED"},
-    recognises=f"{_HERE}.sizes:is_video",
+    config={"architectures": ["CogVLMVideoForCausalLM"]},
 )

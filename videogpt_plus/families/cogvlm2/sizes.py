@@ -1,4 +1,4 @@
-"""CogVLM2's sizes: what it costs, and which of both a folder holds. Imports no torch."""
+"""CogVLM2's sizes: what it costs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from videogpt_plus.config.experiment import Branch, Experiment
 from videogpt_plus.config.experiments import COGVLM2_IMAGE, COGVLM2_VIDEO
+from videogpt_plus.families.cogvlm2 import IMAGE, VIDEO
 from videogpt_plus.flops import Llm, Sizes, Tower, config_of, llm_of, readers_of, towers_of
 
-#: `architectures` of the published configs.
-ARCHITECTURES = {"cogvlm2_image": "CogVLMForCausalLM", "cogvlm2_video": "CogVLMVideoForCausalLM"}
+#: `architectures` of the published configs, by family.
+ARCHITECTURES = {family.name: family.config["architectures"][0] for family in (IMAGE, VIDEO)}
 _BOTH: Mapping[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_multi_query_heads": 8, "vocab_size": 128256,
@@ -19,16 +20,6 @@ _BOTH: Mapping[str, Any] = {
 }  # fmt: skip
 #: THUDM/cogvlm2-video-llama3-chat and THUDM/cogvlm2-llama3-chat-19B differ in what is read of pictures alone.
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {COGVLM2_VIDEO.llm: _BOTH, COGVLM2_IMAGE.llm: _BOTH}
-
-
-def is_image(config: Mapping[str, Any]) -> bool:
-    """Whether a folder with this `config.json` holds the image model's weights."""
-    return config.get("architectures") == [ARCHITECTURES["cogvlm2_image"]]
-
-
-def is_video(config: Mapping[str, Any]) -> bool:
-    """Whether a folder with this `config.json` holds the video model's weights."""
-    return config.get("architectures") == [ARCHITECTURES["cogvlm2_video"]]
 
 
 @dataclass(frozen=True)

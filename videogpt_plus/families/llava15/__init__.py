@@ -22,5 +22,5 @@ FAMILY = Family(
     shard=f"{_HERE}.model:shard",
     convert=f"{_HERE}.convert",
     twin=f"{_HERE}.twin:write",
-    recognises=f"{_HERE}.sizes:is_published",
+    config={"model_type": "llava"},
 )

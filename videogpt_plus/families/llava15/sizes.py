@@ -1,4 +1,4 @@
-"""LLaVA-1.5's sizes: what it costs, and whether a folder holds it. Imports no torch."""
+"""LLaVA-1.5's sizes: what it costs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ LLAMA_7B: Mapping[str, Any] = {
     "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
     "num_key_value_heads": 32, "vocab_size": 32000,
 }  # fmt: skip
-
-
-def is_published(config: Mapping[str, Any]) -> bool:
-    """Whether a folder with this `config.json` holds LLaVA's weights."""
-    return config.get("model_type") == "llava"
 
 
 def sizes(experiment: Experiment) -> Sizes | None:
