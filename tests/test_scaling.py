@@ -34,7 +34,7 @@ def scaled(frame: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width", "pixels"), SIZES)
 def test_a_small_square_is_that_of_the_whole_one(monkeypatch, height, width, pixels):
-    monkeypatch.setattr(scaling, "HUGE", 4 * 3 * max(height, width) * 7)  # seven rows at a time
+    monkeypatch.setattr(scaling, "LONG", 2 * 3 * max(height, width) * 7)  # seven rows at a time
     frame = picture(height, width)
     whole = pad_to_square(Clip(frame[None], (0.0,), "")).frames[0]
     square = small_square(frame, CLIP_MEAN_COLOUR, pixels)
@@ -59,8 +59,40 @@ def test_clips_processor_gives_the_same_of_a_long_picture(monkeypatch, height, w
     processor = pillow_processor()(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
     clip = Clip(picture(height, width)[None], (0.0,), "")
     whole = preprocess(processor, clip)
-    monkeypatch.setattr("videogpt_plus.encoders.clip.HUGE", 1000)
+    monkeypatch.setattr("videogpt_plus.encoders.clip.LONG", 1000)
     torch.testing.assert_close(preprocess(processor, clip), whole, rtol=0, atol=0.02)  # a level is 0.015
+
+
+#: So many times a picture's bytes, and so many MiB, are taken at most by reading and preparing it for both streams.
+MULTIPLE, CONSTANT = 6, 64
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told in /proc")
+@pytest.mark.parametrize("still", ["pad", "crop"])
+@pytest.mark.parametrize(
+    ("width", "height", "suffix"),
+    [
+        (1000, 20000, ".png"), (20000, 1000, ".png"), (8000, 6000, ".jpg"), (3000, 2, ".png"), (2, 3000, ".png"),
+        (1, 60000, ".bmp"), (30000, 40, ".jpg"), (1600, 1600, ".png"),
+    ],
+)  # fmt: skip
+def test_a_picture_takes_a_stated_multiple_of_its_bytes(tmp_path, width, height, suffix, still):
+    """Reading it and making it ready for both streams of the toy, as `docs/reliability.md` says."""
+    Image.new("RGB", (width, height), (1, 2, 3)).save(tmp_path / f"a{suffix}")
+    Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
+    code = f"""
+import resource
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiments import TOY
+prepare = Preparation(TOY.streams, 8)
+prepare("small.png", still={still!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+prepare("a{suffix}", still={still!r})
+more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+assert more < {CONSTANT} + {MULTIPLE} * {width * height * 3 / 2**20}, more
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment).returncode == 0
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told in /proc")
