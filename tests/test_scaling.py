@@ -35,7 +35,7 @@ def scaled(frame: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width", "pixels"), SIZES)
 def test_a_small_square_is_that_of_the_whole_one(monkeypatch, height, width, pixels):
-    monkeypatch.setattr(scaling, "HUGE", 4 * 3 * max(height, width) * 7)  # seven rows at a time
+    monkeypatch.setattr(scaling, "LONG", 2 * 3 * max(height, width) * 7)  # seven rows at a time
     frame = picture(height, width)
     whole = pad_to_square(Clip(frame[None], (0.0,), ""), CLIP_MEAN_COLOUR).frames[0]
     square = small_square(frame, CLIP_MEAN_COLOUR, pixels)
@@ -60,8 +60,50 @@ def test_clips_processor_gives_the_same_of_a_long_picture(monkeypatch, height, w
     processor = pillow_processor()(size={"shortest_edge": 48}, crop_size={"height": 48, "width": 48})
     clip = Clip(picture(height, width)[None], (0.0,), "")
     whole = preprocess(processor, clip)
-    monkeypatch.setattr("videogpt_plus.encoders.clip.HUGE", 1000)
+    monkeypatch.setattr("videogpt_plus.encoders.clip.LONG", 1000)
     torch.testing.assert_close(preprocess(processor, clip), whole, rtol=0, atol=0.02)  # a level is 0.015
+
+
+#: So many times a picture's bytes, and so many MiB, are taken at most by reading and preparing it for both streams.
+MULTIPLE, CONSTANT = 6, 64
+
+
+SHAPES = [(1000, 20000, ".png"), (20000, 1000, ".png"), (8000, 6000, ".jpg"), (3000, 2, ".png"), (2, 3000, ".png"),
+          (1, 60000, ".bmp"), (30000, 40, ".jpg"), (1600, 1600, ".png")]  # fmt: skip
+#: Prints for each picture and way how many MiB more are taken than before; each in a process of its own.
+MEASURE = """
+import os, resource, sys
+from videogpt_plus.clips.prefetch import Preparation
+from videogpt_plus.config.experiments import TOY
+prepare = Preparation(TOY.streams, 8)
+for still in ("pad", "crop"):
+    prepare("small.png", still=still)
+    for name in sys.argv[1:]:
+        if child := os.fork():
+            assert os.waitpid(child, 0)[1] == 0
+            continue
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        prepare(name, still=still)
+        print(still, name, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024, flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told in /proc")
+def test_a_picture_takes_a_stated_multiple_of_its_bytes(tmp_path):
+    """Reading it and making it ready for both streams of the toy, as `docs/reliability.md` says."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "small.png")
+    pictures = {f"{width}x{height}{suffix}": (width, height) for width, height, suffix in SHAPES}
+    for name, size in pictures.items():
+        Image.new("RGB", size, (1, 2, 3)).save(tmp_path / name)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", MEASURE, *pictures]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    taken = [line.split() for line in done.stdout.splitlines()]
+    assert len(taken) == 2 * len(pictures)
+    for still, name, more in taken:
+        width, height = pictures[name]
+        assert float(more) < MULTIPLE * 3 * width * height / 2**20 + CONSTANT, (still, name)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told in /proc")

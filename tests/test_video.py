@@ -429,7 +429,8 @@ def test_folder_is_in_natural_order_and_every_third_is_taken(folder):
 def test_bounds_of_a_folder_are_seconds(folder):
     assert codes(read_clip(folder, 16, 2.3, 5)) == [6, 9, 12, 15]
     assert codes(read_clip(folder, 16, 2, 5, folder_fps=2)) == [4, 6, 8, 10]
-    assert "nothing of its 10.00 s" in one_line_error(folder, 16, 11, 12)
+    for start, end in [(11, 12), (1e308, None), (None, -1e308)]:
+        assert "nothing of its 10.00 s" in one_line_error(folder, 16, start, end)
 
 
 def test_pictures_of_a_folder_may_differ_in_size(folder):
@@ -489,6 +490,8 @@ def test_bounds_that_are_turned_round_are_taken_in_order_as_in_the_reference(tmp
     ("start", "end", "said"),
     [
         (5, 6, "nothing of its 2.00 s"),
+        (1e308, None, "nothing of its 2.00 s lies from 1e+308 s to the end"),
+        (1e308, 1.7e308, "nothing of its 2.00 s"),
         (float("nan"), 1, "start is nan"),
         (0, float("inf"), "end is inf"),
     ],

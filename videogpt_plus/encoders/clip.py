@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from videogpt_plus.config.experiment import Branch
 from videogpt_plus.io.files import read_object, require
 from videogpt_plus.io.model_folders import read_folder, require_folder, values_of
-from videogpt_plus.io.scaling import HUGE, middle_by_pillow, shorter_side_to
+from videogpt_plus.io.scaling import LONG, middle_by_pillow, shorter_side_to
 from videogpt_plus.io.tensors import State, load_exactly, without_prefixes
 from videogpt_plus.types import Clip, UserError
 
@@ -142,6 +142,6 @@ def _middles(processor: CLIPImageProcessorPil, frames: UInt8[Tensor, "t 3 h w"])
     if shorter is None or shorter < pixels:
         return None
     size = shorter_side_to(frames.shape[-2:], shorter)
-    if 3 * size[0] * size[1] <= HUGE:
+    if 3 * size[0] * size[1] <= LONG:
         return None
     return torch.stack([middle_by_pillow(frame, size, pixels) for frame in frames])

@@ -184,4 +184,6 @@ def _preprocess(pixels: int, clip: Clip) -> Float[Tensor, "t 3 p p"]:
 
 def _squash(frame: Tensor, pixels: int) -> Float[Tensor, "1 3 p p"]:
     """OpenCV's INTER_LINEAR up to its fixed-point weights: no antialiasing, result rounded to whole levels."""
-    return F.interpolate(frame[None].float(), (pixels, pixels), mode="bilinear", align_corners=False).round()
+    # In the order that the scaling wants its pixels in; it would copy them into it.
+    levels = frame[None].to(torch.float32, memory_format=torch.channels_last)
+    return F.interpolate(levels, (pixels, pixels), mode="bilinear", align_corners=False).round()

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from videogpt_plus.types import Clip
 
-#: Bytes of a picture above which it is not made whole.
-HUGE = 64 * 2**20
+#: Bytes of a picture above which it is not made whole: of one in float, and of one in whole numbers.
+HUGE, LONG = 64 * 2**20, 8 * 2**20
 
 
 def is_huge(clip: Clip) -> bool:
     """Whether the square around a frame is."""
-    return 3 * max(clip.frames.shape[-2:]) ** 2 > HUGE
+    return 3 * max(clip.frames.shape[-2:]) ** 2 > LONG
 
 
 def small_square(frame: UInt8[Tensor, "3 h w"], colour: tuple[int, int, int], pixels: int) -> UInt8[Tensor, "3 p p"]:
@@ -33,7 +33,7 @@ def small_square(frame: UInt8[Tensor, "3 h w"], colour: tuple[int, int, int], pi
     top, left = (side - height) // 2, (side - width) // 2
     scaled = np.empty((side, pixels, 3), np.uint8)
     scaled[:] = _bicubic(np.full((1, side, 3), colour, np.uint8), (pixels, 1))
-    rows = max(1, HUGE // 4 // (3 * side))
+    rows = max(1, LONG // 2 // (3 * side))
     for begin in range(0, height, rows):
         part = rearrange(frame[:, begin : begin + rows], "c h w -> h w c").numpy()
         padded = np.full((len(part), side, 3), colour, np.uint8)
