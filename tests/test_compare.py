@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from eval.answers.answer import read_answers
+from eval.judge.scoring import _hash
 from eval.report.compare import compare_runs, read_run
 from eval.statistics.estimates import SCORE
 from eval.statistics.paired import NONE_SHOWN, compare, equivalence, holm
 from videogpt_plus.app import cli
-from videogpt_plus.io import fingerprint
 from videogpt_plus.types import UserError
 
 
@@ -228,7 +229,7 @@ def judged(folder: Path, scores: dict[str, dict[str, int | None]], model: str = 
     }
     judge = {"judge_model": model, "served_models": [model], "prompt_hash": "p"}
     content = {"benchmark": "vcgbench", "control": None, "judge": judge, "aspects": aspects}
-    content["answers"] = fingerprint.of_path(folder / "answers.jsonl")
+    content["answers"] = _hash(read_answers(folder / "answers.jsonl"))
     (folder / "scores.json").write_text(json.dumps(content))
     return folder
 
