@@ -262,7 +262,7 @@ def test_branches_and_layers_are_those_of_the_file(experiment, tmp_path):
     for branches in ("s", "st"):
         folder = written(tmp_path / branches, recorded_weights(branches))
         adapter = fresh(replace(experiment, llm=str(folder))).reducers["video"]
-        assert adapter.config.branches == branches and hasattr(adapter, "query_t") == (branches == "st")
+        assert adapter.branches == branches and hasattr(adapter, "query_t") == (branches == "st")
 
 
 @torch.inference_mode()

@@ -14,8 +14,6 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from videogpt_plus.reducers.summary import Summary
-
 
 class CrossAttention(nn.Module):
     """Queries read tokens and themselves."""
@@ -33,21 +31,23 @@ class CrossAttention(nn.Module):
 class VideoSummary(nn.Module):
     """Grids of any number of frames and any size -> as many tokens as there are queries at the level."""
 
-    def __init__(self, config: Summary, width: int):
+    def __init__(
+        self, width: int, *, queries: int, heads: int, layers: int, branches: str, frame_times: bool, dropout: float
+    ):
         super().__init__()
-        self.config = config
-        for branch in config.branches:
-            setattr(self, f"query_{branch}", nn.Parameter(torch.randn(1, config.num_queries, width)))
-            layers = (CrossAttention(width, config.heads, config.dropout) for _ in range(config.layers))
-            setattr(self, f"cross_attn_{branch}", nn.ModuleList(layers))
+        self.branches, self.frame_times = branches, frame_times
+        for branch in branches:
+            setattr(self, f"query_{branch}", nn.Parameter(torch.randn(1, queries, width)))
+            readers = (CrossAttention(width, heads, dropout) for _ in range(layers))
+            setattr(self, f"cross_attn_{branch}", nn.ModuleList(readers))
 
     def forward(self, grid: Float[Tensor, "b t h w d"]) -> Float[Tensor, "b n d"]:
-        if self.config.frame_times:
+        if self.frame_times:
             grid = grid + sinusoids(grid.shape[1], grid.shape[-1], grid)[:, None, None]
         tokens = rearrange(grid, "b t h w d -> b (t h w) d")
         summary = self.query_s.expand(len(grid), -1, -1)
         # The second branch's queries are the same in every layer, as in the original.
-        second = self.query_t.expand(len(grid), -1, -1) if self.config.branches == "st" else None
+        second = self.query_t.expand(len(grid), -1, -1) if self.branches == "st" else None
         for i, attention in enumerate(self.cross_attn_s):
             summary = attention(summary, tokens)
             if second is not None:

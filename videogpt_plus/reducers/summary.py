@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from videogpt_plus.reducers.reducer import Reducer
@@ -55,7 +55,8 @@ class Summary(Reducer):
 
         if width % self.heads:
             raise UserError(f"reducer 'summary' has {self.heads} heads, which do not divide the width {width}")
-        return VideoSummary(self, width)
+        options = {name: value for name, value in asdict(self).items() if name not in ("level", "queries")}
+        return VideoSummary(width, queries=self.num_queries, **options)
 
     def left_of(self, side: int) -> str:
         return f"{self.num_queries} queries" if self.num_queries > 1 else "1 query"
