@@ -284,7 +284,7 @@ def test_llava_is_spread_too(tmp_path_factory):
     ((name, stream),) = LLAVA15_7B.branches
     vision, tower = model.encoders[name], replace(stream, weights=folder)
     tower = replace(tower, pixels=vision.pixels, grid=vision.grid, width=vision.width)
-    drawn = outline(replace(LLAVA15_7B, llm=folder, streams=((name, tower),)), None)
+    drawn = outline(replace(LLAVA15_7B, llm=folder, branches=((name, tower),)), None)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     assert {name: tuple(p.shape) for name, p in drawn.named_parameters()} == shapes
     asked = needs(drawn, 1, 50, 1, (4, 4))

@@ -188,7 +188,7 @@ def test_a_killed_data_worker_is_one_line():
 
 
 def test_folder_of_another_experiment_is_refused(experiment, straight):
-    with pytest.raises(UserError, match=r"holds another experiment \(level: 4 there, 2 now\)"):
+    with pytest.raises(UserError, match=r"holds another experiment \(reducer.level: 4 there, 2 now\)"):
         stages.finetune(with_settings(experiment, {"reducer.level": 2}), starts(straight), straight["finetune"])
 
 
@@ -294,7 +294,7 @@ def test_towers_beside_the_model_change_no_loss(experiment):
     dataset = data.Conversations(experiment, model.tokenizer, "unused")
     batch = data.collate([dataset[0], dataset[1]], pad_id=0)
     before = model(**batch).loss
-    keep_frozen_apart(model, torch.device("cpu"))
+    keep_frozen_apart(model, torch.device("cpu"), 2)
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"llm", "projectors"}
     assert torch.equal(model(**batch).loss, before)
 
