@@ -236,7 +236,7 @@ def test_no_entry_ends_a_run(workers, answers, done, capfd, tmp_path):
         written = [json.loads(path.read_text()) for path in tmp_path.iterdir()]
         assert sum(one["pred"].startswith("no answer: ") for one in written) == failed and len(written) == len(ODD)
         with pytest.raises(SystemExit):
-            cli.main(["doctor", "bench", "--decode", "all", "--workers", str(max(1, workers))])
+            cli.main(["check", "bench", "--decode", "all", "--workers", str(max(1, workers))])
         out, err = capfd.readouterr()
         clips = {video for video, text in ODD if ODD[video, text] and text == "What?"}
         assert f"{len(ODD) - len(clips)} of {len(ODD)} questions can be asked" in out and not err

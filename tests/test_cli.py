@@ -70,7 +70,7 @@ def test_a_level_that_upsamples_is_said_to(capsys):
         ("tokens", "EXPERIMENT", lambda e: True),
         ("pretrain", "EXPERIMENT STREAM", lambda e: bool(e.pretrain)),
         ("train", "EXPERIMENT", lambda e: e.is_trained),
-        ("take", "EXPERIMENT", lambda e: not e.is_trained),
+        ("register", "EXPERIMENT", lambda e: not e.is_trained),
         ("convert", "SOURCE TARGET", None),
         ("push", "RUN NAME/MODEL", None),
     ],
@@ -179,3 +179,15 @@ def test_answers_under_a_control_are_not_taken_for_those_of_all_frames(tmp_path,
     assert named_runs([str(copy / "answers")]) == [copy]
     with pytest.raises(UserError, match="holds answers: name the run, results/toy_pool2"):
         named_runs([str(copy / "answers_blind")])
+
+
+@pytest.mark.parametrize(("earlier", "now"), cli.EARLIER.items())
+def test_a_command_answers_to_its_earlier_name_and_says_the_new_one(earlier, now, capsys):
+    for name in (earlier, now):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+    said = capsys.readouterr()
+    assert said.err == f"`{earlier}` is called `{now}` now; the old name goes with the next version\n"
+    first, second = said.out.split(f"usage: videogpt-plus {now} ")[1:]
+    assert first.rstrip() == second.rstrip()

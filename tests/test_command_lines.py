@@ -85,7 +85,7 @@ def calls(node: ast.AST, names: re.Pattern[str]) -> list[ast.Call]:
 
 
 @pytest.mark.parametrize(
-    "name", ["sweep", "run_sweep", "pretrain", "train", "answer", "score", "export", "_judge", "doctor"]
+    "name", ["sweep", "run_sweep", "pretrain", "train", "answer", "score", "export", "_judge", "check"]
 )
 def test_a_command_calls_what_checks_before_what_makes(name):
     for command in commands(name):

@@ -192,7 +192,7 @@ def test_every_wrong_entry_of_a_task_is_read_past(tmp_path):
         "colour.json, entry 0",
         "colour.json, entry 2",
     ]
-    with pytest.raises(UserError, match=f"entry 0: .*found 3 \\(1 more; all: videogpt-plus doctor {root}\\)"):
+    with pytest.raises(UserError, match=f"entry 0: .*found 3 \\(1 more; all: videogpt-plus check {root}\\)"):
         load_benchmark(root)
 
 

@@ -45,7 +45,7 @@ def foreign(tmp_path) -> Path:
 
 
 def test_another_eval_in_the_working_folder_is_passed_by_in_workers_too(foreign):
-    done = call(foreign, "doctor", "bench", "--decode", "all", "--workers", "1")
+    done = call(foreign, "check", "bench", "--decode", "all", "--workers", "1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "all 1 questions can be asked" in done.stdout
 

@@ -443,7 +443,7 @@ def test_a_sweep_over_levels_trains_a_lora_at_each_and_reports_them(room, monkey
     command = ["sweep", "toy_rwf", "--levels", "1", "2", "--benchmarks", "toy_rwf2000", "--controls", "blind"]
     cli.main([*command, "--name", "rwf", "--workers", "0", "--dry-run"])
     told = capsys.readouterr().out
-    assert "train toy_rwf_pool1 --output-dir" in told and "take" not in told and "pretrain" not in told
+    assert "train toy_rwf_pool1 --output-dir" in told and "register" not in told and "pretrain" not in told
     cli.main([*command, "--name", "rwf", "--workers", "0"])
     rows = (room / "results/rwf/report/sweep.csv").read_text()
     assert "toy_rwf_pool1" in rows and "toy_rwf_pool2" in rows and "blind" in rows
@@ -464,7 +464,7 @@ def test_a_sweep_over_levels_trains_a_lora_at_each_and_reports_them(room, monkey
     [
         (["pretrain", "cogvlm2_rwf_reference", "video"], "published with its projectors, and none is pre-trained"),
         (["train", "toy_rwf", "--projectors", "video=x"], "published with its projectors"),
-        (["take", "toy_rwf"], "toy_rwf is trained before it is asked"),
+        (["register", "toy_rwf"], "toy_rwf is trained before it is asked"),
         (["answer", "cogvlm2_rwf_consistent", "--task", "rwf2000"], "videogpt-plus train cogvlm2_rwf_consistent"),
         (["train", "cogvlm2_rwf_consistent"], "CogVLM2's config"),
         (["export", "toy_rwf", "out", "--task", "rwf2000"], "no files of rwf2000's answers"),

@@ -143,7 +143,7 @@ def test_predict_writes_the_twin_and_says_that_it_means_nothing(family, tmp_path
     told = capsys.readouterr()
     assert told.out.endswith("\n") and f"{name}: its weights are random" in told.err
     assert not Path("results").exists() and [p.name for p in Path(".cache/toy/families").iterdir()] == [family]
-    cli.main(["take", name, "--output-dir", "run"])
+    cli.main(["register", name, "--output-dir", "run"])
     capsys.readouterr()
     cli.main(["predict", "run", "What is it?", "--image", "a.png"])
     again = capsys.readouterr()

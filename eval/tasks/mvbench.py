@@ -206,7 +206,7 @@ def _row(path: Path, name: str, entry: Any) -> TaskFolder:
 def _load_task(benchmark: Benchmark, name: str) -> Task:
     questions, problems = read_task(benchmark, name)
     if problems:
-        command = shlex.join(["videogpt-plus", "doctor", str(benchmark.name)])
+        command = shlex.join(["videogpt-plus", "check", str(benchmark.name)])
         more = f" ({len(problems) - 1} more; all: {command})" if problems[1:] else ""
         raise UserError(problems[0] + more)
     return Task(name, benchmark.tasks[name].group or name, questions)

@@ -15,14 +15,14 @@ from contextlib import ExitStack, redirect_stdout
 import tyro
 
 from videogpt_plus.app.commands.ask import answer, export, predict, report, score
+from videogpt_plus.app.commands.check import check
 from videogpt_plus.app.commands.cinego import cinego
 from videogpt_plus.app.commands.compare import compare
 from videogpt_plus.app.commands.data import data
-from videogpt_plus.app.commands.doctor import doctor
 from videogpt_plus.app.commands.files import convert, push, tokens
 from videogpt_plus.app.commands.judge import judge, rejudge
 from videogpt_plus.app.commands.subset import subset
-from videogpt_plus.app.commands.train import pretrain, sweep, take, train
+from videogpt_plus.app.commands.train import pretrain, register, sweep, train
 from videogpt_plus.app.commands.web import web
 from videogpt_plus.app.usage import PROGRAM, choice, later, parsed
 from videogpt_plus.io.memory import keep_freed
@@ -37,9 +37,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "sweep": sweep,
     "pretrain": pretrain,
     "train": train,
-    "take": take,
+    "register": register,
     "data": data,
-    "doctor": doctor,
+    "check": check,
     "answer": answer,
     "judge": judge,
     "rejudge": rejudge,
@@ -55,6 +55,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "convert": convert,
     "push": push,
 }
+#: What commands were called before -> what they are called; the old names go with the next version.
+EARLIER = {"doctor": "check", "take": "register"}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -96,6 +98,11 @@ def _command(args: Sequence[str]) -> Callable[[], None]:
     for option, word in zip(args, args[1:], strict=False):
         if word == "" and option.startswith("--"):  # a variable of a script that is not set; a path of it is `.`
             raise UserError(f"{option} is empty: give it a value, or leave it out")
+    if args and args[0] in EARLIER:
+        print(
+            f"`{args[0]}` is called `{EARLIER[args[0]]}` now; the old name goes with the next version", file=sys.stderr
+        )
+        args = [EARLIER[args[0]], *args[1:]]
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         # tyro would list them all and not say which one was meant.
         raise UserError(f"unknown command '{args[0]}': {choice(args[0], list(COMMANDS))}")

@@ -37,9 +37,9 @@ def load(*runs: str | Path, listener: Listener = SILENT, **how: Any) -> VideoLLM
     return inference.load(folders, EvalConfig(**how), tell=listener.say)
 
 
-def find_runs(run: str, take: bool = True) -> list[Path]:
+def find_runs(run: str, make: bool = True) -> list[Path]:
     """The run of that name, or for a pattern such as 'toy_pool*' every trained run that fits, under results/."""
-    return [one.made(take) for one in _fitting(run)]
+    return [one.made(make) for one in _fitting(run)]
 
 
 def _fitting(run: str) -> list[Wanted]:
@@ -75,13 +75,13 @@ def all_runs(folder: Path) -> Iterator[tuple[Experiment, Path]]:
                 yield experiment, take_published(experiment, folder / experiment.name)
 
 
-def find_run(run: str, take: bool = True) -> Path:
+def find_run(run: str, make: bool = True) -> Path:
     """The folder itself, or the only trained run of that name under results/, or the packaged one.
 
-    With `take` the run of published weights is made, and a tiny twin's weights are written, if they are not there.
+    With `make` the run of published weights is made, and a tiny twin's weights are written, if they are not there.
     Without it nothing is written: for a command that reads what was answered.
     """
-    return wanted_run(run).made(take)
+    return wanted_run(run).made(make)
 
 
 class Wanted(NamedTuple):
@@ -95,15 +95,15 @@ class Wanted(NamedTuple):
     #: Whether it is one of published weights, which may have to be taken first.
     is_published: bool
 
-    def made(self, take: bool = True, listener: Listener = TERMINAL) -> Path:
+    def made(self, make: bool = True, listener: Listener = TERMINAL) -> Path:
         """Its folder; see `find_run`."""
-        if self.is_published and take:
+        if self.is_published and make:
             take_published(self.experiment, self.folder)
         elif self.is_published and not (self.folder / "experiment.json").is_file():
             what = f"{self.name} was not asked here yet: there is no {self.folder}"
             raise UserError(f"{what}; run `videogpt-plus answer {self.name}`")
         if self.experiment.is_random:
-            if take:
+            if make:
                 prepare_twin(self.experiment)
             say_random(self.experiment.name, listener)
         return self.folder
@@ -206,9 +206,9 @@ def _published(folder: Path) -> str | None:
     return f"for weights as they were published {put}name the experiment {experiment.name}"
 
 
-def named_runs(runs: Sequence[str], take: bool = True) -> list[Path]:
+def named_runs(runs: Sequence[str], make: bool = True) -> list[Path]:
     """`find_runs` of all, each once."""
-    return list(dict.fromkeys(one.made(take) for one in wanted_runs(runs)))
+    return list(dict.fromkeys(one.made(make) for one in wanted_runs(runs)))
 
 
 def own_runs(runs: Sequence[str]) -> list[Path]:

@@ -71,7 +71,7 @@ def score(runs: Positional[tuple[str, ...]], config: OmitArgPrefixes[TaskConfig]
 
     config = config.read()
     check_limit(config.limit)
-    folders = named_runs(runs, take=False)
+    folders = named_runs(runs, make=False)
     if kind_of(config.task).scored == "judged":
         _show_judged({folder: config.answers(folder) for folder in folders}, config.options)
         return
@@ -189,7 +189,7 @@ def export(
         told = "answers.jsonl and scores.json hold them all"
         raise UserError(f"the reference has no files of {config.task}'s answers; {told}")
     check_limit(config.limit)
-    folder = find_run(run, take=False)
+    folder = find_run(run, make=False)
     path, root = config.answers(folder), answered_benchmark(config, folder)
     if kind.scored == "judged":
         count = write_open_files(path, config.task, root, config.limit, output, config.options)

@@ -57,7 +57,7 @@ def _answers(name: str) -> Path:
         return path
     if (path / "answers.jsonl").is_file():
         return path / "answers.jsonl"
-    return WHOLE.answers(find_run(name, take=False))
+    return WHOLE.answers(find_run(name, make=False))
 
 
 def _show(found: Mapping[str, Any], unit: int) -> None:

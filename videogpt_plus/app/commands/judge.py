@@ -68,7 +68,7 @@ def _judge(
 
     config = config.read()
     check_limit(config.limit)
-    folders = named_runs(runs, take=False)
+    folders = named_runs(runs, make=False)
     wanted = [Answers(folder, config) for folder in folders]
     scores = judge_answers(judge_config, wanted, retry_unscored, dry_run, again)
     short = len({folder.name for folder in folders}) == len(folders)

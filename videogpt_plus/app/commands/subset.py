@@ -44,7 +44,7 @@ def _read(runs: tuple[str, ...]) -> tuple[dict[tuple[int, float], Mapping[str, b
     from eval.report.results import series_of
 
     found, about, named = {}, {}, {}
-    for folder in named_runs(runs, take=False):
+    for folder in named_runs(runs, make=False):
         experiment = load_experiment(folder)
         named.setdefault(series_of(experiment.name), folder)
         if len(named) > 1:

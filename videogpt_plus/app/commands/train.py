@@ -1,4 +1,4 @@
-"""`sweep`, `pretrain`, `train` and `take`: what fills run folders."""
+"""`sweep`, `pretrain`, `train` and `register`: what fills run folders."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def train(
     print(f"weights of {chosen.name}: {folder}")
 
 
-def take(experiment: Positional[PublishedAtLevel], output_dir: Path | None = None) -> None:
+def register(experiment: Positional[PublishedAtLevel], output_dir: Path | None = None) -> None:
     """Make a run folder of published weights, which are asked as they are, at the experiment's pool level.
 
     Args:

@@ -68,7 +68,7 @@ ASKED = (Asked(),)
 class Cell:
     """One step of a sweep."""
 
-    #: "pretrain", "train", "take", "answer", "judge" or "report"; "take" is of weights that are asked as published.
+    #: "pretrain", "train", "register", "answer", "judge" or "report"; "register" is of weights that are asked as published.
     kind: str
     #: Its output folder.
     folder: Path
@@ -141,7 +141,7 @@ def plan(
     for e in experiments:
         folder = root / e.name
         needs = tuple(cell.folder for cell in pretrain.values())
-        kind = "train" if e.is_trained else "take"
+        kind = "train" if e.is_trained else "register"
         trained = ("--projectors", *starts) if starts else ()
         file = _file(e, root)
         command = (kind, _word(e, file), *trained, "--output-dir", str(folder))
@@ -290,7 +290,7 @@ def inputs(cell: Cell) -> dict[str, object]:
     if cell.kind == "pretrain":
         alone = pretraining_experiment(e, cell.stream)
         return _made_of(alone) | {"training": _training(alone.training), **cell.eval_config.shapes_training()}
-    if cell.kind == "take":
+    if cell.kind == "register":
         return _made_of(e)
     if cell.kind == "train":
         settings = {"training": _training(e.training), "lora": vars(e.lora), **cell.eval_config.shapes_training()}
@@ -356,7 +356,7 @@ def outputs(cell: Cell) -> list[Path]:
     names = {
         "pretrain": ("experiment.json", FINISHED),
         "train": ("experiment.json", *TUNED),
-        "take": ("experiment.json",),
+        "register": ("experiment.json",),
         "answer": ("answers.jsonl", "answers.meta.json"),
     }
     return [cell.folder / name for name in names.get(cell.kind, ())]
@@ -388,7 +388,7 @@ def begin(cell: Cell) -> str | None:
     for folder in cell.needs:
         if not _was_finished(folder):
             raise UserError(f"{cell.title} needs {folder}, which is not finished: run that cell of the sweep first")
-    if cell.kind in ("pretrain", "train", "take") and cell.folder.is_dir():
+    if cell.kind in ("pretrain", "train", "register") and cell.folder.is_dir():
         check_own(cell.folder)
     sweep_parts(cell.folder)
     wanted, told = _as_json(inputs(cell)), None
@@ -477,7 +477,7 @@ def describe(cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
     rows = []
     for i, cell in enumerate(cells):
         tokens = ""
-        if cell.kind in ("train", "take"):
+        if cell.kind in ("train", "register"):
             tokens = f", {num_visual_tokens(cell.experiment, cell.experiment.num_frames)} visual tokens"
         state = "finished" if cell.experiment and is_finished(cell) else "to do"
         rows.append((str(i), cell.title + tokens, state))

@@ -348,7 +348,7 @@ def _fill_cells(cells: Sequence[Cell], title: str, plan: Plan, listener: Listene
     elif cell.kind in TRAINED:
         start = cell.stream if cell.kind == "pretrain" else {folder.name: folder for folder in cell.needs}
         fill_run(cell.experiment, start, cell.folder, plan.eval_config, title, config.deepspeed, listener=listener)
-    elif cell.kind == "take":
+    elif cell.kind == "register":
         take_published(cell.experiment, cell.folder)
     else:
         runs = {cell.needs[0]: cell.folder / "answers.jsonl" for cell in cells}

@@ -1,4 +1,4 @@
-"""What the doctor says of a benchmark is what answering it would meet."""
+"""What `check` says of a benchmark is what answering it would meet."""
 
 from __future__ import annotations
 
@@ -395,7 +395,7 @@ def test_without_an_experiment_or_a_clip_nothing_is_made_up(whole):
 def run(capsys, *args: object) -> tuple[int, str]:
     code = 0
     try:
-        cli.main(["doctor", *map(str, args), "--workers", "1"])
+        cli.main(["check", *map(str, args), "--workers", "1"])
     except SystemExit as stop:
         code = stop.code
     return code, capsys.readouterr().out
@@ -440,7 +440,7 @@ def test_json_is_all_that_is_printed_and_holds_every_finding(root, capsys):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["toy"], "'toy' is an experiment, not a benchmark; look at what it asks: doctor .cache/toy/bench"),
+        (["toy"], "'toy' is an experiment, not a benchmark; look at what it asks: check .cache/toy/bench"),
         (["nobench"], "unknown benchmark 'nobench', and there is no such folder"),
         (["mvbench", "--root", "nowhere"], "no benchmark at"),
         (["mvbench", "--workers", "0"], "--workers 0 is not possible"),
@@ -450,7 +450,7 @@ def test_json_is_all_that_is_printed_and_holds_every_finding(root, capsys):
 )
 def test_what_the_user_can_mend_is_one_line(args, words, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["doctor", *args])
+        cli.main(["check", *args])
     err = capsys.readouterr().err
     assert stop.value.code == 2 and words in err and err.count("\n") == 1
 

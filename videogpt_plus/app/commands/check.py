@@ -1,4 +1,4 @@
-"""`doctor`: what of a benchmark is there and can be read, before anything is computed."""
+"""`check`: what of a benchmark is there and can be read, before anything is computed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HEADINGS = {
 }
 
 
-def doctor(
+def check(
     benchmark: Positional[Annotated[str, arg(metavar="BENCHMARK")]],
     root: Path | None = None,
     decode: Literal["sampled", "all", "none"] = "sampled",
@@ -82,7 +82,7 @@ def doctor(
     if root or named:
         with redirect_stdout(sys.stderr) if json_output else nullcontext():
             prepare_benchmark(Path(root or named))
-    with nullcontext() if json_output else progress(f"doctor {benchmark}") as advance:
+    with nullcontext() if json_output else progress(f"check {benchmark}") as advance:
         probe = None if decode == "none" else probe_of(chosen, decoder)
         report = examine(benchmark, root, decode, per_task, probe, workers, clip_seconds, advance)
     expected = expect(report, chosen, workers, tflops)
@@ -108,7 +108,7 @@ def _check_benchmark(benchmark: str) -> None:
         asked = get_experiment(benchmark).benchmark_root
     except UserError:
         return  # then it is no experiment either, and `examine` names the choices
-    raise UserError(f"'{benchmark}' is an experiment, not a benchmark; look at what it asks: doctor {asked}")
+    raise UserError(f"'{benchmark}' is an experiment, not a benchmark; look at what it asks: check {asked}")
 
 
 def _show(report: Report) -> None:
