@@ -78,7 +78,7 @@ def test_one_of_the_models_leaves_the_others_their_store_and_a_trained_reducer_i
     (name,) = llm.members
     assert llm.only(name).ask(clip, "What moves?")[name].text == llm.ask(clip, "What moves?")[name].text
     assert len(list((tmp_path / "store").rglob("*.safetensors"))) == 1, "encoded once, and kept"
-    llm.members[name].model.adapters["image"] = nn.Linear(2, 2)
+    llm.members[name].model.reducers["image"] = nn.Linear(2, 2)
     with pytest.raises(UserError, match="was trained with its reducer 'average'"):
         llm.only(name, at_level(load_experiment(PACKAGED), 8))
 
@@ -88,7 +88,8 @@ def test_a_sweep_of_an_experiment_of_ones_own_gives_its_scores_and_tells_only_wh
 ):
     monkeypatch.chdir(tmp_path)
     ensure_toy_data(tmp_path / "toy", Recipe(test_per_task=1, train_per_task=1, images=1, videos=1))
-    mine = replace(TOY_LLAVA15, benchmark_root=str(tmp_path / "toy/bench"), max_new_tokens=2)
+    short = replace(TOY_LLAVA15.prompting, max_new_tokens=2)
+    mine = replace(TOY_LLAVA15, benchmark_root=str(tmp_path / "toy/bench"), prompting=short)
     options = {"levels": (1, 4), "controls": ("blind",), "root": tmp_path / "swept"}
     done = videogpt_plus.sweep(mine, **options)
     printed = capsys.readouterr()
