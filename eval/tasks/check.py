@@ -21,6 +21,7 @@ from eval.tasks.probe import Probe, View, probe_all
 from eval.tasks.task import Example
 from videogpt_plus.clips.names import VIDEOS, without_ending
 from videogpt_plus.clips.picture_files import STILLS
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.io.entries import reading
 from videogpt_plus.io.errors import attempted
 from videogpt_plus.types import ClipError, UserError
@@ -134,7 +135,7 @@ def examine(
     found = [_Search(section, shelf) for section in sections]
     chosen = {search: search.choose(None if decode == "all" else per_task) for search in found if decode != "none"}
     views = list(dict.fromkeys(view for part in chosen.values() for view in part))
-    outcomes = probe_all(views, probe or Probe(16), workers, clip_seconds, progress) if views else {}
+    outcomes = probe_all(views, probe or Probe(Sampling()), workers, clip_seconds, progress) if views else {}
     rates = {search: search.judge(part, outcomes) for search, part in chosen.items()}
     return Report(
         benchmark,

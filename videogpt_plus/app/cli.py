@@ -99,10 +99,9 @@ def _command(args: Sequence[str]) -> Callable[[], None]:
         if word == "" and option.startswith("--"):  # a variable of a script that is not set; a path of it is `.`
             raise UserError(f"{option} is empty: give it a value, or leave it out")
     if args and args[0] in EARLIER:
-        print(
-            f"`{args[0]}` is called `{EARLIER[args[0]]}` now; the old name goes with the next version", file=sys.stderr
-        )
-        args = [EARLIER[args[0]], *args[1:]]
+        now = EARLIER[args[0]]
+        print(f"`{args[0]}` is called `{now}` now; the old name goes with the next version", file=sys.stderr)
+        args = [now, *args[1:]]
     if args and not args[0].startswith("-") and args[0] not in COMMANDS:
         # tyro would list them all and not say which one was meant.
         raise UserError(f"unknown command '{args[0]}': {choice(args[0], list(COMMANDS))}")

@@ -68,7 +68,7 @@ ASKED = (Asked(),)
 class Cell:
     """One step of a sweep."""
 
-    #: "pretrain", "train", "register", "answer", "judge" or "report"; "register" is of weights that are asked as published.
+    #: "pretrain", "train", "register" (of weights that are asked as published), "answer", "judge" or "report".
     kind: str
     #: Its output folder.
     folder: Path
