@@ -132,7 +132,7 @@ def copy_packets(
     some; with a display matrix; changed by a bitstream filter.
     """
     with av.open(str(source)) as inside, av.open(str(target), "w") as outside:
-        stream = inside.branches.video[0]
+        stream = inside.streams.video[0]
         output = outside.add_stream_from_template(stream)
         if matrix is not None:
             output.set_display_matrix(matrix)

@@ -76,7 +76,7 @@ MEASURE = """
 import os, resource, sys
 from videogpt_plus.clips.prefetch import Preparation
 from videogpt_plus.config.experiments import TOY
-prepare = Preparation(TOY.streams, 8)
+prepare = Preparation(TOY.branches, TOY.sampling)
 for still in ("pad", "crop"):
     prepare("small.png", still=still)
     for name in sys.argv[1:]:
