@@ -280,10 +280,10 @@ def test_a_projector_file_of_both_streams_is_no_pre_training(runs, tmp_path):
 
 def test_what_the_reference_cannot_compute_is_not_written(runs, tmp_path):
     run = Path(shutil.copytree(runs / "tuned", tmp_path / "run"))
-    changed(run, "experiment.json", adapter="max")
+    changed(run, "experiment.json", reducer={"name": "max", "level": 2.0})
     with pytest.raises(UserError, match="reduces by 'max', the reference by 'average' alone"):
         convert(run, tmp_path / "theirs")
-    changed(run, "experiment.json", adapter="average")
+    changed(run, "experiment.json", reducer={"name": "average", "level": 2.0})
     changed(run, "adapter_config.json", use_qalora=True)
     with pytest.raises(UserError, match="uses use_qalora, which the reference's peft does not know"):
         convert(run, tmp_path / "theirs")
@@ -324,7 +324,11 @@ def test_a_source_that_would_run_code_is_refused_and_does_not_run(file, copied, 
 def test_a_recorded_checkpoint_of_the_reference_converts_and_gives_its_logits(tmp_path, monkeypatch):
     from parity.models import pixels, write_parts
 
-    mini = replace(write_parts(GOLDEN / "weights_mini", GOLDEN / "tokenizer", tmp_path, all_rows=False), name="mini")
+    mini = replace(
+        write_parts(GOLDEN / "weights_mini", GOLDEN / "tokenizer", tmp_path, all_rows=False),
+        name="mini",
+        source=experiments.TOY.source,
+    )
     monkeypatch.setitem(experiments.EXPERIMENTS, "mini", mini)
     convert(GOLDEN / "lora_ckpt", tmp_path / "ours")
     converted = load_experiment(tmp_path / "ours")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from videogpt_plus.app import cli
 from videogpt_plus.app.commands import cinego
+from videogpt_plus.app.questions import TaskConfig
+from videogpt_plus.app.sweep.run import SweepConfig
 from videogpt_plus.config.experiments import EXPERIMENTS, LLAVA15_7B, get_experiment
 from videogpt_plus.config.options import EvalConfig, GenerationConfig
 from videogpt_plus.config.tokens import num_visual_tokens
@@ -35,7 +37,11 @@ def test_commands_and_options_are_there():
     assert commands and commands <= cli.COMMANDS.keys()
     every = (*cli.COMMANDS.values(), *cinego.COMMANDS.values())
     known = {name for command in every for name in inspect.signature(command).parameters}
-    known |= {field.name for kind in (EvalConfig, GenerationConfig, cinego.Settings) for field in fields(kind)}
+    known |= {
+        field.name
+        for kind in (EvalConfig, GenerationConfig, TaskConfig, SweepConfig, cinego.Settings)
+        for field in fields(kind)
+    }
     known |= {f"no_{name}" for name in known}
     options = set(re.findall(r"--([a-z][a-z_-]+)", TEXT))
     assert {option.replace("-", "_") for option in options} - {o.replace("-", "_") for o in FOREIGN} <= known

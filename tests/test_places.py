@@ -293,9 +293,9 @@ def test_a_benchmark_that_has_grown_is_answered_to_its_end_and_one_that_has_chan
 
 
 def test_two_recipes_under_one_name_are_two_models_and_the_page_says_how_they_differ(bench, capsys):
-    other = replace(at_level(TOY, 2).training, learning_rate=2e-3)
+    other = replace(TOY.source, finetune=replace(TOY.training, learning_rate=2e-3))
     answer(a_run())
-    answer(a_run("toy_pool2_fast", finetune=other))
+    answer(a_run("toy_pool2_fast", source=other))
     answer(a_run("toy_pool2_seed7", seed=7))
     text, rows = report()
     names = {row[0] for row in rows}
@@ -304,7 +304,7 @@ def test_two_recipes_under_one_name_are_two_models_and_the_page_says_how_they_di
     (fast,) = {name for name in names if not name.startswith(mean)}
     assert names == {mean, f"{mean}_seed7", fast}, "the mean of two seeds is of one recipe"
     told = capsys.readouterr().out
-    for said in ("has finetune.learning_rate 0.001", "has finetune.learning_rate 0.002"):
+    for said in ("has source.finetune.learning_rate 0.001", "has source.finetune.learning_rate 0.002"):
         assert said in text and said in told
     assert "results/toy/toy_pool2, results/toy/toy_pool2_seed7 | shown as toy (recipe" in text
 

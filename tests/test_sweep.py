@@ -303,7 +303,7 @@ def test_each_seed_has_its_own_runs_on_the_same_projectors(swept, capsys):
     cli.main(["sweep", "tiny", "--name", "seeds", "--levels", "16", "--seeds", "42", "7", "--controls"])
     root, weights = swept / "results/seeds", "adapter_model.safetensors"
     assert {p.name for p in root.glob("tiny*") if p.is_dir()} == {"tiny_pool16", "tiny_pool16_seed7"}
-    assert json.loads((root / "tiny_pool16_seed7/experiment.json").read_text())["finetune"]["seed"] == 7
+    assert json.loads((root / "tiny_pool16_seed7/experiment.json").read_text())["source"]["finetune"]["seed"] == 7
     assert (root / "tiny_pool16" / weights).read_bytes() != (root / "tiny_pool16_seed7" / weights).read_bytes()
     with (root / "report/sweep.csv").open() as file:
         assert {row["seed"] for row in csv.DictReader(file)} == {"42", "7", "mean of 2"}
