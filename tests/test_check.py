@@ -19,6 +19,7 @@ from eval.tasks.expectation import ANSWER_BYTES, expect
 from eval.tasks.mvbench import MVBENCH, load_benchmark
 from eval.tasks.probe import Probe
 from videogpt_plus.app import cli
+from videogpt_plus.config.experiment import Sampling
 from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.types import ClipError, UserError, Visual
 
@@ -204,9 +205,9 @@ def test_a_sample_is_spread_over_every_task_and_the_same_each_time(root):
             decoded.append(str(path))
             return super().__call__(path, *job)
 
-    tasks, _ = look(root, "sampled", per_task=2, probe=Recorder(4))
+    tasks, _ = look(root, "sampled", per_task=2, probe=Recorder(Sampling(4)))
     first = list(decoded)
-    look(root, "sampled", per_task=2, probe=Recorder(4))
+    look(root, "sampled", per_task=2, probe=Recorder(Sampling(4)))
     assert decoded == first * 2 and len(first) == 8
     assert all(task.decoded == 2 for task in tasks.values())
     assert {Path(path).parent for path in first} == {root / row["folder"] for row, _ in TASKS.values()}
@@ -342,7 +343,7 @@ class Moody(Probe):
     """Does what the clip's name says."""
 
     def __init__(self):
-        super().__init__(4)
+        super().__init__(Sampling(4))
 
     def __call__(self, path, *job) -> Visual:
         import feeding_jobs

@@ -229,7 +229,7 @@ def test_a_sweep_over_levels_trains_nothing_and_reports(family, published, tmp_p
     command = ["sweep", "tiny_cog", "--levels", "1", "2", "--controls", "blind", "--workers", "0"]
     cli.main([*command, "--dry-run"])
     told = capsys.readouterr().out
-    assert "take tiny_cog_pool2" in told and "pretrain" not in told and "train tiny" not in told
+    assert "register tiny_cog_pool2" in told and "pretrain" not in told and "train tiny" not in told
     cli.main(command)
     rows = (tmp_path / "results/tiny_cog/report/sweep.csv").read_text()
     marks = tiny.num_frames * 2

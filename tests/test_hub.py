@@ -221,7 +221,7 @@ def test_the_card_tells_what_it_is_made_of_how_trained_and_how_to_use(run):
     for told in (
         "# toy_pool2",
         "sees 8 frames of a clip as 416 visual tokens",
-        "average pooling at level 2",
+        "the reducer average at level 2",
         "| LLM | `package:toy/weights/llm` | its own |",
         "96 px, 12 x 12 patches a frame, reduced to 6 x 6; projector mlp2x_gelu",
         "| data | TOY_FINETUNING: `questions.json` |",
