@@ -279,13 +279,12 @@ def test_an_adapter_of_another_rank_or_with_missing_keys_is_refused(trained, tin
     [
         ({"family": "single"}, "unknown family 'single'; choose from: dual_encoder"),
         ({"llm": "nowhere/llm"}, "nowhere/llm"),
-        ({"adapter": "pol"}, "unknown reducer 'pol'"),
-        ({"level": 0}, "choose a number above 0"),
+        ({"reducer.level": 0}, "choose a number above 0"),
     ],
 )
 def test_wrong_experiments_are_refused(tiny_experiment, change, told):
     with pytest.raises(UserError, match=told):
-        fresh(replace(tiny_experiment, **change))
+        fresh(with_settings(tiny_experiment, change))
 
 
 def test_unknown_streams_and_other_llms_are_refused(tiny_experiment, tmp_path):
