@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,13 @@ def test_every_flag_of_the_reference_is_in_the_table():
     assert missing == []
 
 
+def options_of(command: str) -> set[str]:
+    """The parameters of a command, and in place of a config its fields: they are options under their own names."""
+    parameters = inspect.signature(cli.COMMANDS[command]).parameters
+    configs = [parameter.default for parameter in parameters.values() if is_dataclass(parameter.default)]
+    return {*parameters, *(field.name for config in configs for field in fields(config))}
+
+
 def test_every_field_and_option_named_there_exists():
     named = re.findall(r"`(Experiment|Branch|Lora|Sampling|Prompting|Trained|Training|Pretraining)\.(\w+)`", TEXT)
     assert len(named) > 25
@@ -88,7 +95,7 @@ def test_every_field_and_option_named_there_exists():
     options = re.findall(r"`(\w+) --([\w-]+)`", TEXT)
     assert len(options) > 5
     for command, option in options:
-        assert option.replace("-", "_") in inspect.signature(cli.COMMANDS[command]).parameters, f"{command} --{option}"
+        assert option.replace("-", "_") in options_of(command), f"{command} --{option}"
     commands = re.findall(r"^`*videogpt-plus (\w+)|`videogpt-plus (\w+)", BOTH, re.MULTILINE)
     assert {name for pair in commands for name in pair if name} <= cli.COMMANDS.keys() and len(commands) > 5
 
