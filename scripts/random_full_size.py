@@ -33,7 +33,7 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from videogpt_plus.clips.video import read_clip
-from videogpt_plus.config.experiment import Experiment, Lora
+from videogpt_plus.config.experiment import Experiment, Lora, with_settings
 from videogpt_plus.config.experiments import QWEN_1_5B, QWEN_3B, at_level, level_text
 from videogpt_plus.config.tokens import num_visual_tokens
 from videogpt_plus.encoders.internvideo2 import InternVideo2
@@ -452,7 +452,8 @@ def main(
         keep: Leave the weights where they are.
         report: JSON file of the result; `benchmarks/results/full_size_SIZE.json` when not given.
     """
-    chosen = replace(SIZES[size], experiment=replace(SIZES[size].experiment, max_new_tokens=max_new_tokens))
+    experiment = with_settings(SIZES[size].experiment, {"prompting.max_new_tokens": max_new_tokens})
+    chosen = replace(SIZES[size], experiment=experiment)
     try:
         if not Path("/proc/self/clear_refs").exists():
             raise UserError("peak memory is read from /proc, which this system has not; run it on Linux")

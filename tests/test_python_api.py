@@ -95,7 +95,7 @@ def test_a_sweep_of_an_experiment_of_ones_own_gives_its_scores_and_tells_only_wh
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "")
     assert done.report == tmp_path / "swept/toy_llava15/report/index.html" and done.report.is_file()
-    assert [one.kind for one in done.cells] == ["register", "take", "answer", "answer", "answer", "report"]
+    assert [one.kind for one in done.cells] == ["register", "register", "answer", "answer", "answer", "report"]
     asked = [(one.cell.experiment.level, one.cell.control) for one in done.scores]
     assert asked == [(1, None), (4, None), (4, "blind")]
     for one in done.scores:
