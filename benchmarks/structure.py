@@ -47,6 +47,8 @@ def room_of(module: str, root: Path) -> str | None:
         return "eval"
     if head != "videogpt_plus" or not rest:
         return None
+    if rest[0] == "__main__":  # three lines that start the command line
+        return "app"
     return "registers" if RECORDS.fullmatch(_file_of(module, root)) else rest[0]
 
 

@@ -22,7 +22,6 @@ LEVELS = [
     ["training", "inference"],
     ["toy", "convert", "hub", "eval"],
     ["app"],
-    ["__main__"],
 ]
 LEVEL = {room: i for i, rooms in enumerate(LEVELS) for room in rooms}
 FILES = files(ROOT)
