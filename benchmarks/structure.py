@@ -49,7 +49,7 @@ def room_of(module: str, root: Path) -> str | None:
         return None
     if rest[0] == "__main__":  # three lines that start the command line
         return "app"
-    return "registers" if RECORDS.fullmatch(_file_of(module, root)) else rest[0]
+    return "records" if RECORDS.fullmatch(_file_of(module, root)) else rest[0]
 
 
 def _file_of(module: str, root: Path) -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 #: Lower rooms import nothing of a higher one; rooms on one level import nothing of each other.
 LEVELS = [
     ["types"],
-    ["io", "reducers", "registers"],
+    ["io", "reducers", "records"],
     ["config", "text"],
     ["encoders", "flops", "clips"],
     ["models"],

@@ -19,6 +19,7 @@ class Concat(Fixed):
 
     name = "concat"
     mixes_frames = False
+    leaves_grid = True
     has_levels = False
 
     def __post_init__(self) -> None:

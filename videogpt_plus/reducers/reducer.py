@@ -29,6 +29,8 @@ class Reducer(ABC):
     learns: ClassVar[bool] = False
     #: Whether it pools squares of patches. What stands in no grid, such as a class token, is then reduced by itself.
     pools: ClassVar[bool] = False
+    #: Whether its tokens are a square grid again, which the page can draw.
+    leaves_grid: ClassVar[bool] = False
     #: Whether a token holds something of several frames.
     mixes_frames: ClassVar[bool] = True
     #: Whether it can be had at other levels than 1.
@@ -87,6 +89,7 @@ class PerFrame(Fixed):
     """Each frame's grid reduced to (pooled h) x (pooled w); tokens come frame by frame, row by row."""
 
     pools = True
+    leaves_grid = True
     mixes_frames = False
 
     def num_tokens(self, t: int, h: int, w: int) -> int:

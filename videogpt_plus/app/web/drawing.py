@@ -46,10 +46,11 @@ def _stream(name: str, pictures: UInt8[np.ndarray, "t p p 3"], experiment: Exper
     stream = dict(experiment.branches)[name]
     side, reducer = stream.grid, experiment.reducer
     picture = pictures[frame]
-    if reducer.learns:
+    if not reducer.leaves_grid:
         tokens = num_visual_tokens(experiment, len(pictures)) // len(experiment.branches)
         drawn = _svg(side, picture, _lines(side, side, "patches"), f"frame {frame + 1}")
-        says = f"{tokens} learned queries read all {side}×{side} patches of every frame: no grid is left to draw"
+        what = "learned queries read" if reducer.learns else "tokens are left of"
+        says = f"{tokens} {what} all {side}×{side} patches of every frame: no grid is left to draw"
         return _figure(name, [drawn], says)
     kept = pooled_side(side, experiment.level)
     left = _mosaic(pictures if reducer.mixes_frames else picture[None], side, experiment)

@@ -105,7 +105,7 @@ def levels(offer: Offer, adapter: str) -> list[tuple[str, str]]:
 
 
 def _level_label(offer: Offer, adapter: str, level: float) -> str:
-    if REDUCERS[adapter].learns:
+    if not REDUCERS[adapter].leaves_grid:
         return level_text(level)
     sides = [pooled_side(stream.grid, level) for _, stream in offer.experiment.branches]
     return f"{level_text(level)}: " + " + ".join(f"{side}×{side}" for side in sides)
