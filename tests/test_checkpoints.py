@@ -7,10 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from train_worker import tiny_mixtures, tiny_training, write_samples
+from train_worker import tiny_data, tiny_training
 
-from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiments import EXPERIMENTS
 from videogpt_plus.training import stages
@@ -24,15 +22,8 @@ FILES = ("trainable.safetensors", "optimizer.pt", "rng_state_0.pth")
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    root = tmp_path_factory.mktemp("samples")
-    write_samples(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("samples")) as root:
         yield root
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_worker import tiny_mixtures, tiny_training, write_samples
+from train_worker import tiny_data, tiny_training
 
 from videogpt_plus.app import cli
-from videogpt_plus.config import experiments, mixtures
+from videogpt_plus.config import experiments
 from videogpt_plus.config.experiment import with_settings
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.experiments import at_level
@@ -33,11 +33,7 @@ WEIGHTS = ("adapter_model.safetensors", "projectors.safetensors")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, tiny_experiment):
     """Finished folders: pre-trainings "image" and "video", and "tuned" at level 4."""
-    root = tmp_path_factory.mktemp("runs")
-    write_samples(root)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("runs")) as root, pytest.MonkeyPatch.context() as patch:
         tiny = tiny_training(tiny_experiment, max_steps=2, warmup_ratio=0.0)
         patch.setitem(experiments.EXPERIMENTS, "tiny", tiny)
         for stream in ("image", "video"):

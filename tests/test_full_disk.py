@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_worker import tiny_mixtures, tiny_training, write_samples
+from train_worker import tiny_data, tiny_training
 
 from videogpt_plus.clips.cache import GridCache
-from videogpt_plus.config import mixtures
 from videogpt_plus.io.folders import making
 from videogpt_plus.io.jsonl_log import append, cut_torn_line, open_locked, read_lines
 from videogpt_plus.training import stages
@@ -43,15 +42,8 @@ def disk(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment, tmp_path_factory):
-    root = tmp_path_factory.mktemp("samples")
-    write_samples(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("samples")):
         yield tiny_training(tiny_experiment)
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

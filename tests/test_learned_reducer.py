@@ -11,11 +11,10 @@ import torch
 from outside_reducer import Latents
 from safetensors.torch import load_file
 from test_flops import counted
-from train_worker import tiny_mixtures, tiny_training, write_samples
+from train_worker import tiny_data, tiny_training
 
 from videogpt_plus import convert, reducers
 from videogpt_plus.app.sweep.cells import Cell, inputs
-from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment
 from videogpt_plus.config.experiment_file import load_experiment
 from videogpt_plus.config.experiments import at_level, with_reducer
@@ -32,11 +31,7 @@ from videogpt_plus.types import PLACEHOLDER, UserError, Visual
 
 @pytest.fixture(scope="module", autouse=True)
 def samples(tmp_path_factory):
-    root = tmp_path_factory.mktemp("samples")
-    write_samples(root)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("samples")) as root:
         yield root
 
 

@@ -10,9 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from train_worker import tiny_mixtures, write_samples
+from train_worker import tiny_data
 
-from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.experiments import FINETUNE, PRETRAIN, QWEN_1_5B, QWEN_3B, at_level
 from videogpt_plus.config.training import Training
@@ -28,15 +27,8 @@ STEPS = 1003
 
 @pytest.fixture(scope="module", autouse=True)
 def samples(tmp_path_factory):
-    root = tmp_path_factory.mktemp("samples")
-    write_samples(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("samples")):
         yield
-    torch.set_num_threads(threads)
 
 
 def tiny(experiment: Experiment, **changes: object) -> Experiment:

@@ -21,9 +21,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
-from train_worker import QUESTIONS, Job, tiny_mixtures, tiny_training, write_samples
+from train_worker import QUESTIONS, Job, tiny_data, tiny_training
 
-from videogpt_plus.config import mixtures
 from videogpt_plus.config.experiment import Experiment, with_settings
 from videogpt_plus.config.training import Training
 from videogpt_plus.io.runs import FINISHED, alone_in
@@ -49,15 +48,8 @@ DEATHS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def samples(tmp_path_factory):
-    root = tmp_path_factory.mktemp("samples")
-    write_samples(root)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, files in tiny_mixtures(root).items():
-            patch.setitem(mixtures.MIXTURES, name, files)
+    with tiny_data(tmp_path_factory.mktemp("samples")) as root:
         yield root
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,11 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -85,6 +87,18 @@ def tiny_mixtures(root: Path) -> dict[str, list[tuple[str, str]]]:
         "TINY_CAPTIONS": [(str(root / "captions.json"), str(root))],
         "TINY_QUESTIONS": [(str(root / "questions.json"), str(root))],
     }
+
+
+@contextmanager
+def tiny_data(root: Path) -> Iterator[Path]:
+    """Within it `root` holds the samples, their mixtures are known by name, and torch computes on one thread: sums of
+    several have no fixed order."""
+    write_samples(root)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with patch.dict(mixtures.MIXTURES, tiny_mixtures(root)):
+        yield root
+    torch.set_num_threads(threads)
 
 
 def die(*_: object, **__: object) -> None:
