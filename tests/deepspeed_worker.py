@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import torch
 from outside_reducer import Latents
 from train_worker import die, second_call, tiny_mixtures
 
@@ -49,6 +50,7 @@ def main(root: Path, command: list[str]) -> None:
     if "--fails" in command and os.environ["RANK"] == "1":
         data.Conversations.encode = failing_in_the_third_step(data.Conversations.encode)
     cli.main([word for word in command if word not in ("--dies", "--fails")])
+    assert os.environ.get("WORLD_SIZE", "1") == "1" or not torch.distributed.is_initialized(), "the group has to end"
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def fill_run(
     with listener.progress(title) as advance:
         from videogpt_plus.clips.cache import open_cache
         from videogpt_plus.training import stages
+        from videogpt_plus.training.processes import leave
 
         def shown(step: int, steps: int, loss: float) -> None:
             advance(step, steps, f"loss {loss:.3f}")
@@ -52,6 +53,7 @@ def fill_run(
         run = stages.pretrain if isinstance(start, str) else stages.finetune
         how = {"deepspeed": deepspeed, "workers": workers, "progress": shown, "say": listener.say}
         run(experiment, start, folder, **how, store=open_cache(loader_config), decoder=loader_config.decoder)
+        leave()
     say_replaced(folder, f"{title}: ", "unreadable samples", listener)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import get_int_from_env
 from torch.distributed import DistBackendError, DistNetworkError
@@ -30,6 +31,16 @@ def join() -> PartialState:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns of it wherever it is installed
     backend = "gloo" if not cuda and processes_launched() > 1 else None  # otherwise accelerate knows
     return PartialState(cpu=not cuda, backend=backend, timeout=timedelta(seconds=TIMEOUT))
+
+
+def leave() -> None:
+    """Ends the group of several processes, all of whose work is done.
+
+    A process that ends while the group's threads still run may end by an abort: torchrun then calls a finished
+    training a failed one.
+    """
+    if processes_launched() > 1 and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def processes_launched() -> int:

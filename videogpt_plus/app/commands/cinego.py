@@ -378,6 +378,7 @@ def _train(
     size: Any = None,
 ) -> None:
     from videogpt_plus.training.cinego.stages import RECIPES, train
+    from videogpt_plus.training.processes import leave
 
     experiment = get_experiment(name)
     if experiment.family != "cinego":
@@ -394,6 +395,7 @@ def _train(
 
         means = {"size": size, "workers": workers, "progress": shown, "say": print}
         path = train(stage, experiment, source, start, output_dir, recipe, **means)
+        leave()
     say_replaced(output_dir, "", "samples with unreadable files")
     print(f"weights: {path}")
 
